@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a single configured value must look like beyond its type: URLs, ports, counts, names.
+
+Owns the `Check`s the sections name. What two keys must be to each other stands in `checks`.
+"""
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+from homeserver.config.option import Check
+from homeserver.config.server_name import server_name_problem
+from homeserver.protocol.identifiers import is_valid_user_id
+from homeserver.protocol.room_versions import STABLE_ROOM_VERSIONS
+
+_NAMESPACED_KEY: Final = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def server_name(value: str) -> str | None:
+    """A server name of the Matrix grammar (specification, appendices, Server Name)."""
+    return server_name_problem(value)
+
+
+def http_url(value: str) -> str | None:
+    """An absolute http or https URL with a host, without query and fragment."""
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018  (reading it is what checks it)
+    except ValueError as error:
+        return f"must be a URL: {error}"
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        return "must be a URL that starts with https:// or http:// and names a host"
+    if parts.query or parts.fragment or parts.username is not None:
+        return "must be a URL without user name, query and fragment"
+    return None
+
+
+def web_page(value: str) -> str | None:
+    """Any absolute http or https URL."""
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        return "must be a URL that starts with https:// or http://"
+    return None
+
+
+def postgres_url(value: str) -> str | None:
+    """A libpq connection URL."""
+    if value.startswith(("postgresql://", "postgres://")):
+        return None
+    return "must be a URL such as postgresql://user:password@host:5432/database"
+
+
+def port(value: int) -> str | None:
+    """A TCP port; 0 asks the system for a free one."""
+    return None if 0 <= value <= 65535 else "must be a port from 0 to 65535"
+
+
+def at_least(lowest: int) -> Check:
+    """A number that is not below `lowest`."""
+
+    def check(value: int) -> str | None:
+        return None if value >= lowest else f"must be at least {lowest}"
+
+    return check
+
+
+def room_version(value: str) -> str | None:
+    """A room version this server makes rooms of."""
+    if value in STABLE_ROOM_VERSIONS:
+        return None
+    return f"must be one of the room versions {', '.join(STABLE_ROOM_VERSIONS)}"
+
+
+def not_empty(value: tuple[object, ...] | str) -> str | None:
+    """Text or a list with something in it."""
+    return None if value else "must not be empty"
+
+
+def user_id(value: str) -> str | None:
+    """A Matrix user id, of this server or another."""
+    return None if is_valid_user_id(value) else "must be a Matrix user id such as @admin:example.org"
+
+
+def email_address(value: str) -> str | None:
+    """Text that can be an email address; whether it is one only a message can tell."""
+    local, at, domain = value.rpartition("@")
+    return None if local and at and domain and " " not in value else "must be an email address"
+
+
+def contact_role(value: str) -> str | None:
+    """A role of the support document: one the specification names, or one of a namespace of its own."""
+    if value.startswith("m.") and value not in {"m.role.admin", "m.role.security"}:
+        return "must be m.role.admin, m.role.security or a name in a namespace of your own"
+    return (
+        None if _NAMESPACED_KEY.fullmatch(value) and "." in value else "must be a name such as m.role.admin"
+    )
