@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `lares serve | generate-config | register-user | check-config | version`.
+
+Owns the table of commands and what an error becomes: a sentence on standard error and an exit code, 2 for a
+wrong call or configuration, 1 for a refusal, 130 for Ctrl-C. Each command is a module that adds its own
+parser; what a command does beyond talking to a terminal belongs to the packages below.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from homeserver.cli import check_config, generate_config, register_user, serve, version
+from homeserver.config.errors import ConfigError, StartRefused
+
+_COMMANDS = (serve, generate_config, register_user, check_config, version)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Wrong usage leaves through SystemExit(2), as argparse does."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        exit_code: int = parsed.run(parsed)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except StartRefused as error:
+        print(f"lares: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lares",
+        description="A federated Matrix homeserver.",
+        epilog="`lares COMMAND --help` explains a command and gives an example.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser
