@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An event in memory: the stored row and, made once when first asked for, the forms others need of it.
+
+One object per event is shared by a room's state, its recent timeline and every response that shows it, so that an
+event is parsed once and its bytes for clients are made once. Owns no decision about who may see it.
+"""
+
+from __future__ import annotations
+
+import orjson
+from pyroaring import BitMap
+
+from homeserver.events.client_format import client_event_head
+from homeserver.protocol.events import Event
+from homeserver.protocol.room_versions import RoomVersion
+from storage.events import StoredEvent
+
+
+class RoomEvent:
+    """A mutable cell only in that a redaction, when it comes, replaces what it holds."""
+
+    __slots__ = ("_body", "_chain", "_event", "room_id", "stored", "version")
+
+    def __init__(
+        self, stored: StoredEvent, room_id: str, version: RoomVersion, event: Event | None = None
+    ) -> None:
+        self.stored = stored
+        self.room_id = room_id
+        self.version = version
+        self._event = event
+        self._body: bytes | None = None
+        self._chain: BitMap | None = None
+
+    @property
+    def event(self) -> Event:
+        """The event parsed."""
+        if self._event is None:
+            self._event = Event.from_pdu(orjson.loads(self.stored.pdu), self.version, self.stored.event_id)
+        return self._event
+
+    @property
+    def client_head(self) -> bytes:
+        """The client format without `unsigned` and without the closing brace (see `client_format`)."""
+        if self._body is None:
+            self._body = client_event_head(self.event)
+        return self._body
+
+    @property
+    def auth_chain(self) -> BitMap:
+        """Ordinals of its auth chain; state events only."""
+        if self._chain is None:
+            raw = self.stored.auth_chain
+            self._chain = BitMap() if raw is None else BitMap.deserialize(raw)
+        return self._chain
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes of memory it takes."""
+        return 1500 + 4 * len(self.stored.pdu)
+
+    def place(self, position: int) -> None:
+        """The commit gave it its stream position."""
+        self.stored = self.stored._replace(position=position)
+
+    def redact(self, pdu: str, redaction: StoredEvent) -> None:
+        """Hold the redacted form from now on."""
+        self.stored = self.stored._replace(
+            pdu=pdu, redacted_by=redaction.event_id, redaction_pdu=redaction.pdu
+        )
+        self._event = None
+        self._body = None
+
+    def __repr__(self) -> str:
+        return f"<RoomEvent {self.stored.event_id} {self.stored.type!r} at {self.stored.position}>"

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The room engine: rooms in memory and the one way an event of ours comes to be.
+
+`head` is a room's present, `working` appends events to a copy of it, `writer` drains a room's queue into the group
+commit, `cache` loads rooms and keeps them within a budget, `engine` is the door for services.
+"""
+
+from homeserver.rooms.engine.cache import Room, RoomCache
+from homeserver.rooms.engine.drafts import Draft, SendTransaction
+from homeserver.rooms.engine.engine import RoomEngine
+from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.writer import Plan, Written
+
+__all__ = ["Draft", "Plan", "Room", "RoomCache", "RoomEngine", "RoomHead", "SendTransaction", "Written"]

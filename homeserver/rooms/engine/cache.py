@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rooms in memory: loaded when asked for, many in one query, kept within a budget, told when they are out of date.
+
+A `Room` is the cell through which the newest head is read, with the newest events in their order. Heads only move
+forward: of two candidates the one with the greater compare-and-swap counter stays.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import Gauge
+from twisted.internet.defer import Deferred
+
+from homeserver.events import RoomEvent
+from homeserver.protocol.errors import UnsupportedRoomVersionError
+from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.stream.changes import Change
+from storage.events import StoredEvent
+from storage.rooms import LoadedRoom, RoomStore
+
+_ROOMS = Gauge("lares_rooms_in_memory", "Rooms held in memory")
+_BYTES = Gauge("lares_rooms_memory_bytes", "About how much memory those rooms take")
+
+RECENT_EVENTS = 64
+"""Newest events kept per room, enough for a long-poll that comes back after a burst."""
+
+
+class Room:
+    """A room in memory."""
+
+    __slots__ = ("head", "loading", "recent", "recent_floor", "stale", "weight")
+
+    def __init__(self, head: RoomHead) -> None:
+        self.head = head
+        self.recent: deque[RoomEvent] = deque()
+        self.recent_floor = head.position
+        """Every event above this position is in `recent`."""
+        self.stale = False
+        self.loading: Deferred[None] | None = None
+        self.weight = 0
+
+    @property
+    def room_id(self) -> str:
+        return self.head.room_id
+
+    @property
+    def key(self) -> int:
+        return self.head.room
+
+    def recent_since(self, position: int) -> list[RoomEvent] | None:
+        """Events above a position, oldest first; None if they are not all in memory."""
+        if position < self.recent_floor:
+            return None
+        found: list[RoomEvent] = []
+        for entry in reversed(self.recent):
+            if entry.stored.position <= position:
+                break
+            found.append(entry)
+        found.reverse()
+        return found
+
+    def advance(self, head: RoomHead, events: Iterable[RoomEvent]) -> None:
+        """A commit of ours landed."""
+        if head.head <= self.head.head:
+            return
+        if head.head != self.head.head + 1:
+            self.recent.clear()
+            self.recent_floor = head.position
+        else:
+            self.recent.extend(events)
+            while len(self.recent) > RECENT_EVENTS:
+                self.recent_floor = self.recent.popleft().stored.position
+        self.head = head
+
+    def replace(self, head: RoomHead) -> None:
+        """The room was loaded again."""
+        if head.head > self.head.head:
+            self.head = head
+            self.recent.clear()
+            self.recent_floor = head.position
+
+    def measure(self) -> int:
+        return self.head.weight + sum(entry.weight for entry in self.recent)
+
+
+class RoomCache:
+    """One per process. Subscribes to the stream for what other processes write."""
+
+    def __init__(self, store: RoomStore, member_events: MemberEvents, budget: int) -> None:
+        self._store = store
+        self._member_events = member_events
+        self._budget = budget
+        self._weight = 0
+        self._by_id: OrderedDict[str, Room] = OrderedDict()
+        self._by_key: dict[int, Room] = {}
+        _ROOMS.set_function(lambda: len(self._by_id))
+        _BYTES.set_function(lambda: self._weight + member_events.weight)
+
+    def peek(self, room_id: str) -> Room | None:
+        """The room, if it is in memory and not known to be out of date."""
+        room = self._by_id.get(room_id)
+        if room is None or room.stale:
+            return None
+        self._by_id.move_to_end(room_id)
+        return room
+
+    def peek_key(self, key: int) -> Room | None:
+        """As `peek`, by key."""
+        room = self._by_key.get(key)
+        return None if room is None or room.stale else room
+
+    async def get(self, room_id: str) -> Room | None:
+        """The room at its newest; None if it is unknown here (or of a version this server does not speak)."""
+        room = self.peek(room_id)
+        if room is not None:
+            return room
+        return (await self.get_many(room_ids=(room_id,))).get(room_id)
+
+    async def get_many(self, *, room_ids: Sequence[str] = (), keys: Sequence[int] = ()) -> dict[str, Room]:
+        """Rooms by id, those not in memory loaded in one query; unknown ones are absent."""
+        found: dict[str, Room] = {}
+        missing_ids = []
+        for room_id in room_ids:
+            room = self.peek(room_id)
+            if room is None:
+                missing_ids.append(room_id)
+            else:
+                found[room_id] = room
+        missing_keys = []
+        for key in keys:
+            room = self.peek_key(key)
+            if room is None:
+                missing_keys.append(key)
+            else:
+                found[room.room_id] = room
+        if missing_ids or missing_keys:
+            for room in await self._load(missing_ids, missing_keys):
+                found[room.room_id] = room
+        return found
+
+    async def _load(self, room_ids: Sequence[str], keys: Sequence[int]) -> list[Room]:
+        stale = [room for room in (self._by_id.get(room_id) for room_id in room_ids) if room is not None]
+        stale.extend(room for room in (self._by_key.get(key) for key in keys) if room is not None)
+        for room in stale:
+            room.stale = False  # a change that arrives while loading marks it again
+        try:
+            loaded = await self._store.load(rooms=keys, room_ids=room_ids)
+        except BaseException:
+            for room in stale:
+                room.stale = True
+            raise
+        return [room for room in map(self._install, loaded) if room is not None]
+
+    def _install(self, loaded: LoadedRoom) -> Room | None:
+        try:
+            head = RoomHead.of(loaded)
+        except UnsupportedRoomVersionError:
+            return None
+        room = self._by_id.get(head.room_id)
+        if room is None:
+            room = Room(head)
+            self._by_id[head.room_id] = room
+            self._by_key[head.room] = room
+        else:
+            room.replace(head)
+        self._weigh(room)
+        return room
+
+    def add(self, head: RoomHead, events: Sequence[RoomEvent]) -> Room:
+        """A room that was just created here."""
+        room = self._by_id.get(head.room_id)
+        if room is None:
+            room = Room(head)
+            room.recent_floor = 0
+            room.recent.extend(events)
+            while len(room.recent) > RECENT_EVENTS:
+                room.recent_floor = room.recent.popleft().stored.position
+            self._by_id[head.room_id] = room
+            self._by_key[head.room] = room
+        else:
+            room.advance(head, events)
+        self._weigh(room)
+        return room
+
+    def advanced(self, room: Room, head: RoomHead, events: Sequence[RoomEvent]) -> None:
+        """A commit of ours landed in the room: its head moves and its new events are remembered."""
+        room.advance(head, events)
+        for entry in events:
+            if entry.stored.type == "m.room.member":
+                self._member_events.put(entry)
+        growth = sum(entry.weight for entry in events)
+        room.weight += growth
+        self._weight += growth
+        if room.weight > 4096 + 2 * len(room.recent) * 4096 + room.head.weight or self._weight > self._budget:
+            self._weigh(room)
+
+    def struck(self, room: Room, target: StoredEvent, pdu: str, redaction: RoomEvent) -> None:
+        """A redaction of ours landed: whatever holds its target in memory shows the redacted form from now on."""
+        holders = [entry for entry in room.recent if entry.stored.ordinal == target.ordinal]
+        member = self._member_events.redacted(room.key, target.ordinal)
+        if member is not None:
+            holders.append(member)
+        if target.state_key is not None:
+            current = room.head.state.get((target.type, target.state_key))
+            if current is not None and current.stored.ordinal == target.ordinal:
+                holders.append(current)
+                room.head.forget_derived()
+        for entry in holders:
+            if entry.stored.redacted_by is None:
+                entry.redact(pdu, redaction.stored)
+
+    def mark_stale(self, room_id: str) -> None:
+        """The room's head had moved elsewhere."""
+        room = self._by_id.get(room_id)
+        if room is not None:
+            room.stale = True
+
+    def changed(self, change: Change) -> Iterable[str]:
+        """Another process wrote rooms. Wake, besides whom it named, the members known here."""
+        if not change.foreign:
+            return ()
+        if change.unknown:
+            for room in self._by_id.values():
+                room.stale = True
+            return ()
+        wake: set[str] = set()
+        for key in change.rooms:
+            held = self._by_key.get(key)
+            if held is not None:
+                held.stale = True
+                wake.update(held.head.joined_users())
+        return wake
+
+    def _weigh(self, room: Room) -> None:
+        weight = room.measure()
+        self._weight += weight - room.weight
+        room.weight = weight
+        self._by_id.move_to_end(room.room_id)
+        while self._weight > self._budget and len(self._by_id) > 1:
+            _, evicted = self._by_id.popitem(last=False)
+            self._by_key.pop(evicted.key, None)
+            self._weight -= evicted.weight

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a service asks to be written: drafts of events, and the transaction they belong to."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from storage.events import StoredEvent
+
+
+@dataclass(frozen=True, slots=True)
+class SendTransaction:
+    """A client's transaction: the same one gives the same event, for ever and on every process.
+
+    Client-server API, "Transaction identifiers": scoped to a device and an HTTP path, which `scope` stands for.
+    """
+
+    user_id: str
+    device_id: str
+    scope: str
+    transaction_id: str
+    key: str = field(init=False)
+    """Digest of all four, as a UUID."""
+
+    def __post_init__(self) -> None:
+        text = "\0".join((self.user_id, self.device_id, self.scope, self.transaction_id))
+        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        object.__setattr__(self, "key", str(uuid.UUID(bytes=digest)))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event before it is built: the engine adds the place in the room, hashes and signature."""
+
+    type: str
+    sender: str
+    content: Mapping[str, Any]
+    state_key: str | None = None
+    redacts: StoredEvent | None = None
+    """The event an `m.room.redaction` strikes; the engine writes `redacts` where the room version has it."""
+    origin_server_ts: int | None = None
+    """Milliseconds; None: now."""
+    transaction: SendTransaction | None = None
+    stripped_state: str | None = None
+    """JSON array kept with an invite or knock: what the invited user is shown of the room."""

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's door: write a plan into a room, create a room.
+
+Idempotence by transaction: retries that arrive while the first is on its way share its outcome; later ones, on any
+process and after any restart, are found out by the database when they try to commit.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred
+
+from homeserver.errors import LaresError
+from homeserver.protocol.room_versions import RoomVersion
+from homeserver.rooms.engine.cache import Room, RoomCache
+from homeserver.rooms.engine.drafts import Draft, SendTransaction
+from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.working import Signer, WorkingRoom
+from homeserver.rooms.engine.writer import Plan, RoomWriter, WriterTools, Written, concerned
+from homeserver.stream import RoomCommit
+
+RECENT_TRANSACTIONS = 10_000
+
+
+class RoomEngine:
+    """One per process."""
+
+    def __init__(self, tools: WriterTools) -> None:
+        self._tools = tools
+        self._writers: dict[str, RoomWriter] = {}
+        self._in_flight: dict[str, list[Deferred[Written]]] = {}
+        self._recent: OrderedDict[str, Written] = OrderedDict()
+
+    @property
+    def cache(self) -> RoomCache:
+        return self._tools.cache
+
+    @property
+    def signer(self) -> Signer:
+        return self._tools.signer
+
+    @property
+    def active_writers(self) -> int:
+        return len(self._writers)
+
+    async def write(
+        self,
+        room_id: str,
+        plan: Plan,
+        *,
+        users: Sequence[str] = (),
+        transaction: SendTransaction | None = None,
+    ) -> Written:
+        """Write what the plan says on the room's newest head; return when it is durable.
+
+        `users` names the senders and targets, whose member events are then loaded in one query beforehand. A plan with
+        a transaction must put that transaction on one of its drafts. Raises what the plan raises, AuthError,
+        EventFormatError, NotFound for a room that is not known.
+        """
+        if transaction is None:
+            return await self._writer(room_id).write(plan, users, None)
+        known = self._recent.get(transaction.key)
+        if known is not None:
+            return known
+        waiting = self._in_flight.get(transaction.key)
+        if waiting is not None:
+            other: Deferred[Written] = Deferred()
+            waiting.append(other)
+            return await other
+        return await self._write_once(room_id, plan, users, transaction)
+
+    async def _write_once(
+        self, room_id: str, plan: Plan, users: Sequence[str], transaction: SendTransaction
+    ) -> Written:
+        key = transaction.key
+        self._in_flight[key] = []
+        try:
+            written = await self._writer(room_id).write(plan, users, transaction)
+        except Exception as error:
+            for other in self._in_flight.pop(key):
+                other.errback(error)
+            raise
+        replay = Written(written.head, replayed=written.event_id)
+        self._remember(key, replay)
+        for other in self._in_flight.pop(key):
+            other.callback(replay)
+        return written
+
+    def _remember(self, key: str, written: Written) -> None:
+        # Heads are not kept with old transactions: only the event id is ever asked of them again.
+        self._recent[key] = written
+        while len(self._recent) > RECENT_TRANSACTIONS:
+            self._recent.popitem(last=False)
+
+    def _writer(self, room_id: str) -> RoomWriter:
+        writer = self._writers.get(room_id)
+        if writer is None:
+            writer = self._writers[room_id] = RoomWriter(room_id, self._tools, self._writer_finished)
+        return writer
+
+    def _writer_finished(self, room_id: str) -> None:
+        self._writers.pop(room_id, None)
+
+    async def create(
+        self, version: RoomVersion, create: Draft, plan: Callable[[RoomHead], Sequence[Draft]]
+    ) -> Room:
+        """A new room: its create event, then what the plan says given the room with only that (and its id).
+
+        The room exists wholly or not at all. Raises what the plan raises, AuthError, EventFormatError.
+        """
+        tools = self._tools
+        room_id = "" if version.room_id_is_create_hash else self._new_room_id()
+        working = WorkingRoom(
+            RoomHead(room_id, version), signer=tools.signer, member_events=tools.member_events, loaded={}, now=tools.now
+        )
+        working.append(create)
+        for draft in plan(working.head):
+            working.append(draft)
+        rooms: list[Room] = []
+
+        def landed(commit: RoomCommit) -> list[str]:
+            head = working.landed(commit.before, commit.room)
+            rooms.append(tools.cache.add(head, working.appended))
+            return concerned(head, tools.listening.users)
+
+        if await tools.committer.commit_room(working.batch(), landed) is None:
+            raise LaresError("the new room's id was taken")
+        for entry in working.appended:
+            if entry.stored.type == "m.room.member":
+                tools.member_events.put(entry)
+        return rooms[0]
+
+    def _new_room_id(self) -> str:
+        return f"!{secrets.token_urlsafe(13).replace('-', 'a').replace('_', 'b')}:{self._tools.signer.server_name}"

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A room's head: the place where its next event goes, and everything that follows from its present state.
+
+A head is a value: once published it is never changed, a commit puts another in its place. Members are kept apart from
+the other state and small, since they are many; their events are loaded when needed (`member_events`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from immutables import Map
+
+from homeserver.events import RoomEvent
+from homeserver.protocol.power_levels import PowerLevels
+from homeserver.protocol.room_versions import RoomVersion, room_version
+from homeserver.protocol.visibility import HistoryVisibility
+from storage.rooms import LoadedRoom, Member
+
+StateKey = tuple[str, str]
+
+_EMPTY: Mapping[str, Any] = {}
+
+
+class RoomHead:
+    """See the module. Fields are those of the tables `rooms`, `current_state` and `memberships`."""
+
+    __slots__ = (
+        "_power_levels",
+        "depth",
+        "extremities",
+        "head",
+        "invited_count",
+        "joined_count",
+        "members",
+        "next_ordinal",
+        "next_snapshot",
+        "position",
+        "room",
+        "room_id",
+        "snapshot",
+        "snapshot_weight",
+        "state",
+        "version",
+    )
+
+    def __init__(self, room_id: str, version: RoomVersion) -> None:
+        self.room = 0
+        self.room_id = room_id
+        self.version = version
+        self.head = 0
+        self.depth = 0
+        self.extremities: tuple[tuple[str, int], ...] = ()
+        self.next_ordinal = 1
+        self.snapshot = 0
+        self.next_snapshot = 1
+        self.snapshot_weight = 0
+        self.position = 0
+        self.state: Map[StateKey, RoomEvent] = Map()
+        self.members: Map[str, Member] = Map()
+        self.joined_count = 0
+        self.invited_count = 0
+        self._power_levels: PowerLevels | None = None
+
+    @classmethod
+    def of(cls, loaded: LoadedRoom) -> RoomHead:
+        """The head of a room as it was loaded."""
+        version = room_version(loaded.version)
+        head = cls(loaded.room_id, version)
+        head.room = loaded.room
+        head.head = loaded.head
+        head.depth = loaded.depth
+        head.extremities = tuple(loaded.extremities)
+        head.next_ordinal = loaded.next_ordinal
+        head.snapshot = loaded.snapshot
+        head.next_snapshot = loaded.next_snapshot
+        head.snapshot_weight = loaded.snapshot_weight
+        head.position = loaded.position
+        head.state = Map(
+            {(e.type, e.state_key or ""): RoomEvent(e, loaded.room_id, version) for e in loaded.state}
+        )
+        head.members = Map(loaded.members)
+        for member in loaded.members.values():
+            head.joined_count += member.membership == "join"
+            head.invited_count += member.membership == "invite"
+        return head
+
+    def copy(self) -> RoomHead:
+        """A head to build on; sharing is safe because the maps are persistent."""
+        twin = RoomHead.__new__(RoomHead)
+        for name in RoomHead.__slots__:
+            setattr(twin, name, getattr(self, name))
+        return twin
+
+    # What the state says.
+
+    def state_event(self, event_type: str, state_key: str = "") -> RoomEvent | None:
+        """The state event there; members are not among them (`members`, `member_events`)."""
+        return self.state.get((event_type, state_key))
+
+    def content(self, event_type: str, state_key: str = "") -> Mapping[str, Any]:
+        """Content of a state event other than a member's; empty if there is none."""
+        entry = self.state.get((event_type, state_key))
+        return _EMPTY if entry is None else entry.event.content
+
+    def text(self, event_type: str, key: str) -> str | None:
+        """A string in a state event's content, or None if it is absent or no string."""
+        value = self.content(event_type).get(key)
+        return value if isinstance(value, str) else None
+
+    def membership(self, user_id: str) -> str | None:
+        """The user's membership now; None if there never was one."""
+        member = self.members.get(user_id)
+        return None if member is None else member.membership
+
+    def is_joined(self, user_id: str) -> bool:
+        member = self.members.get(user_id)
+        return member is not None and member.membership == "join"
+
+    def joined_users(self) -> Iterator[str]:
+        return (user for user, member in self.members.items() if member.membership == "join")
+
+    @property
+    def power_levels(self) -> PowerLevels:
+        """Levels in force, defaults and creators included."""
+        if self._power_levels is None:
+            levels = self.state_event("m.room.power_levels")
+            self._power_levels = PowerLevels.of_events(
+                None if levels is None else levels.event, self.state["m.room.create", ""].event
+            )
+        return self._power_levels
+
+    @property
+    def join_rule(self) -> str:
+        """`invite` when unset or malformed, as the authorization rules read it."""
+        return self.text("m.room.join_rules", "join_rule") or "invite"
+
+    @property
+    def history_visibility(self) -> HistoryVisibility:
+        entry = self.state_event("m.room.history_visibility")
+        return HistoryVisibility.from_content(None if entry is None else entry.event.content)
+
+    def forget_derived(self) -> None:
+        """After a state event in place was redacted."""
+        self._power_levels = None
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes of memory it takes."""
+        return 2000 + 250 * len(self.members) + sum(entry.weight for entry in self.state.values())
+
+    def summary(self) -> dict[str, Any]:
+        """The row of `room_summaries`."""
+        return {
+            "name": self.text("m.room.name", "name"),
+            "topic": self.text("m.room.topic", "topic"),
+            "canonical_alias": self.text("m.room.canonical_alias", "alias"),
+            "avatar_url": self.text("m.room.avatar", "url"),
+            "join_rule": self.join_rule,
+            "guest_can_join": self.text("m.room.guest_access", "guest_access") == "can_join",
+            "world_readable": self.history_visibility is HistoryVisibility.WORLD_READABLE,
+            "room_type": self.text("m.room.create", "type"),
+            "encryption": self.text("m.room.encryption", "algorithm"),
+            "joined_members": self.joined_count,
+            "invited_members": self.invited_count,
+        }
+
+
+SUMMARY_TYPES = frozenset(
+    (
+        "m.room.name",
+        "m.room.topic",
+        "m.room.canonical_alias",
+        "m.room.avatar",
+        "m.room.join_rules",
+        "m.room.guest_access",
+        "m.room.history_visibility",
+        "m.room.create",
+        "m.room.encryption",
+    )
+)
+"""State event types that a room's summary is made of, besides memberships."""

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events kept in memory by room and ordinal: member events above all, which rooms themselves do not hold.
+
+A cache with a budget in bytes, least recently used out first. An event in it is a shared object, so a redaction seen by
+the room is seen here.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from homeserver.events import RoomEvent
+from homeserver.protocol.room_versions import RoomVersion
+from storage.events import EventStore
+
+
+class MemberEvents:
+    """One per process."""
+
+    def __init__(self, store: EventStore, budget: int) -> None:
+        self._store = store
+        self._budget = budget
+        self._weight = 0
+        self._entries: OrderedDict[tuple[int, int], RoomEvent] = OrderedDict()
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it holds."""
+        return self._weight
+
+    def peek(self, room: int, ordinal: int) -> RoomEvent | None:
+        """The event, if it is in memory."""
+        entry = self._entries.get((room, ordinal))
+        if entry is not None:
+            self._entries.move_to_end((room, ordinal))
+        return entry
+
+    def put(self, entry: RoomEvent) -> None:
+        key = (entry.stored.room, entry.stored.ordinal)
+        before = self._entries.pop(key, None)
+        if before is not None:
+            self._weight -= before.weight
+        self._entries[key] = entry
+        self._weight += entry.weight
+        while self._weight > self._budget and len(self._entries) > 1:
+            _, evicted = self._entries.popitem(last=False)
+            self._weight -= evicted.weight
+
+    async def load(
+        self, room: int, room_id: str, version: RoomVersion, ordinals: Iterable[int]
+    ) -> list[RoomEvent]:
+        """Those events, from memory or in one query; unknown ordinals are left out."""
+        found: list[RoomEvent] = []
+        missing: list[tuple[int, int]] = []
+        for ordinal in ordinals:
+            entry = self.peek(room, ordinal)
+            if entry is None:
+                missing.append((room, ordinal))
+            else:
+                found.append(entry)
+        for stored in await self._store.by_ordinals(missing):
+            entry = RoomEvent(stored, room_id, version)
+            self.put(entry)
+            found.append(entry)
+        return found
+
+    def redacted(self, room: int, ordinal: int) -> RoomEvent | None:
+        """The event that a redaction strikes, if it is in memory."""
+        return self._entries.get((room, ordinal))

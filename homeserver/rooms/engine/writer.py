@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One writer per active room: it drains the room's queue into batches, one on its way to the database at a time.
+
+Plans run on the newest head, synchronously, right before their events are built; if the head turns out to have moved
+(another process wrote the room), the room is loaded again and the plans run again. A plan that raises fails alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from homeserver.errors import NotFound
+from homeserver.events import RoomEvent
+from homeserver.rooms.engine.cache import Room, RoomCache
+from homeserver.rooms.engine.drafts import Draft, SendTransaction
+from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
+from homeserver.stream import Committer, RoomCommit
+from storage.database import ConnectionLost
+from storage.events import EventStore
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH = 50
+MAX_TRIES = 10
+"""Rounds of losing the race before a request is given up; each round somebody else's event was written."""
+
+Plan = Callable[[RoomHead], Sequence[Draft]]
+"""Says what to write, given the room at its newest. May raise to refuse; may run more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The events that now stand (none if the plan wanted none), and the room as it was when they landed.
+
+    For a transaction that stood already, `replayed` is the event id it gave then and `events` is empty.
+    """
+
+    head: RoomHead
+    events: Sequence[RoomEvent] = ()
+    replayed: str | None = None
+
+    @property
+    def event_id(self) -> str:
+        """The id of the last event written, or the one replayed."""
+        return self.replayed if self.replayed is not None else self.events[-1].stored.event_id
+
+
+class Listening(Protocol):
+    """Users of this process who wait for news."""
+
+    @property
+    def users(self) -> Iterable[str]: ...
+
+
+@dataclass(slots=True)
+class _Pending:
+    plan: Plan
+    users: Sequence[str]
+    transaction: SendTransaction | None
+    done: Deferred[Written]
+    tries: int = 0
+    first: int = 0
+    last: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WriterTools:
+    """What every room's writer works with."""
+
+    cache: RoomCache
+    member_events: MemberEvents
+    events: EventStore
+    committer: Committer
+    listening: Listening
+    signer: Signer
+    now: Callable[[], int]
+
+
+class RoomWriter:
+    """The queue of one room."""
+
+    def __init__(self, room_id: str, tools: WriterTools, finished: Callable[[str], None]) -> None:
+        self._room_id = room_id
+        self._tools = tools
+        self._finished = finished
+        self._queue: list[_Pending] = []
+        self._running = False
+
+    def write(self, plan: Plan, users: Sequence[str], transaction: SendTransaction | None) -> Deferred[Written]:
+        """Queue a plan. `users` are those whose member events it will need."""
+        pending = _Pending(plan, users, transaction, Deferred())
+        self._queue.append(pending)
+        if not self._running:
+            self._running = True
+            Deferred.fromCoroutine(self._drain())
+        return pending.done
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                taken, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+                try:
+                    again = await self._write(taken)
+                except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, whatever it is
+                    for pending in taken:
+                        if not pending.done.called:
+                            pending.done.errback(error)
+                else:
+                    self._queue[:0] = again
+        finally:
+            self._running = False
+            self._finished(self._room_id)
+
+    async def _write(self, taken: list[_Pending]) -> list[_Pending]:
+        """Write what can be written of these; return those to try again."""
+        room = await self._tools.cache.get(self._room_id)
+        if room is None:
+            raise NotFound("Unknown room")
+        planned, working = await self._plan(room, taken)
+        if not working.appended:
+            self._resolve(planned, room.head, ())
+            return []
+        committed = await self._commit(room, working)
+        if committed:
+            self._resolve(planned, room.head, working.appended)
+            return []
+        return await self._after_conflict(planned)
+
+    async def _plan(self, room: Room, taken: list[_Pending]) -> tuple[list[_Pending], WorkingRoom]:
+        """Run the plans, one on top of the other, loading what they turn out to need."""
+        tools = self._tools
+        users = {user for pending in taken for user in pending.users}
+        ordinals = {m.ordinal for m in map(room.head.members.get, users) if m is not None}
+        loaded: dict[int, RoomEvent] = {}
+        while True:
+            for entry in await tools.member_events.load(room.key, self._room_id, room.head.version, ordinals):
+                loaded[entry.stored.ordinal] = entry
+            working = WorkingRoom(
+                room.head, signer=tools.signer, member_events=tools.member_events, loaded=loaded, now=tools.now
+            )
+            planned: list[_Pending] = []
+            missing: set[int] = set()
+            for pending in taken:
+                if pending.done.called:
+                    continue
+                try:
+                    self._run(pending, working)
+                except MissingEvents as needed:
+                    missing.update(needed.ordinals)
+                else:
+                    planned.append(pending)
+            if not missing:
+                return [pending for pending in planned if not pending.done.called], working
+            if missing <= loaded.keys():
+                raise AssertionError(f"events {missing} of {self._room_id} are named by its state but not stored")
+            ordinals = missing
+
+    @staticmethod
+    def _run(pending: _Pending, working: WorkingRoom) -> None:
+        mark = working.mark()
+        pending.first = len(working.appended)
+        try:
+            for draft in pending.plan(working.head):
+                working.append(draft)
+        except MissingEvents:
+            working.roll_back(mark)
+            raise
+        except Exception as error:  # noqa: BLE001 - it is the answer to this one request
+            working.roll_back(mark)
+            pending.done.errback(error)
+        pending.last = len(working.appended)
+
+    async def _commit(self, room: Room, working: WorkingRoom) -> bool:
+        tools = self._tools
+
+        def landed(commit: RoomCommit) -> Iterable[str]:
+            return self._land(room, working, commit)
+
+        try:
+            commit = await tools.committer.commit_room(working.batch(), landed)
+        except ConnectionLost:
+            return await self._find_out(room, working, landed)
+        return commit is not None
+
+    async def _find_out(
+        self, room: Room, working: WorkingRoom, landed: Callable[[RoomCommit], Iterable[str]]
+    ) -> bool:
+        """The connection broke during the commit: it stands if its first event is there."""
+        tools = self._tools
+        first = working.appended[0].stored.event_id
+        stored = (await tools.events.by_ids((first,))).get(first)
+        tools.cache.mark_stale(self._room_id)
+        if stored is None:
+            return False
+        landed(RoomCommit(stored.position - 1, stored.room))
+        return True
+
+    def _land(self, room: Room, working: WorkingRoom, commit: RoomCommit) -> Iterable[str]:
+        head = working.landed(commit.before, commit.room)
+        self._tools.cache.advanced(room, head, working.appended)
+        for target, pdu, redaction in working.struck:
+            self._tools.cache.struck(room, target, pdu, redaction)
+        return concerned(head, self._tools.listening.users)
+
+    async def _after_conflict(self, planned: list[_Pending]) -> list[_Pending]:
+        """The head had moved, or a transaction stood: answer those that stand, try the others again."""
+        self._tools.cache.mark_stale(self._room_id)
+        keys = [pending.transaction.key for pending in planned if pending.transaction is not None]
+        standing = await self._tools.events.ids_by_transactions(keys) if keys else {}
+        room = await self._tools.cache.get(self._room_id)
+        if room is None:
+            raise NotFound("Unknown room")
+        again: list[_Pending] = []
+        for pending in planned:
+            event_id = None if pending.transaction is None else standing.get(pending.transaction.key)
+            pending.tries += 1
+            if event_id is not None:
+                pending.done.callback(Written(room.head, replayed=event_id))
+            elif pending.tries >= MAX_TRIES:
+                pending.done.errback(TimeoutError(f"lost the race for {self._room_id} {MAX_TRIES} times"))
+            else:
+                again.append(pending)
+        return again
+
+    @staticmethod
+    def _resolve(planned: list[_Pending], head: RoomHead, events: Sequence[RoomEvent]) -> None:
+        for pending in planned:
+            pending.done.callback(Written(head, events[pending.first : pending.last]))
+
+
+def concerned(head: RoomHead, listening: Iterable[str]) -> list[str]:
+    """Of the users who wait, those joined to the room."""
+    members = head.members
+    return [user for user in listening if (m := members.get(user)) is not None and m.membership == "join"]

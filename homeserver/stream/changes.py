@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What moved lately: the newest position of each room and of each user's own data.
+
+Lets a sync that has nothing to say find that out without a query. Bounded: what is forgotten raises the floor below
+which "don't know" is answered, which callers treat as "it may have changed".
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One commit as the rest of the process hears of it.
+
+    `rooms` are room keys whose events moved; `users` those with something of their own that moved (account data,
+    an invite, …); `kinds` names what else was written ("receipts", …) with the keys it concerns.
+    `foreign` is set when another process wrote it, `unknown` when what it touched was not told.
+    """
+
+    before: int
+    count: int
+    rooms: Sequence[int] = ()
+    users: Sequence[str] = ()
+    wake: frozenset[str] = field(default_factory=frozenset)
+    foreign: bool = False
+    unknown: bool = False
+
+    @property
+    def position(self) -> int:
+        return self.before + self.count
+
+
+class LatestPositions(Generic[K]):
+    """The newest position per key, for the keys that moved since the floor."""
+
+    def __init__(self, floor: int, capacity: int = 100_000) -> None:
+        self._floor = floor
+        self._capacity = capacity
+        self._latest: OrderedDict[K, int] = OrderedDict()
+
+    def record(self, keys: Iterable[K], position: int) -> None:
+        latest = self._latest
+        for key in keys:
+            if position > latest.get(key, 0):
+                latest[key] = position
+                latest.move_to_end(key)
+        while len(latest) > self._capacity:
+            _, oldest = latest.popitem(last=False)
+            self._floor = max(self._floor, oldest)
+
+    def may_have_changed(self, key: K, since: int) -> bool:
+        """False only if nothing of `key` is newer than `since`."""
+        return self._latest.get(key, self._floor) > since
+
+    def forget_all(self, floor: int) -> None:
+        """After a hole in what was heard: nothing at or below `floor` can be told any more."""
+        self._latest.clear()
+        self._floor = max(self._floor, floor)

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Group commit: everything of this process that takes stream positions goes through one commit at a time.
+
+While a commit is on its way, whatever arrives gathers for the next one, so a busy server commits larger batches, not
+more of them; an idle one commits at once. A room whose head had moved is told so and the others don't notice.
+Owns batching and the order of what follows a commit; building the rows is its callers'.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from prometheus_client import Counter, Gauge, Histogram
+from twisted.internet.defer import Deferred
+
+from homeserver.stream.changes import Change
+from storage.stream import CommitResult, StreamBatch
+
+logger = logging.getLogger(__name__)
+
+_BATCH = Histogram(
+    "lares_stream_commit_positions",
+    "Positions taken per group commit",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+)
+_MOVED = Counter("lares_stream_head_conflicts", "Room batches refused because the room's head had moved")
+_WAITING = Gauge("lares_stream_commit_queue", "Room batches and writes waiting for the commit on its way")
+
+MAX_POSITIONS = 1000
+"""Positions in one commit: bounds the time others wait for it."""
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class RoomBatch:
+    """One room's next events. Offsets `i` in the rows count from 1 within this batch."""
+
+    room: Row
+    events: list[Row]
+    state: dict[str, list[Row]] = field(default_factory=dict)
+    redactions: list[Row] = field(default_factory=list)
+    users: Sequence[str] = ()
+    """Users whose own list of rooms changes with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoomCommit:
+    """Where a room batch landed: event i has position `before` + i."""
+
+    before: int
+    room: int
+
+
+Landed = Callable[[RoomCommit], Iterable[str]]
+"""Called when a room batch stands, before the position is shown; returns the users to wake."""
+
+
+class CommitDoor(Protocol):
+    def commit(self, batch: StreamBatch) -> Awaitable[CommitResult]: ...
+
+
+class Announcer(Protocol):
+    def announce(self, change: Change) -> None: ...
+
+
+@dataclass(slots=True)
+class _PendingRoom:
+    batch: RoomBatch
+    landed: Landed
+    done: Deferred[RoomCommit | None]
+
+
+@dataclass(slots=True)
+class _PendingWrite:
+    kind: str
+    rows: list[Row]
+    users: Sequence[str]
+    landed: Callable[[int], Iterable[str]] | None
+    done: Deferred[int]
+
+
+class Committer:
+    """One per process."""
+
+    def __init__(self, store: CommitDoor, stream: Announcer) -> None:
+        self._store = store
+        self._stream = stream
+        self._rooms: list[_PendingRoom] = []
+        self._writes: list[_PendingWrite] = []
+        self._running = False
+        self._idle: list[Deferred[None]] = []
+        _WAITING.set_function(lambda: len(self._rooms) + len(self._writes))
+
+    def commit_room(self, batch: RoomBatch, landed: Landed) -> Deferred[RoomCommit | None]:
+        """Commit one room's batch; None if its head had moved or one of its transactions already stands."""
+        done: Deferred[RoomCommit | None] = Deferred()
+        self._rooms.append(_PendingRoom(batch, landed, done))
+        self._start()
+        return done
+
+    def write(
+        self,
+        kind: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        users: Sequence[str] = (),
+        landed: Callable[[int], Iterable[str]] | None = None,
+    ) -> Deferred[int]:
+        """Write rows by the SQL function `write_<kind>(rows json, before bigint)`; row n gets position result+n.
+
+        `users` are those whose own data it is. `landed(position before the first)` runs when it stands, before it is
+        shown, and returns further users to wake. The rows must be safe to write again.
+        """
+        done: Deferred[int] = Deferred()
+        self._writes.append(_PendingWrite(kind, [dict(row) for row in rows], users, landed, done))
+        self._start()
+        return done
+
+    def wait_idle(self) -> Deferred[None]:
+        """Fires when nothing is waiting to be committed, for a clean stop."""
+        done: Deferred[None] = Deferred()
+        if self._running:
+            self._idle.append(done)
+        else:
+            done.callback(None)
+        return done
+
+    def _start(self) -> None:
+        if not self._running:
+            self._running = True
+            Deferred.fromCoroutine(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while self._rooms or self._writes:
+                await self._commit_next()
+        finally:
+            self._running = False
+            idle, self._idle = self._idle, []
+            for deferred in idle:
+                deferred.callback(None)
+
+    async def _commit_next(self) -> None:
+        rooms, writes = self._take()
+        batch, starts = _assemble(rooms, writes)
+        try:
+            result = await self._store.commit(batch)
+        except Exception as error:  # noqa: BLE001 - every waiter must hear of it, whatever it is
+            for pending in (*rooms, *writes):
+                pending.done.errback(error)
+            return
+        _BATCH.observe(batch.count)
+        self._announce(batch, result, rooms, writes, starts)
+
+    def _take(self) -> tuple[list[_PendingRoom], list[_PendingWrite]]:
+        budget = MAX_POSITIONS
+        rooms: list[_PendingRoom] = []
+        while self._rooms and (not rooms or budget >= len(self._rooms[0].batch.events)):
+            budget -= len(self._rooms[0].batch.events)
+            rooms.append(self._rooms.pop(0))
+        writes: list[_PendingWrite] = []
+        while self._writes and (not writes or budget >= len(self._writes[0].rows)):
+            budget -= len(self._writes[0].rows)
+            writes.append(self._writes.pop(0))
+        return rooms, writes
+
+    def _announce(
+        self,
+        batch: StreamBatch,
+        result: CommitResult,
+        rooms: list[_PendingRoom],
+        writes: list[_PendingWrite],
+        starts: list[int],
+    ) -> None:
+        wake: set[str] = set()
+        commits: list[RoomCommit | None] = []
+        for number, pending in enumerate(rooms):
+            key = result.written.get(number)
+            if key is None:
+                _MOVED.inc()
+                commits.append(None)
+                continue
+            commit = RoomCommit(result.before + starts[number], key)
+            wake.update(pending.landed(commit))
+            commits.append(commit)
+        for start, write in zip(starts[len(rooms) :], writes, strict=True):
+            if write.landed is not None:
+                wake.update(write.landed(result.before + start))
+        self._stream.announce(
+            Change(
+                before=result.before,
+                count=batch.count,
+                rooms=list(result.written.values()),
+                users=batch.users,
+                wake=frozenset(wake),
+            )
+        )
+        for pending, room_commit in zip(rooms, commits, strict=True):
+            pending.done.callback(room_commit)
+        for start, write in zip(starts[len(rooms) :], writes, strict=True):
+            write.done.callback(result.before + start)
+
+
+def _assemble(rooms: list[_PendingRoom], writes: list[_PendingWrite]) -> tuple[StreamBatch, list[int]]:
+    """One batch of many, with the offset at which each one's positions start."""
+    batch = StreamBatch(count=0)
+    users: set[str] = set()
+    starts: list[int] = []
+    for number, pending in enumerate(rooms):
+        starts.append(batch.count)
+        _add_room(batch, number, pending.batch)
+        users.update(pending.batch.users)
+    for write in writes:
+        starts.append(batch.count)
+        for offset, row in enumerate(write.rows, batch.count + 1):
+            row["i"] = offset
+        batch.writes.setdefault(write.kind, []).extend(write.rows)
+        batch.count += len(write.rows)
+        users.update(write.users)
+    batch.users = sorted(users)
+    return batch, starts
+
+
+def _add_room(batch: StreamBatch, number: int, addition: RoomBatch) -> None:
+    start = batch.count
+    addition.room["r"] = number
+    addition.room["last"] = start + len(addition.events)
+    batch.rooms.append(addition.room)
+    for offset, row in enumerate(addition.events, start + 1):
+        row["r"] = number
+        row["i"] = offset
+    batch.events.extend(addition.events)
+    batch.count += len(addition.events)
+    for kind, rows in addition.state.items():
+        batch.state.setdefault(kind, []).extend(_placed(row, number, start) for row in rows)
+    batch.redactions.extend(_placed(row, number, start) for row in addition.redactions)
+
+
+def _placed(row: Row, number: int, start: int) -> Row:
+    placed = {**row, "r": number}
+    if "i" in row:
+        placed["i"] = row["i"] + start
+    if row.get("until_i") is not None:
+        placed["until_i"] = row["until_i"] + start
+    return placed

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Those who wait for news: long-polls and WebSockets, by user.
+
+Owns waking, not deciding what the news is. A listener that is woken finds out by asking the providers; a wake-up too
+many costs a look, one too few would cost a message, so callers err on the side of waking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+
+from twisted.internet.defer import Deferred
+
+
+class Listener:
+    """One waiter of one user. `wait` gives a Deferred that fires at the next wake-up after it is called."""
+
+    __slots__ = ("_deferred", "_listeners", "_woken", "user_id")
+
+    def __init__(self, listeners: Listeners, user_id: str) -> None:
+        self._listeners = listeners
+        self._deferred: Deferred[None] | None = None
+        self._woken = False
+        self.user_id = user_id
+
+    def wake(self) -> None:
+        """Fire the wait, or make the next one return at once."""
+        deferred, self._deferred = self._deferred, None
+        if deferred is None:
+            self._woken = True
+        else:
+            deferred.callback(None)
+
+    def wait(self) -> Deferred[None]:
+        """Fires at once if a wake-up came since the last wait. Cancelling it leaves the listener usable."""
+        if self._woken:
+            self._woken = False
+            done: Deferred[None] = Deferred()
+            done.callback(None)
+            return done
+        self._deferred = Deferred(self._cancelled)
+        return self._deferred
+
+    def _cancelled(self, _deferred: Deferred[None]) -> None:
+        self._deferred = None
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listeners.remove(self)
+
+
+class Listeners:
+    """All who wait in this process."""
+
+    def __init__(self) -> None:
+        self._by_user: dict[str, set[Listener]] = {}
+
+    @property
+    def users(self) -> Set[str]:
+        """The users with someone waiting."""
+        return self._by_user.keys()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_user.values()))
+
+    def open(self, user_id: str) -> Listener:
+        """A new listener; close it when done."""
+        listener = Listener(self, user_id)
+        self._by_user.setdefault(user_id, set()).add(listener)
+        return listener
+
+    def remove(self, listener: Listener) -> None:
+        waiting = self._by_user.get(listener.user_id)
+        if waiting is not None:
+            waiting.discard(listener)
+            if not waiting:
+                del self._by_user[listener.user_id]
+
+    def wake(self, users: Iterable[str]) -> None:
+        """Wake every listener of those users."""
+        by_user = self._by_user
+        for user_id in users:
+            for listener in tuple(by_user.get(user_id, ())):
+                listener.wake()
+
+    def wake_all(self) -> None:
+        self.wake(tuple(self._by_user))

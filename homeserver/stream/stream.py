@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stream as the rest of the process sees it: the position it may show, what moved lately, and who waits.
+
+Commits made here are announced by the committer; those of other processes arrive by NOTIFY, in the database's commit
+order. In both cases subscribers (room cache, per-user caches) bring themselves up to date first, then the position
+moves, then listeners wake: whoever is woken for position N finds everything at or below N.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import orjson
+from prometheus_client import Gauge
+
+from homeserver.stream.changes import Change, LatestPositions
+from homeserver.stream.listeners import Listener, Listeners
+from homeserver.stream.positions import Positions
+
+logger = logging.getLogger(__name__)
+
+_POSITION = Gauge("lares_stream_position", "Newest stream position shown by this process")
+_LISTENERS = Gauge("lares_stream_listeners", "Long-polls and WebSockets waiting in this process")
+
+CHANNEL = "stream"
+
+
+class Subscriber(Protocol):
+    """Keeps something in memory that a commit may make stale."""
+
+    def changed(self, change: Change) -> Iterable[str]:
+        """Take note of a commit, before it is shown; return users to wake (or nobody)."""
+
+
+class Notifications(Protocol):
+    """What the stream needs of the database: to hear a channel, and to be told when it may have missed some."""
+
+    def listen(
+        self, channel: str, callback: Callable[[str], None], on_reconnect: Callable[[], None] | None = None
+    ) -> object: ...
+
+
+class Stream:
+    """One per process."""
+
+    def __init__(self, *, origin: str, position: int) -> None:
+        self._origin = origin
+        self._positions = Positions(position)
+        self._subscribers: list[Subscriber] = []
+        self.rooms: LatestPositions[int] = LatestPositions(position)
+        self.users: LatestPositions[str] = LatestPositions(position)
+        self.listeners = Listeners()
+        _POSITION.set_function(lambda: self._positions.current)
+        _LISTENERS.set_function(lambda: len(self.listeners))
+
+    @property
+    def position(self) -> int:
+        """The greatest position that may be shown."""
+        return self._positions.current
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Be told of every commit, in the order of subscription."""
+        self._subscribers.append(subscriber)
+
+    def listen(self, user_id: str) -> Listener:
+        """A listener that wakes whenever something the user might see has moved."""
+        return self.listeners.open(user_id)
+
+    def announce(self, change: Change) -> None:
+        """A commit is durable: bring memory up to date, move the position, wake whom it concerns."""
+        wake = set(change.users)
+        wake.update(change.wake)
+        for subscriber in self._subscribers:
+            wake.update(subscriber.changed(change))
+        if change.unknown:
+            self.rooms.forget_all(change.position)
+            self.users.forget_all(change.position)
+        self.rooms.record(change.rooms, change.position)
+        self.users.record(change.users, change.position)
+        self._positions.learn(change.before, change.count)
+        if change.unknown:
+            self.listeners.wake_all()
+        else:
+            self.listeners.wake(wake)
+
+    def heard(self, payload: str) -> None:
+        """A notification of the channel `stream`; our own were announced already."""
+        news: Mapping[str, object] = orjson.loads(payload)
+        if news["origin"] == self._origin:
+            return
+        rooms, users = news.get("rooms"), news.get("users")
+        self.announce(
+            Change(
+                before=int(news["before"]),  # type: ignore[call-overload]
+                count=int(news["count"]),  # type: ignore[call-overload]
+                rooms=rooms if isinstance(rooms, list) else (),
+                users=users if isinstance(users, list) else (),
+                foreign=True,
+                unknown="rooms" not in news,
+            )
+        )
+
+    def missed(self, position: int) -> None:
+        """Notifications may have been lost; `position` was read from the database since. Trust nothing older."""
+        logger.warning("stream notifications may have been lost; caches dropped up to position=%d", position)
+        self._positions.jump(position)
+        self.announce(Change(before=position, count=0, foreign=True, unknown=True))

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rooms table and what is loaded with a room: its head, its state without members, its members.
+
+Owns finding rooms and loading them whole, many in one statement, so that what comes back is one moment of the
+database. Writing rooms is the stream's (`storage/stream.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from storage.database import Database
+from storage.events import EVENT_COLUMNS, EVENT_JOINS, StoredEvent
+
+_LOAD = f"""
+SELECT r.room, r.room_id, r.version, r.head, r.depth, r.next_ordinal, r.snapshot, r.next_snapshot,
+    r.snapshot_weight, r.position,
+    (SELECT json_agg(json_build_array(e.event_id, e.ordinal))
+     FROM events e WHERE e.room = r.room AND e.ordinal = ANY (r.extremities))::text,
+    (SELECT json_agg(json_build_array({EVENT_COLUMNS.replace("e.auth_chain", "encode(e.auth_chain, 'hex')")}))
+     FROM current_state c JOIN events e USING (room, ordinal) {EVENT_JOINS}
+     WHERE c.room = r.room AND c.type <> 'm.room.member')::text,
+    (SELECT json_agg(json_build_array(m.user_id, m.membership, m.ordinal, m.since))
+     FROM memberships m WHERE m.room = r.room AND m.until IS NULL)::text
+FROM rooms r WHERE r.room = ANY (%s) OR r.room_id = ANY (%s)
+"""  # noqa: S608
+
+_KEYS = "SELECT room_id, room FROM rooms WHERE room_id = ANY (%s)"
+_IDS = "SELECT room, room_id FROM rooms WHERE room = ANY (%s)"
+
+
+class Member(NamedTuple):
+    """A member's standing: `ordinal` is the newest member event, `since` where the interval began."""
+
+    membership: str
+    ordinal: int
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRoom:
+    """A room as the database holds it at one moment."""
+
+    room: int
+    room_id: str
+    version: str
+    head: int
+    depth: int
+    next_ordinal: int
+    snapshot: int
+    next_snapshot: int
+    snapshot_weight: int
+    position: int
+    extremities: list[tuple[str, int]]
+    state: list[StoredEvent]
+    members: dict[str, Member]
+
+
+class RoomStore:
+    """Finds and loads rooms."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self, *, rooms: Sequence[int] = (), room_ids: Sequence[str] = ()) -> list[LoadedRoom]:
+        """The rooms of those keys or ids; unknown ones are absent."""
+        rows = await self._database.fetch("rooms_load", _LOAD, (list(rooms), list(room_ids)))
+        return [_loaded(row) for row in rows]
+
+    async def keys(self, room_ids: Sequence[str]) -> dict[str, int]:
+        """Room ids to keys."""
+        return dict(await self._database.fetch("room_keys", _KEYS, (list(room_ids),)))  # type: ignore[arg-type]
+
+    async def ids(self, rooms: Sequence[int]) -> dict[int, str]:
+        """Keys to room ids."""
+        return dict(await self._database.fetch("room_ids", _IDS, (list(rooms),)))  # type: ignore[arg-type]
+
+
+def _loaded(row: tuple[Any, ...]) -> LoadedRoom:
+    extremities, state, members = (orjson.loads(text) if text else [] for text in row[10:13])
+    return LoadedRoom(
+        *row[:10],
+        extremities=[(event_id, ordinal) for event_id, ordinal in extremities],
+        state=[_state_event(values) for values in state],
+        members={user_id: Member(*standing) for user_id, *standing in members},
+    )
+
+
+def _state_event(values: list[Any]) -> StoredEvent:
+    if values[16] is not None:
+        values[16] = bytes.fromhex(values[16])
+    return StoredEvent._make(values)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stream's door: one function call commits a batch of rooms and other writes (migration 0001).
+
+Owns the form of a batch on its way to the database. Who may write what, and in which order batches are made,
+is decided by `homeserver/stream`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from storage.database import Database
+
+Row = Mapping[str, Any]
+
+_COMMIT = "SELECT before, written, keys FROM commit_stream(%s, %s, %s, %s, %s, %s, %s, %s)"
+_POSITION = "SELECT position FROM stream"
+
+
+@dataclass(slots=True)
+class StreamBatch:
+    """Rows for `commit_stream`, in the form its comment gives."""
+
+    count: int
+    users: Sequence[str] = ()
+    rooms: list[Row] = field(default_factory=list)
+    events: list[Row] = field(default_factory=list)
+    state: dict[str, list[Row]] = field(default_factory=dict)
+    redactions: list[Row] = field(default_factory=list)
+    writes: dict[str, list[Row]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """`before` is the position before the batch's first; `written` maps a room's number in the batch to its key."""
+
+    before: int
+    written: dict[int, int]
+
+
+class StreamStore:
+    """Commits batches and tells the position."""
+
+    def __init__(self, database: Database, origin: str) -> None:
+        self._database = database
+        self._origin = origin
+
+    async def position(self) -> int:
+        """The newest committed position."""
+        row = await self._database.fetch_one("stream_position", _POSITION)
+        assert row is not None
+        return int(row[0])
+
+    async def commit(self, batch: StreamBatch) -> CommitResult:
+        """Commit durably in one round trip; rooms whose head had moved are left out of the result.
+
+        Raises `storage.database.ConnectionLost` when the outcome is unknown.
+        """
+        row = await self._database.fetch_one(
+            "stream_commit",
+            _COMMIT,
+            (
+                batch.count,
+                self._origin,
+                _json(batch.users),
+                _json(batch.rooms),
+                _json(batch.events),
+                _json(batch.state),
+                _json(batch.redactions),
+                _json(batch.writes),
+            ),
+        )
+        assert row is not None
+        return CommitResult(int(row[0]), dict(zip(row[1], row[2], strict=True)))
+
+
+def _json(value: object) -> str | None:
+    return orjson.dumps(value).decode() if value else None
