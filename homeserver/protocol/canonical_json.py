@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Canonical JSON: the one byte form of a JSON value that hashes and signatures are computed over.
 
-Owns the check that a value has such a form and its encoding. Does not own parsing: a parsed value no longer tells
-``-0`` from ``0``, and a parser decides what a number becomes.
+Owns the check that a value has such a form and its encoding. Does not own parsing: a parsed value no longer
+tells ``-0`` from ``0``, and a parser decides what a number becomes.
 
 Two strictnesses (appendices, "Canonical JSON"; rooms/fragments ``v1-canonical-json``, ``v6-canonical-json``):
 
-- strict, for room versions 6 and later and everything that is no event: no floats, integers within ±(2^53 − 1);
+- strict, for room versions 6 and later: no floats, integers within ±(2^53 − 1);
 - lax, for room versions 1 to 5, which must not enforce that: any integer and any finite float, written as the
-  servers that sent such events wrote them (Python's ``json``), since their hashes and signatures cover those bytes.
+  servers that sent such events wrote them (Python's ``json``), since hashes and signatures cover those bytes.
 """
 
 import json
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -21,12 +21,13 @@ from homeserver.protocol.errors import CanonicalJsonError
 MAX_INTEGER: Final = 2**53 - 1
 MIN_INTEGER: Final = -MAX_INTEGER
 
-#: Containers within containers. The specification names no limit, every implementation has one; this one leaves
-#: room for the envelopes of responses below the 254 levels of the JSON encoder used throughout.
+#: Containers within containers. The specification names no limit, every implementation has one; this one
+#: leaves room for the envelopes of responses below the 254 levels of the JSON encoder used throughout.
 MAX_DEPTH: Final = 200
 
-# orjson sorts keys by their UTF-8 bytes, which is the order of code points, and escapes exactly the characters of
-# the canonical grammar; floats and wide integers, where it differs from Python's json, are kept away from it.
+# orjson sorts keys by their UTF-8 bytes, which is the order of code points, and escapes exactly the
+# characters of the canonical grammar; floats and wide integers, where it differs from Python's json, are
+# kept away from it.
 _OPTIONS: Final = orjson.OPT_SORT_KEYS
 _LAX_ENCODER: Final = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False, check_circular=False
@@ -34,10 +35,10 @@ _LAX_ENCODER: Final = json.JSONEncoder(
 
 
 def encode_canonical(value: object, *, strict: bool = True) -> bytes:
-    """The canonical JSON of ``value``: dicts with string keys, lists, tuples, strings, booleans, numbers, None.
+    """The canonical JSON of dicts with string keys, lists, tuples, strings, booleans, numbers and None.
 
-    Raises CanonicalJsonError for anything else, for numbers beyond the strictness asked for, for lone surrogates
-    and for nesting deeper than MAX_DEPTH.
+    Raises CanonicalJsonError for anything else, for numbers beyond the strictness asked for, for lone
+    surrogates and for nesting deeper than MAX_DEPTH.
     """
     if _survey(value, strict):
         return encode_checked(value)
@@ -78,11 +79,7 @@ def _survey(root: object, strict: bool) -> bool:
         below: list[object] = []
         for container in level:
             if type(container) is dict:
-                for key in container:
-                    if type(key) is not str:
-                        raise CanonicalJsonError(f"object key of type {type(key).__name__}")
-                    if not key.isascii():
-                        _check_text(key)
+                _check_keys(container)
                 items = container.values()
             else:
                 items = container  # type: ignore[assignment]
@@ -102,6 +99,14 @@ def _survey(root: object, strict: bool) -> bool:
                     raise CanonicalJsonError(f"value of type {kind.__name__}")
         level = below
     return plain
+
+
+def _check_keys(container: dict[Any, object]) -> None:
+    for key in container:
+        if type(key) is not str:
+            raise CanonicalJsonError(f"object key of type {type(key).__name__}")
+        if not key.isascii():
+            _check_text(key)
 
 
 def _check_text(text: str) -> None:

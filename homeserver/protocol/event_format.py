@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event format of every room version: which keys a PDU has, of which types, and how large it may be.
 
-Owns the first of the checks on receipt of a PDU. Schemas: server-server API definitions ``pdu_v1`` … ``pdu_v12``;
-limits: client-server API, "Size limits". Does not own what the authorization rules say of the same fields.
+Owns the first of the checks on receipt of a PDU. Schemas: server-server API definitions ``pdu_v1`` …
+``pdu_v12``; limits: client-server API, "Size limits". Does not own what the authorization rules say of the
+same fields.
 """
 
 from typing import Any, Final
@@ -54,8 +55,8 @@ def parse_pdu(pdu: object, room_version: RoomVersion) -> Event:
 def check_pdu_format(pdu: object, room_version: RoomVersion) -> bytes:
     """Check an untrusted PDU against its room version's format; give back its canonical JSON.
 
-    Raises EventFormatError, EventTooLargeError for sizes, CanonicalJsonError for values that the version's JSON
-    rules refuse.
+    Raises EventFormatError, EventTooLargeError for sizes, CanonicalJsonError for values that the version's
+    JSON rules refuse.
     """
     if type(pdu) is not dict:
         raise EventFormatError("an event must be an object")
@@ -138,8 +139,11 @@ def _check_short_text(pdu: dict[str, Any], key: str) -> None:
     value = pdu[key]
     if type(value) is not str:
         raise EventFormatError(f"`{key}` must be a string")
-    # A lone surrogate has no bytes to count here; the canonical encoding refuses it under its own name.
-    if len(value.encode("utf-8", "surrogatepass")) > MAX_IDENTIFIER_BYTES:
+    try:
+        length = len(value.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        raise EventFormatError(f"`{key}` has a lone surrogate") from error
+    if length > MAX_IDENTIFIER_BYTES:
         raise EventTooLargeError(f"`{key}` is over {MAX_IDENTIFIER_BYTES} bytes")
 
 

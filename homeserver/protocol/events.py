@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event: one value for a PDU together with its id and room version.
 
-Owns reading the fields of a PDU where its room version keeps them. Does not own whether the PDU is well formed
-(``event_format``), its rendering for clients, nor anything the server learns about it (position, rejection, …).
+Owns reading the fields of a PDU where its room version keeps them. Does not own whether the PDU is well
+formed (``event_format``), its rendering for clients, nor anything the server learns about it (position,
+rejection, …).
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The grammars of Matrix identifiers (appendices, "Identifier Grammar").
 
-Owns what is a well-formed identifier and its parts. Does not own whether the thing exists, nor which user names a
-server lets people register beyond the grammar. ``check_…`` raises IdentifierError, ``is_valid_…`` answers,
-``parse_…`` gives the parts. Lengths count UTF-8 bytes.
+Owns what is a well-formed identifier and its parts. Does not own whether the thing exists, nor which user
+names a server lets people register beyond the grammar. ``check_…`` raises IdentifierError, ``is_valid_…``
+answers, ``parse_…`` gives the parts. Lengths count UTF-8 bytes.
 """
 
 import re
@@ -19,6 +19,7 @@ MAX_IDENTIFIER_BYTES: Final = 255
 _HOST_AND_PORT: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,255})(?::([0-9]{1,5}))?")
 _FOUR_NUMBERS: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _LOCALPART: Final = re.compile(r"[a-z0-9._=/+-]+")
+_NAME_RULE: Final = "a user name may only contain a-z, 0-9, and . _ = - / +"
 _LOCALPART_BYTES: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-/+")
 _VISIBLE_ASCII: Final = re.compile(r"[!-~]+")
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -52,8 +53,8 @@ class KeyId(NamedTuple):
 def parse_server_name(name: str) -> ServerName:
     """Split a server name into host and port.
 
-    Raises IdentifierError unless it is a DNS name, an IPv4 literal or a bracketed IPv6 literal, with an optional
-    port of at most five digits.
+    Raises IdentifierError unless it is a DNS name, an IPv4 literal or a bracketed IPv6 literal, with an
+    optional port of at most five digits.
     """
     match = _HOST_AND_PORT.fullmatch(name)
     if match is None:
@@ -122,7 +123,7 @@ def check_new_user_id(user_id: str) -> None:
     """Raise IdentifierError unless the user id keeps to the grammar for accounts made today."""
     check_user_id(user_id)
     if not _LOCALPART.fullmatch(localpart_of(user_id)):
-        raise IdentifierError("a user name may only contain a-z, 0-9, and . _ = - / +")
+        raise IdentifierError(_NAME_RULE)
 
 
 def user_id_for_registration(username: str, server_name: str) -> str:
@@ -130,10 +131,11 @@ def user_id_for_registration(username: str, server_name: str) -> str:
 
     Raises IdentifierError if the name leaves the grammar or the whole id is over 255 bytes.
     """
-    user_id = f"@{username.lower() if username.isascii() else username}:{server_name}"
-    if ":" in username:
-        raise IdentifierError("a user name may only contain a-z, 0-9, and . _ = - / +")
-    check_new_user_id(user_id)
+    localpart = username.lower()
+    if not _LOCALPART.fullmatch(localpart):
+        raise IdentifierError(_NAME_RULE)
+    user_id = f"@{localpart}:{server_name}"
+    check_user_id(user_id)
     return user_id
 
 
@@ -185,7 +187,7 @@ def check_room_id_without_domain(room_id: str) -> None:
 
 
 def check_event_id(event_id: str) -> None:
-    """Raise IdentifierError unless this could be an event id of some room version: sigil, length, real text."""
+    """Raise IdentifierError unless this could be an event id of some room version."""
     if event_id[:1] != "$" or len(event_id) < 2:
         raise IdentifierError(f"not an event id: {_shown(event_id)}")
     _check_text(event_id, "event id")
@@ -251,7 +253,7 @@ def is_valid_mxc_uri(uri: str) -> bool:
 
 
 def is_valid_opaque_identifier(text: str) -> bool:
-    """Whether ``text`` keeps to the opaque identifier grammar (tokens, session ids, …), 1 to 255 characters."""
+    """Whether ``text`` keeps to the opaque identifier grammar (tokens, session ids, …)."""
     return _OPAQUE.fullmatch(text) is not None
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The redaction algorithm: what is left of a PDU once everything non-essential is stripped.
 
-Owns the tables of surviving keys for every room version (rooms/fragments ``v1-redactions`` … ``v11-redactions``,
-version 8 in rooms/v8). Reference hashes and signatures cover exactly this form. Does not own who may redact.
+Owns the tables of surviving keys for every room version (rooms/fragments ``v1-redactions`` …
+``v11-redactions``, version 8 in rooms/v8). Reference hashes and signatures cover exactly this form. Does
+not own who may redact.
 """
 
 from typing import Any, Final
@@ -86,7 +87,7 @@ def _redact_content(
     if since_v11 and event_type == "m.room.member":
         invite = content.get("third_party_invite")
         if type(invite) is dict:
-            # An invite without `signed` leaves an empty object: the text is silent, but the event id depends
-            # on it, and this is how the servers that defined version 11 (MSC3821) hash such an event.
+            # Without `signed` an empty object stays. The text does not say, implementations differ, and the
+            # event id depends on it: this follows the server that most rooms' events come from.
             kept["third_party_invite"] = {"signed": invite["signed"]} if "signed" in invite else {}
     return kept

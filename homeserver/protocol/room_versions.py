@@ -2,8 +2,8 @@
 """The table of room versions: which rules hold in which room.
 
 Owns the features by which versions differ, one explicit field each, so that no other module compares version
-numbers. Does not own the rules themselves: redaction, authorization and state resolution read their switch here.
-Specification: https://spec.matrix.org/latest/rooms/
+numbers. Does not own the rules themselves: redaction, authorization and state resolution read their switch
+here. Specification: https://spec.matrix.org/latest/rooms/
 """
 
 from collections.abc import Mapping
