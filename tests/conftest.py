@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures and hooks for every test: a throw-away Postgres, a database per test, and async tests.
+
+Fixtures:
+
+- `database_url`: the connection string of a fresh database with the whole schema, the test's own;
+- `empty_database_url`: the same without any schema;
+- `database`: a `Database` on `database_url`, closed after the test;
+- `postgres`: the session's server, for tests that need its process.
+
+Plain `async def test_…` functions are run on the reactor; see `tests/reactor.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn
+
+from storage.database import ConnectionSettings, Database, PoolSettings
+from storage.embedded import EmbeddedPostgres
+from storage.migrate import migrate
+from tests import reactor as runner
+
+_serial = count(1)
+_TEMPLATE = "lares_template"
+_BEFORE = pytest.StashKey[set[Any]]()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The connection string of the session's server, as its superuser. Nothing in it outlives the session."""
+    with tempfile.TemporaryDirectory(prefix="lares-test-") as directory:
+        Path(directory).chmod(0o755)  # as root the server runs as another user, who must reach its files
+        server = EmbeddedPostgres(
+            Path(directory),
+            settings={
+                "fsync": "off",
+                "full_page_writes": "off",
+                "synchronous_commit": "off",
+                "autovacuum": "off",
+                "max_connections": "200",
+                "checkpoint_timeout": "1h",
+            },
+        )
+        try:
+            yield server.start()
+        finally:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def _template(postgres: str) -> str:
+    """The name of a database with the whole schema, for copying."""
+    _administer(postgres, f"CREATE DATABASE {_TEMPLATE}")
+    migrate(make_dsn(postgres, dbname=_TEMPLATE))
+    return _TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres: str, _template: str) -> Iterator[str]:
+    """The connection string of a database of the test's own, with the whole schema."""
+    yield from _fresh_database(postgres, f"TEMPLATE {_template}")
+
+
+@pytest.fixture
+def empty_database_url(postgres: str) -> Iterator[str]:
+    """The connection string of a database of the test's own, with no schema."""
+    yield from _fresh_database(postgres, "")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The test's own database, opened with a small pool."""
+    database = Database(
+        runner.reactor,
+        database_url,
+        connection=ConnectionSettings(application_name="test"),
+        pool=PoolSettings(size=4),
+    )
+    yield database
+    runner.run(database.close(grace=1.0))
+
+
+def _fresh_database(server: str, options: str) -> Iterator[str]:
+    name = f"test_{next(_serial)}"
+    _administer(server, f"CREATE DATABASE {name} {options}")
+    try:
+        yield make_dsn(server, dbname=name)
+    finally:
+        _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _administer(server: str, statement: str) -> None:
+    with closing(psycopg2.connect(make_dsn(server, dbname="postgres"))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "reactor_timeout(seconds): another time limit for an async test than 60 s"
+    )
+
+
+def pytest_sessionfinish() -> None:
+    runner.shut_down()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run `async def` tests on the reactor, those of hypothesis' `@given` example by example."""
+    marker = pyfuncitem.get_closest_marker("reactor_timeout")
+    timeout: float = marker.args[0] if marker else runner.DEFAULT_TIMEOUT
+    function = pyfuncitem.obj
+    if inspect.iscoroutinefunction(function):
+        wanted = inspect.signature(function).parameters
+        runner.run(function(**{name: pyfuncitem.funcargs[name] for name in wanted}), timeout)
+        return True
+    handle = getattr(function, "hypothesis", None)
+    if handle is not None and inspect.iscoroutinefunction(handle.inner_test):
+        handle.inner_test = _synchronous(handle.inner_test, timeout)
+    return None
+
+
+def _synchronous(function: Callable[..., Any], timeout: float) -> Callable[..., Any]:
+    def example(*args: Any, **kwargs: Any) -> Any:
+        return runner.run(function(*args, **kwargs), timeout)
+
+    return example
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    item.stash[_BEFORE] = runner.registered()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    result = yield
+    left = runner.clear_leftovers(item.stash[_BEFORE])
+    if left:
+        pytest.fail("left behind on the reactor: " + ", ".join(left), pytrace=False)
+    return result
