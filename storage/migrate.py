@@ -97,8 +97,8 @@ def migrate(dsn: str, migrations: list[Migration] | None = None) -> int:
         known = len(migrations)
         if oldest_code > known:
             raise DatabaseTooNew(
-                f"the database is at version {version} and needs a release that knows at least version {oldest_code};
-                " f"this one knows {known}. Start the newer release, or restore the backup made before the upgrade."
+                f"the database is at version {version} and needs a release that knows at least version {oldest_code}; "
+                f"this one knows {known}. Start the newer release, or restore the backup made before the upgrade."
             )
         for migration in migrations[version:]:
             _apply(conn, migration)
