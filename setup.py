@@ -56,6 +56,7 @@ setup(
             "ruff>=0.6",
             "import-linter>=2.1",
             "grimp>=3.4",
+            "types-psutil>=6.0",
             "types-psycopg2>=2.9.21",
             "types-PyYAML>=6.0.12",
         ],

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Homeservers to measure: each with a Postgres of its own, started from nothing, ended without trace.
+
+Both get the same terms: registration by shared secret, cheap password hashing, no rate limits, no federation,
+presence on, and otherwise their own defaults. `Homeserver` is all the rest of the benchmark knows of them.
+"""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from scripts.benchmarks.cluster import Cluster
+from scripts.benchmarks.processes import Child, ProcessFailed
+
+SERVER_NAME: Final = "bench.localhost"
+SHARED_SECRET: Final = "benchmark"
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+DATABASE: Final = "homeserver"
+
+Progress = Callable[[str], None]
+
+
+class Homeserver(ABC):
+    """A running homeserver on `127.0.0.1:port`, its cluster, and their processes."""
+
+    key: str
+    """The name used on the command line and in the JSON."""
+    label: str
+
+    def __init__(self, directory: Path) -> None:
+        """Start everything under `directory` (created); raise `ProcessFailed` if it does not get ready."""
+        directory.mkdir(mode=0o711)
+        self.directory = directory
+        self.port = _free_port()
+        database_directory = directory / "postgres"
+        database_directory.mkdir(mode=0o711)
+        self.cluster = Cluster(database_directory)
+        try:
+            self.cluster.create_database(DATABASE)
+            started = time.monotonic()
+            self.process = self._start()
+            try:
+                self._wait_until_ready()
+            except BaseException:
+                self.process.stop()
+                raise
+            self.start_seconds = time.monotonic() - started
+        except BaseException:
+            self.cluster.stop()
+            raise
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """The version, as a person would name it in a bug report."""
+
+    @abstractmethod
+    def _start(self) -> Child:
+        """Write the configuration and start the server's process."""
+
+    @abstractmethod
+    def _wait_until_ready(self) -> None:
+        """Return when requests are accepted."""
+
+    def stop(self) -> None:
+        """End the server, then its database."""
+        try:
+            self.process.stop()
+        finally:
+            self.cluster.stop()
+
+
+class Lares(Homeserver):
+    """This checkout's server, run by the environment the benchmark itself runs in."""
+
+    key = "lares"
+    label = "Lares"
+
+    def __init__(self, directory: Path, *, workers: int = 1) -> None:
+        self._workers = workers
+        super().__init__(directory)
+
+    @property
+    def version(self) -> str:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--tags"],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return described.stdout.strip() or "unknown"
+
+    def _start(self) -> Child:
+        config = self.directory / "lares.yaml"
+        listener = {"bind": "127.0.0.1", "port": self.port, "serves": ["client", "admin"]}
+        settings = {
+            "server_name": SERVER_NAME,
+            "public_baseurl": f"http://127.0.0.1:{self.port}/",
+            "data_dir": str(self.directory / "data"),
+            "database": {"url": self.cluster.url(DATABASE)},
+            "workers": self._workers,
+            "listeners": [listener],
+            "registration": {"enabled": False, "shared_secret": SHARED_SECRET},
+            "passwords": {"argon2_time_cost": 1},
+            "rate_limits": {"enabled": False},
+            "presence": {"enabled": True},
+            "federation": {"enabled": False},
+        }
+        config.write_text(yaml.safe_dump(settings, sort_keys=False))
+        lares = Path(sys.executable).parent / "lares"
+        return Child(
+            [lares, "serve", "--config", config], log=self.directory / "lares.log", cwd=self.directory
+        )
+
+    def _wait_until_ready(self) -> None:
+        self.process.wait_for_line("ready:", seconds=60)
+
+
+class Synapse(Homeserver):
+    """Synapse from PyPI in an environment of its own; see `prepare`."""
+
+    key = "synapse"
+    label = "Synapse"
+    ENVIRONMENT: Final = CHECKOUT / ".venv-synapse"
+
+    @classmethod
+    def prepare(cls, progress: Progress) -> None:
+        """Install Synapse into its environment if it is not there yet. Takes a minute and a network, once."""
+        installed = cls.ENVIRONMENT / "installed"
+        if installed.exists():
+            return
+        progress(f"Installing Synapse into {cls.ENVIRONMENT} (once)")
+        subprocess.run([sys.executable, "-m", "venv", "--clear", cls.ENVIRONMENT], check=True)
+        (cls.ENVIRONMENT / ".gitignore").write_text("*\n")
+        pip: list[str | Path] = [
+            cls.ENVIRONMENT / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "--progress-bar",
+            "on",
+        ]
+        subprocess.run([*pip, "matrix-synapse[postgres]"], check=True, stdout=sys.stderr)
+        # Written last, so that an installation broken off is begun again.
+        installed.touch()
+
+    @property
+    def version(self) -> str:
+        code = "from importlib.metadata import version; print(version('matrix-synapse'))"
+        answer = subprocess.run([self._python, "-c", code], capture_output=True, check=True, text=True)
+        return answer.stdout.strip()
+
+    @property
+    def _python(self) -> Path:
+        return self.ENVIRONMENT / "bin" / "python"
+
+    def _start(self) -> Child:
+        config = self.directory / "homeserver.yaml"
+        config.write_text(yaml.safe_dump(self._settings(), sort_keys=False))
+        command: list[str | Path] = [self._python, "-m", "synapse.app.homeserver", "--config-path", config]
+        generated = subprocess.run(
+            [*command, "--generate-keys"], cwd=self.directory, capture_output=True, check=False, text=True
+        )
+        if generated.returncode != 0:
+            raise ProcessFailed(f"Synapse refuses its configuration:\n{generated.stdout}{generated.stderr}")
+        return Child(command, log=self.directory / "synapse.log", cwd=self.directory)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                    return
+            except (urllib.error.URLError, OSError):
+                self.process.require_running()
+                if time.monotonic() > deadline:
+                    raise ProcessFailed(f"Synapse does not answer\n{self.process.tail()}") from None
+                time.sleep(0.05)
+
+    def _settings(self) -> dict[str, object]:
+        logging = self.directory / "logging.yaml"
+        logging.write_text(yaml.safe_dump(_SYNAPSE_LOGGING))
+        return {
+            "server_name": SERVER_NAME,
+            "pid_file": str(self.directory / "synapse.pid"),
+            "listeners": [
+                {
+                    "port": self.port,
+                    "bind_addresses": ["127.0.0.1"],
+                    "type": "http",
+                    "resources": [{"names": ["client", "health"]}],
+                }
+            ],
+            "database": {
+                "name": "psycopg2",
+                "args": {"dsn": self.cluster.url(DATABASE), "cp_min": 5, "cp_max": 10},
+            },
+            "log_config": str(logging),
+            "media_store_path": str(self.directory / "media"),
+            "signing_key_path": str(self.directory / "signing.key"),
+            "registration_shared_secret": SHARED_SECRET,
+            "macaroon_secret_key": "benchmark",
+            "bcrypt_rounds": 4,
+            "report_stats": False,
+            "trusted_key_servers": [],
+            "presence": {"enabled": True},
+            "federation_domain_whitelist": [],
+            # Synapse answers a repeated identical /sync from a cache for two minutes, for clients that lost
+            # the answer. The benchmark repeats itself where clients do not: without this it would measure
+            # that cache.
+            "caches": {"sync_response_cache_duration": "0s"},
+            **_SYNAPSE_RATE_LIMITS,
+        }
+
+
+_UNLIMITED: Final = {"per_second": 1_000_000, "burst_count": 1_000_000}
+_SYNAPSE_RATE_LIMITS: Final[dict[str, object]] = {
+    "rc_message": _UNLIMITED,
+    "rc_registration": _UNLIMITED,
+    "rc_login": {"address": _UNLIMITED, "account": _UNLIMITED, "failed_attempts": _UNLIMITED},
+    "rc_joins": {"local": _UNLIMITED, "remote": _UNLIMITED},
+    "rc_joins_per_room": _UNLIMITED,
+    "rc_room_creation": _UNLIMITED,
+    "rc_invites": {"per_room": _UNLIMITED, "per_user": _UNLIMITED, "per_issuer": _UNLIMITED},
+    "rc_presence": {"per_user": _UNLIMITED},
+    "rc_admin_redaction": _UNLIMITED,
+}
+_SYNAPSE_LOGGING: Final = {
+    "version": 1,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"level": "WARNING", "handlers": ["console"]},
+    "disable_existing_loggers": False,
+}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
