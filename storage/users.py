@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The users table: who has an account on this server, with which rights and in which standing.
+
+Owns reading and changing a user's row. Devices and tokens are other stores'; what a flag means for a request is
+decided in `homeserver/accounts`. Changes that running sessions must notice tell every process so, through
+`storage.tokens.REVOKED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from storage.database import Database, Transaction
+
+Flag = Literal["admin", "locked", "suspended"]
+
+_COLUMNS = (
+    "user_id, password_hash, created_ts, admin, guest, deactivated, erased, locked, suspended, user_type"
+)
+
+_BY_IDS = f"SELECT {_COLUMNS} FROM users WHERE user_id = ANY (%s)"  # noqa: S608
+_EXISTING = "SELECT user_id FROM users WHERE user_id = ANY (%s)"
+_ANY = "SELECT EXISTS (SELECT FROM users)"
+
+_CREATE = """
+INSERT INTO users (user_id, password_hash, created_ts, admin, guest, user_type, terms_accepted)
+VALUES (%(user_id)s, %(password_hash)s, %(now)s, %(admin)s, %(guest)s, %(user_type)s, %(terms)s)
+ON CONFLICT (user_id) DO NOTHING
+"""
+
+_UPGRADE_GUEST = """
+UPDATE users SET guest = false, password_hash = %(password_hash)s, terms_accepted = %(terms)s
+WHERE user_id = %(user_id)s AND guest AND NOT deactivated
+"""
+
+_SET_PASSWORD = "UPDATE users SET password_hash = %s WHERE user_id = %s AND NOT deactivated"  # noqa: S105
+_REPLACE_HASH = "UPDATE users SET password_hash = %s WHERE user_id = %s AND password_hash = %s"
+
+_SET_FLAG: dict[Flag, str] = {
+    flag: f"""
+WITH changed AS (UPDATE users SET {flag} = %s WHERE user_id = %s AND NOT deactivated RETURNING user_id)
+SELECT pg_notify('tokens_revoked', user_id) FROM changed
+"""  # noqa: S608
+    for flag in ("admin", "locked", "suspended")
+}
+
+_DEACTIVATE = """
+UPDATE users SET deactivated = true, departing = true, erased = erased OR %(erase)s, password_hash = NULL,
+    admin = false
+WHERE user_id = %(user_id)s AND NOT deactivated
+"""
+_FORGET = """
+WITH d AS (DELETE FROM devices WHERE user_id = %(user_id)s),
+    l AS (DELETE FROM login_tokens WHERE user_id = %(user_id)s),
+    o AS (DELETE FROM openid_tokens WHERE user_id = %(user_id)s),
+    f AS (DELETE FROM filters WHERE user_id = %(user_id)s),
+    s AS (DELETE FROM uia_sessions WHERE user_id = %(user_id)s)
+SELECT pg_notify('tokens_revoked', %(user_id)s)
+"""
+
+_DEPARTING = "SELECT user_id, erased FROM users WHERE departing ORDER BY user_id LIMIT %s"
+_DEPARTED = "UPDATE users SET departing = false WHERE user_id = %s"
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A row of `users`. `password_hash` stays out of `repr`, and so out of logs."""
+
+    user_id: str
+    password_hash: str | None
+    created_ts: int
+    admin: bool
+    guest: bool
+    deactivated: bool
+    erased: bool
+    locked: bool
+    suspended: bool
+    user_type: str | None
+
+    def __repr__(self) -> str:
+        return f"User({self.user_id!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUser:
+    """What a user is created with."""
+
+    user_id: str
+    password_hash: str | None
+    admin: bool = False
+    guest: bool = False
+    user_type: str | None = None
+    terms_accepted: Mapping[str, str] | None = None
+    """Policy name → version."""
+
+    def __repr__(self) -> str:
+        return f"NewUser({self.user_id!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A deactivated user who is not yet out of every room."""
+
+    user_id: str
+    erase: bool
+
+
+class UserStore:
+    """Reads and changes users."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, user_id: str) -> User | None:
+        """The user, deactivated ones included."""
+        return (await self.get_all([user_id])).get(user_id)
+
+    async def get_all(self, user_ids: Sequence[str]) -> dict[str, User]:
+        """Those of the users that exist, by id."""
+        rows = await self._database.fetch("users_get", _BY_IDS, (list(user_ids),))
+        return {row[0]: User(*row) for row in rows}
+
+    async def existing(self, user_ids: Sequence[str]) -> set[str]:
+        """Which of the ids are taken, be it by deactivated users."""
+        rows = await self._database.fetch("users_existing", _EXISTING, (list(user_ids),))
+        return {row[0] for row in rows}
+
+    async def any(self) -> bool:
+        """Whether anybody ever had an account here."""
+        row = await self._database.fetch_one("users_any", _ANY)
+        return row is not None and bool(row[0])
+
+    async def create_txn(self, txn: Transaction, user: NewUser, now: int) -> bool:
+        """Insert; False if the id is taken."""
+        return await txn.execute("users_create", _CREATE, _parameters(user, now)) == 1
+
+    async def upgrade_guest_txn(self, txn: Transaction, user: NewUser, now: int) -> bool:
+        """Make a guest a full user; False if there is no such guest."""
+        return await txn.execute("users_upgrade_guest", _UPGRADE_GUEST, _parameters(user, now)) == 1
+
+    async def set_password_txn(self, txn: Transaction, user_id: str, password_hash: str) -> bool:
+        """Set the hash of an active user's password."""
+        return await txn.execute("users_set_password", _SET_PASSWORD, (password_hash, user_id)) == 1
+
+    async def replace_hash(self, user_id: str, old: str, new: str) -> None:
+        """Store another hash of the same password, unless the password was changed meanwhile."""
+        await self._database.execute("users_replace_hash", _REPLACE_HASH, (new, user_id, old))
+
+    async def set_flag(self, user_id: str, flag: Flag, value: bool) -> bool:
+        """Change a right or standing of an active user and tell every process; False if there is none."""
+        rows = await self._database.fetch("users_set_flag", _SET_FLAG[flag], (value, user_id))
+        return bool(rows)
+
+    async def deactivate(self, user_id: str, *, erase: bool) -> bool:
+        """Close the account and drop everything that logs in as it; False if it was closed before.
+
+        The user is `departing` from then on, until `departed`.
+        """
+
+        async def work(txn: Transaction) -> bool:
+            params = {"user_id": user_id, "erase": erase}
+            if await txn.execute("users_deactivate", _DEACTIVATE, params) == 0:
+                return False
+            await txn.fetch_one("users_forget", _FORGET, params)
+            return True
+
+        return await self._database.transaction("users_deactivate", work)
+
+    async def departing(self, limit: int) -> list[Departure]:
+        """Up to `limit` users whose departure was begun and not reported done."""
+        rows = await self._database.fetch("users_departing", _DEPARTING, (limit,))
+        return [Departure(*row) for row in rows]
+
+    async def departed(self, user_id: str) -> None:
+        """Note that the user's departure is complete."""
+        await self._database.execute("users_departed", _DEPARTED, (user_id,))
+
+
+def _parameters(user: NewUser, now: int) -> dict[str, Any]:
+    terms = user.terms_accepted
+    return {
+        "user_id": user.user_id,
+        "password_hash": user.password_hash,
+        "now": now,
+        "admin": user.admin,
+        "guest": user.guest,
+        "user_type": user.user_type,
+        "terms": None if terms is None else orjson.dumps(dict(terms)).decode(),
+    }
