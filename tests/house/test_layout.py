@@ -7,7 +7,7 @@ express: who may know of HTTP.
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -144,6 +144,19 @@ def test_only_known_names_stand_at_the_top() -> None:
     """A newcomer sees a dozen names, each of them meant."""
     names = {path.name for path in ROOT.iterdir() if not ignored(path.name)}
     assert names - TOP_LEVEL == set()
+
+
+def unmarked(paths: Iterable[Path]) -> set[str]:
+    """Folders that hold Python files, themselves or below, and no `__init__.py`."""
+    given = set(paths)
+    folders = {folder for path in given if path.suffix == ".py" for folder in path.parents if folder.name}
+    return {str(folder) for folder in folders if folder / "__init__.py" not in given}
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    """Without `__init__.py` a folder is neither installed nor seen by the import contract."""
+    assert unmarked(sources()) == set()
+    assert unmarked([Path("a/__init__.py"), Path("a/b/c.py")]) == {"a/b"}
 
 
 SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
