@@ -8,9 +8,9 @@ user may see is decided above, never here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from storage.database import Database, Transaction
+from storage.database import Database
 
 REJECTED = 1
 SOFT_FAILED = 2
@@ -122,7 +122,7 @@ class EventStore:
         if not event_ids:
             return {}
         rows = await self._database.fetch("events_by_ids", _BY_IDS, (list(event_ids),))
-        return {row[9]: StoredEvent._make(row) for row in map(_as_event_row, rows)}
+        return {event.event_id: event for event in _events(rows)}
 
     async def by_ordinals(self, wanted: Iterable[tuple[int, int]]) -> list[StoredEvent]:
         """The events at those (room, ordinal) pairs, in no particular order."""
@@ -179,20 +179,5 @@ class EventStore:
         return found
 
 
-def _as_event_row(row: tuple[object, ...]) -> tuple[object, ...]:
-    chain = row[16]
-    if chain is None or isinstance(chain, bytes):
-        return row
-    return (*row[:16], bytes(chain), *row[17:])  # type: ignore[call-overload]
-
-
-def _events(rows: list[tuple[object, ...]]) -> list[StoredEvent]:
-    return [StoredEvent._make(_as_event_row(row)) for row in rows]
-
-
-async def event_ids_in(txn: Transaction, event_ids: Sequence[str]) -> set[str]:
-    """Which of those event ids are stored, inside a transaction."""
-    rows = await txn.fetch(
-        "events_known", "SELECT event_id FROM events WHERE event_id = ANY (%s)", (list(event_ids),)
-    )
-    return {str(row[0]) for row in rows}
+def _events(rows: list[tuple[Any, ...]]) -> list[StoredEvent]:
+    return [StoredEvent._make(row) for row in rows]

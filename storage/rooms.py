@@ -73,21 +73,24 @@ class RoomStore:
 
     async def keys(self, room_ids: Sequence[str]) -> dict[str, int]:
         """Room ids to keys."""
-        return dict(await self._database.fetch("room_keys", _KEYS, (list(room_ids),)))  # type: ignore[arg-type]
+        rows = await self._database.fetch("room_keys", _KEYS, (list(room_ids),))
+        return {str(room_id): int(room) for room_id, room in rows}
 
     async def ids(self, rooms: Sequence[int]) -> dict[int, str]:
         """Keys to room ids."""
-        return dict(await self._database.fetch("room_ids", _IDS, (list(rooms),)))  # type: ignore[arg-type]
+        found = await self._database.fetch("room_ids", _IDS, (list(rooms),))
+        return {int(room): str(room_id) for room, room_id in found}
 
 
 def _loaded(row: tuple[Any, ...]) -> LoadedRoom:
     extremities, state, members = (orjson.loads(text) if text else [] for text in row[10:13])
-    return LoadedRoom(
+    values: list[Any] = [
         *row[:10],
-        extremities=[(event_id, ordinal) for event_id, ordinal in extremities],
-        state=[_state_event(values) for values in state],
-        members={user_id: Member(*standing) for user_id, *standing in members},
-    )
+        [(event_id, ordinal) for event_id, ordinal in extremities],
+        [_state_event(event) for event in state],
+        {user_id: Member(*standing) for user_id, *standing in members},
+    ]
+    return LoadedRoom(*values)
 
 
 def _state_event(values: list[Any]) -> StoredEvent:

@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 
-from storage.database import Database
+from storage.database import Database, Prepared
 
 Row = Mapping[str, Any]
 
-_COMMIT = "SELECT before, written, keys FROM commit_stream(%s, %s, %s, %s, %s, %s, %s, %s)"
+_COMMIT = Prepared("SELECT before, written, keys FROM commit_stream(%s, %s, %s, %s, %s, %s, %s, %s)")
 _POSITION = "SELECT position FROM stream"
 
 
@@ -73,6 +73,7 @@ class StreamStore:
                 _json(batch.redactions),
                 _json(batch.writes),
             ),
+            retry=False,
         )
         assert row is not None
         return CommitResult(int(row[0]), dict(zip(row[1], row[2], strict=True)))

@@ -149,9 +149,11 @@ class Committer:
         batch, starts = _assemble(rooms, writes)
         try:
             result = await self._store.commit(batch)
-        except Exception as error:  # noqa: BLE001 - every waiter must hear of it, whatever it is
-            for pending in (*rooms, *writes):
-                pending.done.errback(error)
+        except Exception as error:
+            for room in rooms:
+                room.done.errback(error)
+            for write in writes:
+                write.done.errback(error)
             return
         _BATCH.observe(batch.count)
         self._announce(batch, result, rooms, writes, starts)

@@ -5,7 +5,7 @@
 -- position N sees everything at or below N; and being an ordinary row, every snapshot of the database
 -- carries the position that belongs to it.
 CREATE TABLE stream (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     position bigint NOT NULL
 ) WITH (fillfactor = 20);
 INSERT INTO stream (position) VALUES (1);

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 
-from homeserver.errors import LaresError
+from homeserver.errors import MatrixError
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.engine.cache import Room, RoomCache
 from homeserver.rooms.engine.drafts import Draft, SendTransaction
@@ -83,14 +83,13 @@ class RoomEngine:
             for other in self._in_flight.pop(key):
                 other.errback(error)
             raise
-        replay = Written(written.head, replayed=written.event_id)
+        replay = Written(replayed=written.event_id)
         self._remember(key, replay)
         for other in self._in_flight.pop(key):
             other.callback(replay)
         return written
 
     def _remember(self, key: str, written: Written) -> None:
-        # Heads are not kept with old transactions: only the event id is ever asked of them again.
         self._recent[key] = written
         while len(self._recent) > RECENT_TRANSACTIONS:
             self._recent.popitem(last=False)
@@ -114,7 +113,11 @@ class RoomEngine:
         tools = self._tools
         room_id = "" if version.room_id_is_create_hash else self._new_room_id()
         working = WorkingRoom(
-            RoomHead(room_id, version), signer=tools.signer, member_events=tools.member_events, loaded={}, now=tools.now
+            RoomHead(room_id, version),
+            signer=tools.signer,
+            member_events=tools.member_events,
+            loaded={},
+            now=tools.now,
         )
         working.append(create)
         for draft in plan(working.head):
@@ -127,7 +130,7 @@ class RoomEngine:
             return concerned(head, tools.listening.users)
 
         if await tools.committer.commit_room(working.batch(), landed) is None:
-            raise LaresError("the new room's id was taken")
+            raise MatrixError("the new room's id was taken")
         for entry in working.appended:
             if entry.stored.type == "m.room.member":
                 tools.member_events.put(entry)

@@ -9,20 +9,10 @@ its share of a checkpoint, which is at most one entry; and reading any snapshot 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from pyroaring import BitMap
 
-
-@dataclass(frozen=True, slots=True)
-class SnapshotRow:
-    """A row of `state_snapshots`, without its room."""
-
-    snapshot: int
-    parent: int | None
-    added: tuple[int, ...]
-    removed: tuple[int, ...]
-    checkpoint: bytes | None
+from storage.state import SnapshotDelta
 
 
 def checkpoint_due(weight: int, size: int) -> bool:
@@ -37,7 +27,7 @@ def checkpoint_of(ordinals: Iterable[int]) -> bytes:
     return bytes(bitmap.serialize())
 
 
-def state_at(chain: Sequence[SnapshotRow]) -> BitMap:
+def state_at(chain: Sequence[SnapshotDelta]) -> BitMap:
     """The ordinals of a snapshot's state from its chain, newest first, back to a checkpoint or the beginning."""
     bitmap = BitMap()
     for row in reversed(chain):

@@ -122,7 +122,9 @@ class WorkingRoom:
         kept = set(map(id, self.appended))
         self.struck = [entry for entry in self.struck if id(entry[2]) in kept]
         self._new_members = {
-            e.stored.state_key: e for e in self.appended if e.stored.type == MEMBER and e.stored.state_key is not None
+            e.stored.state_key: e
+            for e in self.appended
+            if e.stored.type == MEMBER and e.stored.state_key is not None
         }
 
     def append(self, draft: Draft) -> RoomEvent:
@@ -254,14 +256,17 @@ class WorkingRoom:
         wanted = {event_id for event_id, _ in self.head.extremities}
         wanted.update(entry.stored.event_id for entry in auth.values())
         return {
-            event_id: encode_base64(reference_hash(known[event_id].event.pdu, self.head.version)) for event_id in wanted
+            event_id: encode_base64(reference_hash(known[event_id].event.pdu, self.head.version))
+            for event_id in wanted
         }
 
     def _auth_entries(self, draft: Draft) -> dict[StateKey, RoomEvent]:
         """The state events that the draft's event must cite."""
         found: dict[StateKey, RoomEvent] = {}
         missing: list[int] = []
-        for key in auth_types_for(self.head.version, draft.type, draft.sender, draft.state_key, draft.content):
+        for key in auth_types_for(
+            self.head.version, draft.type, draft.sender, draft.state_key, draft.content
+        ):
             if key[0] == MEMBER:
                 entry = self._member_event(key[1], missing)
             else:
@@ -359,7 +364,9 @@ class WorkingRoom:
         rows.current[MEMBER, user_id] = _current_row(stored)
         rows.summary |= membership != was
         offset = len(self.appended)
-        here = next((row for row in rows.intervals if row["user_id"] == user_id and row["until_i"] is None), None)
+        here = next(
+            (row for row in rows.intervals if row["user_id"] == user_id and row["until_i"] is None), None
+        )
         if before is not None and was == membership and membership != "invite":
             head.members = head.members.set(user_id, before._replace(ordinal=stored.ordinal))
             if here is not None:
@@ -415,7 +422,9 @@ class WorkingRoom:
         if target.redacted_by is not None:
             return
         version = self.head.version
-        pdu = encode_canonical(redact(orjson.loads(target.pdu), version), strict=version.strict_canonical_json).decode()
+        pdu = encode_canonical(
+            redact(orjson.loads(target.pdu), version), strict=version.strict_canonical_json
+        ).decode()
         self._rows.redactions.append(
             {"ordinal": target.ordinal, "redacted_by": redaction.stored.event_id, "pdu": pdu}
         )

@@ -37,12 +37,11 @@ Plan = Callable[[RoomHead], Sequence[Draft]]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The events that now stand (none if the plan wanted none), and the room as it was when they landed.
+    """The events that now stand; none if the plan wanted none.
 
     For a transaction that stood already, `replayed` is the event id it gave then and `events` is empty.
     """
 
-    head: RoomHead
     events: Sequence[RoomEvent] = ()
     replayed: str | None = None
 
@@ -93,7 +92,9 @@ class RoomWriter:
         self._queue: list[_Pending] = []
         self._running = False
 
-    def write(self, plan: Plan, users: Sequence[str], transaction: SendTransaction | None) -> Deferred[Written]:
+    def write(
+        self, plan: Plan, users: Sequence[str], transaction: SendTransaction | None
+    ) -> Deferred[Written]:
         """Queue a plan. `users` are those whose member events it will need."""
         pending = _Pending(plan, users, transaction, Deferred())
         self._queue.append(pending)
@@ -108,7 +109,7 @@ class RoomWriter:
                 taken, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
                 try:
                     again = await self._write(taken)
-                except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, whatever it is
+                except Exception as error:
                     for pending in taken:
                         if not pending.done.called:
                             pending.done.errback(error)
@@ -125,11 +126,11 @@ class RoomWriter:
             raise NotFound("Unknown room")
         planned, working = await self._plan(room, taken)
         if not working.appended:
-            self._resolve(planned, room.head, ())
+            self._resolve(planned, ())
             return []
         committed = await self._commit(room, working)
         if committed:
-            self._resolve(planned, room.head, working.appended)
+            self._resolve(planned, working.appended)
             return []
         return await self._after_conflict(planned)
 
@@ -143,7 +144,11 @@ class RoomWriter:
             for entry in await tools.member_events.load(room.key, self._room_id, room.head.version, ordinals):
                 loaded[entry.stored.ordinal] = entry
             working = WorkingRoom(
-                room.head, signer=tools.signer, member_events=tools.member_events, loaded=loaded, now=tools.now
+                room.head,
+                signer=tools.signer,
+                member_events=tools.member_events,
+                loaded=loaded,
+                now=tools.now,
             )
             planned: list[_Pending] = []
             missing: set[int] = set()
@@ -159,7 +164,9 @@ class RoomWriter:
             if not missing:
                 return [pending for pending in planned if not pending.done.called], working
             if missing <= loaded.keys():
-                raise AssertionError(f"events {missing} of {self._room_id} are named by its state but not stored")
+                raise AssertionError(
+                    f"events {missing} of {self._room_id} are named by its state but not stored"
+                )
             ordinals = missing
 
     @staticmethod
@@ -172,7 +179,7 @@ class RoomWriter:
         except MissingEvents:
             working.roll_back(mark)
             raise
-        except Exception as error:  # noqa: BLE001 - it is the answer to this one request
+        except Exception as error:
             working.roll_back(mark)
             pending.done.errback(error)
         pending.last = len(working.appended)
@@ -214,15 +221,12 @@ class RoomWriter:
         self._tools.cache.mark_stale(self._room_id)
         keys = [pending.transaction.key for pending in planned if pending.transaction is not None]
         standing = await self._tools.events.ids_by_transactions(keys) if keys else {}
-        room = await self._tools.cache.get(self._room_id)
-        if room is None:
-            raise NotFound("Unknown room")
         again: list[_Pending] = []
         for pending in planned:
             event_id = None if pending.transaction is None else standing.get(pending.transaction.key)
             pending.tries += 1
             if event_id is not None:
-                pending.done.callback(Written(room.head, replayed=event_id))
+                pending.done.callback(Written(replayed=event_id))
             elif pending.tries >= MAX_TRIES:
                 pending.done.errback(TimeoutError(f"lost the race for {self._room_id} {MAX_TRIES} times"))
             else:
@@ -230,9 +234,9 @@ class RoomWriter:
         return again
 
     @staticmethod
-    def _resolve(planned: list[_Pending], head: RoomHead, events: Sequence[RoomEvent]) -> None:
+    def _resolve(planned: list[_Pending], events: Sequence[RoomEvent]) -> None:
         for pending in planned:
-            pending.done.callback(Written(head, events[pending.first : pending.last]))
+            pending.done.callback(Written(events[pending.first : pending.last]))
 
 
 def concerned(head: RoomHead, listening: Iterable[str]) -> list[str]:

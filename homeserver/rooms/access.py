@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The visibility gate: every read of a room on behalf of a user goes through `RoomAccess`.
+
+Owns who may read a room at all, as of when, and which of its events. A room that the user may not see is refused in
+the same words whether it exists or not. Client-server API, "Room History Visibility".
+
+Membership at an event is read off the user's intervals by stream position: the membership before the event at p is
+the interval with since < p ≤ until.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from pyroaring import BitMap
+
+from homeserver.errors import Forbidden, NotFound
+from homeserver.events import RoomEvent
+from homeserver.protocol.membership import Membership
+from homeserver.protocol.visibility import HistoryVisibility, may_see_event
+from homeserver.rooms.engine import Room, RoomCache
+from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.snapshots import state_at
+from homeserver.rooms.user_rooms import UserRooms
+from storage.events import EventStore, StoredEvent
+from storage.memberships import Interval, MembershipStore
+from storage.state import StateStore
+
+MEMBER = "m.room.member"
+
+
+class Sight:
+    """What one user may see of one room, decided by their membership intervals; synchronous and cheap."""
+
+    __slots__ = ("_intervals", "user_id")
+
+    def __init__(self, user_id: str, intervals: Sequence[Interval]) -> None:
+        self.user_id = user_id
+        self._intervals = intervals
+
+    def membership_before(self, position: int) -> str | None:
+        """The user's membership in the state before the event at a position."""
+        for interval in self._intervals:
+            if interval.since < position and (interval.until is None or position <= interval.until):
+                return interval.membership
+        return None
+
+    def membership_at(self, position: int) -> str | None:
+        """The user's membership once the event at a position had happened."""
+        for interval in self._intervals:
+            if interval.since <= position and (interval.until is None or position < interval.until):
+                return interval.membership
+        return None
+
+    def joined_after(self, position: int) -> bool:
+        """Whether the user was joined at any time after the event at a position, now included."""
+        return any(
+            interval.membership == "join" and (interval.until is None or interval.until > position)
+            for interval in self._intervals
+        )
+
+    def may_see(self, entry: RoomEvent) -> bool:
+        """Whether the user may see the event."""
+        stored = entry.stored
+        position = stored.position
+        last = self._intervals[-1] if self._intervals else None
+        if last is not None and last.membership == "join" and last.since < position:
+            return True
+        own = stored.type == MEMBER and stored.state_key == self.user_id
+        visibility_after = None
+        if stored.type == "m.room.history_visibility" and stored.state_key == "":
+            visibility_after = HistoryVisibility.from_content(entry.event.content)
+        return may_see_event(
+            visibility=HistoryVisibility(stored.visibility),
+            membership=_membership(self.membership_before(position)),
+            joined_later=self.joined_after(position),
+            visibility_after=visibility_after,
+            membership_after=_membership(self.membership_at(position)) if own else None,
+        )
+
+
+def _membership(name: str | None) -> Membership | None:
+    return None if name is None else Membership(name)
+
+
+@dataclass(frozen=True, slots=True)
+class RoomAccess:
+    """A room that a user may read, and how far.
+
+    `until` is None for one who sees the present (joined, or the room is world-readable); otherwise the position of
+    the event that ended their membership, as of which they see its state.
+    """
+
+    room: Room
+    user_id: str
+    membership: str | None
+    until: int | None
+    sight: Sight
+
+    @property
+    def is_joined(self) -> bool:
+        return self.membership == "join"
+
+
+class RoomGate:
+    """Gives `RoomAccess`. One per process."""
+
+    def __init__(
+        self,
+        *,
+        cache: RoomCache,
+        user_rooms: UserRooms,
+        memberships: MembershipStore,
+        events: EventStore,
+        state: StateStore,
+        member_events: MemberEvents,
+    ) -> None:
+        self._cache = cache
+        self._user_rooms = user_rooms
+        self._memberships = memberships
+        self._events = events
+        self._state = state
+        self._member_events = member_events
+
+    async def access_joined_room(self, user_id: str, room_id: str) -> Room:
+        """The room, for what only its members may do. Raises Forbidden."""
+        room = await self._cache.get(room_id)
+        if room is None or not room.head.is_joined(user_id):
+            raise Forbidden(f"User {user_id} not in room {room_id}")
+        return room
+
+    async def access_room(self, user_id: str, room_id: str) -> RoomAccess:
+        """The room, for reading: members, former members, and anyone if it is world-readable. Raises Forbidden."""
+        room = await self._cache.get(room_id)
+        if room is None:
+            raise _unseen(user_id, room_id)
+        intervals = (await self._memberships.intervals(user_id, (room.key,)))[room.key]
+        sight = Sight(user_id, intervals)
+        standing = intervals[-1] if intervals else None
+        membership = None if standing is None else standing.membership
+        if membership == "join":
+            return RoomAccess(room, user_id, membership, None, sight)
+        if room.head.history_visibility is HistoryVisibility.WORLD_READABLE:
+            return RoomAccess(room, user_id, membership, None, sight)
+        ended = [i for i in intervals if i.membership == "join" and i.until is not None and not i.forgotten]
+        if not ended:
+            raise _unseen(user_id, room_id)
+        return RoomAccess(room, user_id, membership, ended[-1].until, sight)
+
+    async def sights(self, user_id: str, rooms: Sequence[int]) -> dict[int, Sight]:
+        """What the user may see of each room, for filtering events of many rooms with one query."""
+        intervals = await self._memberships.intervals(user_id, rooms)
+        return {room: Sight(user_id, found) for room, found in intervals.items()}
+
+    async def access_event(self, user_id: str, room_id: str, event_id: str) -> tuple[RoomAccess, RoomEvent]:
+        """An event of the room that the user may see. Raises NotFound in all other cases, Forbidden for the room."""
+
+        access = await self.access_room(user_id, room_id)
+        stored = (await self._events.by_ids((event_id,))).get(event_id)
+        if stored is None or stored.room != access.room.key or stored.flags:
+            raise NotFound("Event not found")
+        entry = self.in_memory(access.room, stored)
+        if not access.sight.may_see(entry):
+            raise NotFound("Event not found")
+        return access, entry
+
+    def in_memory(self, room: Room, stored: StoredEvent) -> RoomEvent:
+        """The shared object of a stored event if it is in memory, else a new one."""
+        return RoomEvent(stored, room.room_id, room.head.version)
+
+    # State as the user sees it.
+
+    async def state_of(self, access: RoomAccess) -> list[RoomEvent]:
+        """The whole state, members included: the present one, or as it was when the user left."""
+        room = access.room
+        if access.until is not None:
+            return await self._state_as_of(room, access.until)
+        ordinals = BitMap(member.ordinal for member in room.head.members.values())
+        members = await self._load(room, ordinals)
+        return [*room.head.state.values(), *members]
+
+    async def state_event(self, access: RoomAccess, event_type: str, state_key: str) -> RoomEvent | None:
+        """One state event as the user sees it."""
+        room = access.room
+        if access.until is not None:
+            state = await self._state_as_of(room, access.until)
+            wanted = (e for e in state if (e.stored.type, e.stored.state_key) == (event_type, state_key))
+            return next(wanted, None)
+        if event_type != MEMBER:
+            return room.head.state.get((event_type, state_key))
+        member = room.head.members.get(state_key)
+        return None if member is None else (await self._load(room, (member.ordinal,)))[0]
+
+    async def members(self, room: Room, users: Iterable[str]) -> Mapping[str, RoomEvent]:
+        """The present member events of those users, in one query for what is not in memory."""
+        members = room.head.members
+        ordinals = [member.ordinal for member in map(members.get, users) if member is not None]
+        return {str(entry.stored.state_key): entry for entry in await self._load(room, ordinals)}
+
+    async def state_before(self, room: Room, entry: StoredEvent) -> list[RoomEvent]:
+        """The state before an event, off its snapshot."""
+        if not entry.snapshot:
+            return []
+        return await self._load(room, state_at(await self._state.chain(room.key, entry.snapshot)))
+
+    async def state_after(self, room: Room, entry: RoomEvent) -> list[RoomEvent]:
+        """The state once an event had happened."""
+        before = await self.state_before(room, entry.stored)
+        if entry.stored.state_key is None:
+            return before
+        key = (entry.stored.type, entry.stored.state_key)
+        return [e for e in before if (e.stored.type, e.stored.state_key) != key] + [entry]
+
+    async def _state_as_of(self, room: Room, position: int) -> list[RoomEvent]:
+        """The state after the event at a position of the room."""
+        timeline = await self._events.timelines([(room.key, position - 1, position)], 1)
+        events = timeline[room.key]
+        if not events:
+            return []
+        return await self.state_after(room, self.in_memory(room, events[0]))
+
+    async def _load(self, room: Room, ordinals: Iterable[int]) -> list[RoomEvent]:
+        current = {entry.stored.ordinal: entry for entry in room.head.state.values()}
+        found: list[RoomEvent] = []
+        missing: list[int] = []
+        for ordinal in ordinals:
+            entry = current.get(ordinal)
+            if entry is None:
+                missing.append(ordinal)
+            else:
+                found.append(entry)
+        found.extend(await self._member_events.load(room.key, room.room_id, room.head.version, missing))
+        return found
+
+
+def _unseen(user_id: str, room_id: str) -> Forbidden:
+    return Forbidden(f"User {user_id} not in room {room_id}, and the room's history is not open to all")

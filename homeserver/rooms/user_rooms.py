@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rooms a user is in, kept in memory for users who are about.
+
+Loaded in one query when first asked for, dropped when a commit changes it, here or in another process.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+
+from homeserver.stream.changes import Change
+from storage.memberships import MembershipStore, Standing
+
+CAPACITY = 20_000
+
+
+class UserRooms:
+    """One per process; subscribes to the stream."""
+
+    def __init__(self, store: MembershipStore) -> None:
+        self._store = store
+        self._by_user: OrderedDict[str, Mapping[int, Standing]] = OrderedDict()
+        self._generation = 0
+
+    async def of(self, user_id: str) -> Mapping[int, Standing]:
+        """The user's standing by room key, in every room they ever had one (forgotten and left ones too)."""
+        known = self._by_user.get(user_id)
+        if known is not None:
+            self._by_user.move_to_end(user_id)
+            return known
+        generation = self._generation
+        rooms = {standing.room: standing for standing in await self._store.standing(user_id)}
+        if generation == self._generation:  # nobody's memberships changed while the query ran
+            self._by_user[user_id] = rooms
+            while len(self._by_user) > CAPACITY:
+                self._by_user.popitem(last=False)
+        return rooms
+
+    async def joined(self, user_id: str) -> list[Standing]:
+        """The rooms the user is joined to."""
+        return [standing for standing in (await self.of(user_id)).values() if standing.membership == "join"]
+
+    def forget(self, user_id: str) -> None:
+        """What is known of the user is out of date."""
+        self._generation += 1
+        self._by_user.pop(user_id, None)
+
+    def changed(self, change: Change) -> Iterable[str]:
+        """A commit: drop those whose memberships it may have changed."""
+        if change.unknown:
+            self._generation += 1
+            self._by_user.clear()
+        elif change.users:
+            self._generation += 1
+            for user_id in change.users:
+                self._by_user.pop(user_id, None)
+        return ()

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A room engine on a real database, as a process has it, for tests of the engine and of the services on it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from homeserver.protocol.room_versions import room_version
+from homeserver.protocol.signing import SigningKey
+from homeserver.rooms.access import RoomGate
+from homeserver.rooms.engine import Draft, Room, RoomCache, RoomEngine, RoomHead
+from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.working import Signer
+from homeserver.rooms.engine.writer import WriterTools
+from homeserver.rooms.user_rooms import UserRooms
+from homeserver.stream import Committer, Stream
+from storage.database import Database
+from storage.events import EventStore
+from storage.memberships import MembershipStore
+from storage.rooms import RoomStore
+from storage.state import StateStore
+from storage.stream import StreamStore
+
+ALICE, BOB, CAROL = "@alice:localhost", "@bob:localhost", "@carol:localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One process's worth of rooms."""
+
+    database: Database
+    stream: Stream
+    committer: Committer
+    engine: RoomEngine
+    cache: RoomCache
+    gate: RoomGate
+    user_rooms: UserRooms
+    events: EventStore
+
+    @classmethod
+    async def open(cls, database: Database, *, budget: int = 50_000_000) -> Engine:
+        """Assembled as `homeserver/app.py` does, without HTTP."""
+        origin = secrets.token_hex(8)
+        stream_store = StreamStore(database, origin)
+        stream = Stream(origin=origin, position=await stream_store.position())
+        await database.listen("stream", stream.heard)
+        events, memberships = EventStore(database), MembershipStore(database)
+        member_events = MemberEvents(events, budget // 4)
+        cache = RoomCache(RoomStore(database), member_events, budget)
+        user_rooms = UserRooms(memberships)
+        stream.subscribe(cache)
+        stream.subscribe(user_rooms)
+        committer = Committer(stream_store, stream)
+        ticks = count(1_700_000_000_000)
+        engine = RoomEngine(
+            WriterTools(
+                cache=cache,
+                member_events=member_events,
+                events=events,
+                committer=committer,
+                listening=stream.listeners,
+                signer=Signer("localhost", SigningKey.from_seed("ed25519:test", bytes(32))),
+                now=lambda: next(ticks),
+            )
+        )
+        gate = RoomGate(
+            cache=cache,
+            user_rooms=user_rooms,
+            memberships=memberships,
+            events=events,
+            state=StateStore(database),
+            member_events=member_events,
+        )
+        return cls(database, stream, committer, engine, cache, gate, user_rooms, events)
+
+    async def new_room(
+        self,
+        creator: str = ALICE,
+        *,
+        version: str = "11",
+        join_rule: str = "public",
+        visibility: str = "shared",
+        more: Sequence[Draft] = (),
+    ) -> Room:
+        """A room with its creator joined, open to all unless told otherwise."""
+        rules = room_version(version)
+        create_content: dict[str, Any] = {"room_version": version}
+        if rules.create_has_creator:
+            create_content["creator"] = creator
+        users = {} if rules.privileged_creators else {creator: 100}
+
+        def plan(_head: RoomHead) -> list[Draft]:
+            return [
+                member(creator, "join"),
+                Draft("m.room.power_levels", creator, {"users": users}, ""),
+                Draft("m.room.join_rules", creator, {"join_rule": join_rule}, ""),
+                Draft("m.room.history_visibility", creator, {"history_visibility": visibility}, ""),
+                *more,
+            ]
+
+        return await self.engine.create(rules, Draft("m.room.create", creator, create_content, ""), plan)
+
+    async def join(self, room_id: str, *users: str) -> None:
+        """Join users to a public room, one after the other."""
+        for user in users:
+            await self.engine.write(room_id, lambda _head, user=user: [member(user, "join")], users=(user,))  # type: ignore[misc]
+
+    async def send(self, room_id: str, sender: str, body: str) -> str:
+        """Send a message; its event id."""
+        written = await self.engine.write(room_id, lambda _head: [message(sender, body)], users=(sender,))
+        return written.event_id
+
+
+def member(user: str, membership: str, sender: str | None = None, **content: Any) -> Draft:
+    """A draft of a membership."""
+    return Draft("m.room.member", sender or user, {"membership": membership, **content}, user)
+
+
+def message(sender: str, body: str) -> Draft:
+    """A draft of a text message."""
+    return Draft("m.room.message", sender, {"msgtype": "m.text", "body": body})
