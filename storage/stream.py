@@ -19,6 +19,8 @@ Row = Mapping[str, Any]
 
 _COMMIT = Prepared("SELECT before, written, keys FROM commit_stream(%s, %s, %s, %s, %s, %s, %s, %s)")
 _POSITION = "SELECT position FROM stream"
+# Waits for a commit that is still under way, so that none can turn up below the position afterwards.
+_SETTLED = "SELECT position FROM stream FOR UPDATE"
 
 
 @dataclass(slots=True)
@@ -52,6 +54,12 @@ class StreamStore:
     async def position(self) -> int:
         """The newest committed position."""
         row = await self._database.fetch_one("stream_position", _POSITION)
+        assert row is not None
+        return int(row[0])
+
+    async def settled_position(self) -> int:
+        """The position once no commit is under way that might still add to what is below it."""
+        row = await self._database.fetch_one("stream_settled_position", _SETTLED)
         assert row is not None
         return int(row[0])
 

@@ -7,6 +7,7 @@
 
 from homeserver.stream.changes import Change
 from homeserver.stream.committer import Committer, RoomBatch, RoomCommit
+from homeserver.stream.recovery import Recovery
 from homeserver.stream.stream import Stream
 
-__all__ = ["Change", "Committer", "RoomBatch", "RoomCommit", "Stream"]
+__all__ = ["Change", "Committer", "Recovery", "RoomBatch", "RoomCommit", "Stream"]

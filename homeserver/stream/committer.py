@@ -17,6 +17,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import Deferred
 
 from homeserver.stream.changes import Change
+from storage.database import ConnectionLost
 from storage.stream import CommitResult, StreamBatch
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ _WAITING = Gauge("lares_stream_commit_queue", "Room batches and writes waiting f
 
 MAX_POSITIONS = 1000
 """Positions in one commit: bounds the time others wait for it."""
+
+MAX_TRIES = 3
+"""Attempts at a write whose outcome is unknown because the connection broke."""
 
 Row = dict[str, Any]
 
@@ -63,6 +67,10 @@ class CommitDoor(Protocol):
     def commit(self, batch: StreamBatch) -> Awaitable[CommitResult]: ...
 
 
+class Resync(Protocol):
+    def resync(self) -> Awaitable[None]: ...
+
+
 class Announcer(Protocol):
     def announce(self, change: Change) -> None: ...
 
@@ -81,14 +89,16 @@ class _PendingWrite:
     users: Sequence[str]
     landed: Callable[[int], Iterable[str]] | None
     done: Deferred[int]
+    tries: int = 0
 
 
 class Committer:
     """One per process."""
 
-    def __init__(self, store: CommitDoor, stream: Announcer) -> None:
+    def __init__(self, store: CommitDoor, stream: Announcer, recovery: Resync) -> None:
         self._store = store
         self._stream = stream
+        self._recovery = recovery
         self._rooms: list[_PendingRoom] = []
         self._writes: list[_PendingWrite] = []
         self._running = False
@@ -149,14 +159,29 @@ class Committer:
         batch, starts = _assemble(rooms, writes)
         try:
             result = await self._store.commit(batch)
+        except ConnectionLost as error:
+            await self._recover(rooms, writes, error)
+            return
         except Exception as error:
-            for room in rooms:
-                room.done.errback(error)
-            for write in writes:
-                write.done.errback(error)
+            _fail(rooms, writes, error)
             return
         _BATCH.observe(batch.count)
         self._announce(batch, result, rooms, writes, starts)
+
+    async def _recover(
+        self, rooms: list[_PendingRoom], writes: list[_PendingWrite], error: ConnectionLost
+    ) -> None:
+        """Nobody knows whether it was committed. Rooms find out by their events; writes may be done again."""
+        try:
+            await self._recovery.resync()
+        except Exception as unavailable:
+            _fail(rooms, writes, unavailable)
+            return
+        for write in writes:
+            write.tries += 1
+        again = [write for write in writes if write.tries < MAX_TRIES]
+        self._writes[:0] = again
+        _fail(rooms, [write for write in writes if write.tries >= MAX_TRIES], error)
 
     def _take(self) -> tuple[list[_PendingRoom], list[_PendingWrite]]:
         budget = MAX_POSITIONS
@@ -205,6 +230,13 @@ class Committer:
             pending.done.callback(room_commit)
         for start, write in zip(starts[len(rooms) :], writes, strict=True):
             write.done.callback(result.before + start)
+
+
+def _fail(rooms: list[_PendingRoom], writes: list[_PendingWrite], error: Exception) -> None:
+    for room in rooms:
+        room.done.errback(error)
+    for write in writes:
+        write.done.errback(error)
 
 
 def _assemble(rooms: list[_PendingRoom], writes: list[_PendingWrite]) -> tuple[StreamBatch, list[int]]:

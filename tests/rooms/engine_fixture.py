@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from twisted.internet.task import deferLater
+
 from homeserver.protocol.room_versions import room_version
 from homeserver.protocol.signing import SigningKey
 from homeserver.rooms.access import RoomGate
@@ -17,13 +19,14 @@ from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.engine.writer import WriterTools
 from homeserver.rooms.user_rooms import UserRooms
-from homeserver.stream import Committer, Stream
+from homeserver.stream import Committer, Recovery, Stream
 from storage.database import Database
 from storage.events import EventStore
 from storage.memberships import MembershipStore
 from storage.rooms import RoomStore
 from storage.state import StateStore
 from storage.stream import StreamStore
+from tests.reactor import reactor
 
 ALICE, BOB, CAROL = "@alice:localhost", "@bob:localhost", "@carol:localhost"
 
@@ -54,7 +57,8 @@ class Engine:
         user_rooms = UserRooms(memberships)
         stream.subscribe(cache)
         stream.subscribe(user_rooms)
-        committer = Committer(stream_store, stream)
+        recovery = Recovery(stream_store, stream, _pause)
+        committer = Committer(stream_store, stream, recovery)
         ticks = count(1_700_000_000_000)
         engine = RoomEngine(
             WriterTools(
@@ -113,6 +117,10 @@ class Engine:
         """Send a message; its event id."""
         written = await self.engine.write(room_id, lambda _head: [message(sender, body)], users=(sender,))
         return written.event_id
+
+
+async def _pause(seconds: float) -> None:
+    await deferLater(reactor, seconds)
 
 
 def member(user: str, membership: str, sender: str | None = None, **content: Any) -> Draft:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import orjson
+import psycopg2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -261,3 +264,23 @@ async def test_what_another_process_wrote_is_seen(database: Database) -> None:
     again = await second.cache.get(room.room_id)
     assert again is not None
     assert again.head.position == room.head.position
+
+
+async def test_a_broken_connection_loses_and_doubles_nothing(database: Database, postgres: str) -> None:
+    """Backends are killed again and again while many send: every acknowledged event stands exactly once."""
+    engine = await Engine.open(database)
+    room = await engine.new_room()
+    ids: list[str] = []
+    for n in range(6):
+        sends = [Deferred.fromCoroutine(engine.send(room.room_id, ALICE, f"{n} {i}")) for i in range(20)]
+        with closing(psycopg2.connect(postgres)) as other, other.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%commit_stream%'"
+                " AND pid <> pg_backend_pid() OR query LIKE 'EXECUTE%'"
+            )
+        ids.extend(await gatherResults(sends))
+    timeline = await whole_timeline(engine, room.key)
+    assert [prev_events(event) for event in timeline[1:]] == [[event.event_id] for event in timeline[:-1]]
+    sent = [event.event_id for event in timeline if event.type == "m.room.message"]
+    assert sorted(ids) == sorted(sent)
+    assert len(sent) == 120
