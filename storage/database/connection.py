@@ -171,6 +171,8 @@ class Connection:
         return "postgres"
 
     def doRead(self) -> None:  # noqa: N802
+        if self.closed:  # by a callback earlier in the same event
+            return
         try:
             state = self._pg.poll()
         except psycopg2.Error as error:
@@ -190,7 +192,13 @@ class Connection:
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: N802
         """The reactor saw the socket hang up (or is shutting down) before libpq did."""
-        if not self.closed:
+        if self.closed:
+            return
+        if self._cursor is None:  # libpq may have further addresses to try, and knows the reason better
+            self._reactor.addReader(self)
+            self._writing = False
+            self.doRead()
+        else:
             self._drop(psycopg2.OperationalError(reason.getErrorMessage()))
 
     def _write(self, wanted: bool) -> None:
@@ -235,6 +243,7 @@ class Connection:
         self._reactor.removeReader(self)
         self._reactor.removeWriter(self)
         os.close(self._descriptor)
+        self._descriptor = -1  # its number may soon be another's, whom a late removal must not hit
 
     def close(self) -> None:
         """End the connection without a word to the holder. Idempotent; a statement under way is not waited
@@ -256,26 +265,27 @@ class Connection:
 
     # --- statements
 
-    def submit(self, operation: Operation) -> None:
-        """Send a statement on the idle connection. Every failure reaches `operation`, none is raised."""
+    def submit(self, operation: Operation) -> bool:
+        """Send a statement on the idle connection. Every failure reaches `operation`, none is raised.
+
+        Returns False if nothing was sent: the operation has failed and the connection is as it was.
+        """
         if self.operation is not None:
             operation.fail(RuntimeError("a transaction runs one statement at a time"))
-            return
+            return False
         if self.closed:
             operation.fail(ConnectionLost("the connection was lost earlier in this transaction"))
-            return
+            return False
         statement = operation.statement
         self.operation = operation
         if type(statement) is Prepared:
             if statement.identifier not in self._prepared:
                 self._pending = statement
-                self._send(statement.definition, None)
-                return
-            self._send(statement.invocation, operation.params or None)
-        else:
-            self._send(statement, operation.params or None)
+                return self._send(statement.definition, None)
+            return self._send(statement.invocation, operation.params or None)
+        return self._send(statement, operation.params or None)
 
-    def _send(self, sql: Any, params: Any) -> None:
+    def _send(self, sql: Any, params: Any) -> bool:
         cursor = self._cursor
         assert cursor is not None
         try:
@@ -290,9 +300,20 @@ class Connection:
                 elif state != POLL_READ and not self._writing:
                     self._write(True)
         except psycopg2.Error as error:
-            self._failed(error)
-        except Exception as error:  # adaptation of the parameters: nothing was sent
-            self._answered_with_error(translate(error))
+            if self._pg.closed or is_connection_lost(error):
+                self._drop(error)
+                return True
+            return self._not_sent(error)
+        except Exception as error:
+            return self._not_sent(error)
+        return True
+
+    def _not_sent(self, error: Exception) -> bool:
+        """The parameters could not be adapted."""
+        operation, self.operation = self.operation, None
+        assert operation is not None
+        operation.fail(translate(error))
+        return False
 
     def _finished(self, operation: Operation) -> None:
         if self._writing:
@@ -300,7 +321,8 @@ class Connection:
         if self._pending is not None:
             self._prepared.add(self._pending.identifier)
             invocation, self._pending = self._pending.invocation, None
-            self._send(invocation, operation.params or None)
+            if not self._send(invocation, operation.params or None):
+                self._freed(operation)
             return
         cursor = self._cursor
         assert cursor is not None

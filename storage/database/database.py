@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Database`: the interface every store is given.
 
-Measured on a two-core machine over a Unix socket, per `fetch_one` of one row by primary key: see
-`docs/performance.md`; the order of magnitude is 60–90 µs of Python CPU, of which psycopg2 is about half.
+Python CPU per operation, measured on a machine of two cores over a Unix socket, one at a time and eight at a time (when
+one turn of the reactor serves several): a `fetch` of a row by key 31 and 17 µs, an `execute` of an INSERT 43 and 20 µs,
+a transaction of one INSERT 72 and 36 µs. `Prepared` changes none of these notably, but Postgres' own CPU for a join of
+five tables fell from 135 to 35 µs, and from 20 to 15 µs for the row by key.
 """
 
 from __future__ import annotations

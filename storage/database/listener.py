@@ -9,11 +9,15 @@ from typing import Any
 import psycopg2
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from storage.database.connection import COUNT, Connection, DelayedCall, Operation, Reactor
 from storage.database.errors import DatabaseClosed
 from storage.database.metrics import DatabaseMetrics
 from storage.database.settings import PoolSettings
+
+_CHANNEL_LIMIT = 63
+"""Bytes of an identifier; Postgres would cut off the rest, and its notifications would name a channel nobody knows."""
 
 
 class _Subscription:
@@ -58,6 +62,8 @@ class Listener:
         self, channel: str, callback: Callable[[str], None], on_reconnect: Callable[[], None] | None
     ) -> Deferred[None]:
         """Fires once Postgres listens on the channel."""
+        if len(channel.encode()) > _CHANNEL_LIMIT:
+            raise ValueError(f"channel names have at most {_CHANNEL_LIMIT} bytes")
         deferred: Deferred[None] = Deferred(self._forget)
         if self._closed:
             deferred.errback(DatabaseClosed("the database pool is closed"))
@@ -92,14 +98,14 @@ class Listener:
         try:
             self._conn = Connection(self._reactor, self, self._dsn, self._connect_timeout)
         except psycopg2.Error as error:
-            self._again(error)
+            self._again(str(error))
 
-    def _again(self, error: Exception) -> None:
+    def _again(self, reason: str) -> None:
         self._conn = None
         self._ready = False
         settings = self._settings
         self._pause = min(max(self._pause * 2, settings.backoff_first), settings.backoff_limit)
-        self._log.warn("not listening to the database: {error}", error=str(error).strip())
+        self._log.warn("not listening to the database: {error}", error=reason.strip())
         self._retry = self._reactor.callLater(self._pause, self._connect)
 
     def _subscribe(self) -> None:
@@ -112,7 +118,15 @@ class Listener:
         waiting = self._waiting[:]
         statement = "; ".join(f"LISTEN {_quoted(channel)}" for channel in self._subscriptions)
         operation = Operation(statement, (), COUNT, self._timing, then=lambda: self._listening(waiting))
+        operation.deferred = Deferred()
+        operation.deferred.addErrback(self._refused, conn)
         conn.submit(operation)
+
+    def _refused(self, failure: Failure, conn: Connection) -> None:
+        """Postgres did not do as told (a timeout, say): start over."""
+        if conn is self._conn:
+            conn.close()
+            self._again(failure.getErrorMessage())
 
     def _listening(self, served: list[Deferred[None]]) -> None:
         self._pause = 0.0
@@ -146,7 +160,7 @@ class Listener:
                 for subscription in subscriptions
                 if id(subscription) not in known
             ]
-        self._again(error)
+        self._again(str(error))
 
     def notified(self, channel: str, payload: str) -> None:
         for subscription in self._subscriptions.get(channel, ()):

@@ -84,7 +84,9 @@ class Pool:
             deferred = operation.deferred = (
                 Deferred()
             )  # without canceller: Deferred drops a late result by itself
-            self._idle.pop().submit(operation)
+            conn = self._idle.pop()
+            if not conn.submit(operation):
+                self.idle(conn)
             return deferred
         deferred = operation.deferred = Deferred(lambda cancelled: self._forget(operation))
         self._wait(operation)
@@ -105,7 +107,8 @@ class Pool:
     def give_back(self, conn: Connection) -> None:
         """End a lease during which nothing was sent."""
         conn.held = False
-        self.idle(conn)
+        # In a later turn: a queue of transactions that do nothing would otherwise unroll on the stack.
+        self._reactor.callLater(0, self.idle, conn)
 
     def _wait(self, item: Operation | Lease) -> None:
         refused: DatabaseFailure | None = None
@@ -156,15 +159,16 @@ class Pool:
         self._grow()
 
     def idle(self, conn: Connection) -> None:
-        if conn.closed:
-            self._finish_closing()
-        elif self._queue:
+        while self._queue and not conn.closed:
             item = self._queue.popleft()
-            if isinstance(item, Operation):
-                conn.submit(item)
-            else:
+            if isinstance(item, Lease):
                 conn.held = True
                 item.deferred.callback(conn)
+                return
+            if conn.submit(item):
+                return
+        if conn.closed:
+            self._finish_closing()
         elif self._closing is not None:
             self._open.discard(conn)
             conn.close()

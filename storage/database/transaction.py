@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from storage.database.connection import COUNT, ROW, ROWS, Connection, Operation, Reactor
-from storage.database.errors import ConnectionLost, is_retryable
+from storage.database.errors import ConnectionLost, TransactionAborted, is_retryable
 from storage.database.prepared import Parameters, Prepared, Statement
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Work(Protocol[T_co]):
 class Transaction:
     """One attempt. Statements run one after another; don't start one before the last was answered."""
 
-    __slots__ = ("_after", "_began", "_begin", "_conn", "_timing", "committing")
+    __slots__ = ("_after", "_began", "_begin", "_broken", "_conn", "_timing", "committing")
 
     _log = Logger()
 
@@ -55,6 +55,8 @@ class Transaction:
         self._conn = conn
         self._begin = begin
         self._began = False
+        self._broken = False
+        """The statement that was to carry BEGIN failed, perhaps before BEGIN took effect."""
         self._timing = timing
         self._after: list[Callable[[], None]] = []
         self.committing = False
@@ -89,9 +91,16 @@ class Transaction:
         if isinstance(sql, Prepared):
             await self._run(name, self._begin, (), COUNT)
             return await self._run(name, sql, params, shape)
-        return await self._run(name, f"{self._begin};{sql}", params, shape)
+        # Postgres parses both statements before it runs the first, and nothing at all is sent if parameters can't be.
+        # Should the work go on after such an error, its next statement must not commit by itself.
+        self._broken = True
+        answer = await self._run(name, f"{self._begin};{sql}", params, shape)
+        self._broken = False
+        return answer
 
     def _run(self, name: str, sql: Statement, params: Parameters, shape: int) -> Deferred[Any]:
+        if self._began and self._broken and self._conn.operation is None:
+            raise TransactionAborted("a statement failed earlier in this transaction")
         self._began = True
         operation = Operation(sql, params, shape, self._timing(name), releases=False)
         deferred = operation.deferred = Deferred[Any]()
@@ -100,7 +109,9 @@ class Transaction:
 
     def commit(self, pool: Pool, timing: Timing) -> Deferred[Any] | None:
         """Send COMMIT and give the connection back; None if there was nothing to commit."""
-        self.committing = self._began
+        if self._broken and not self._conn.closed:
+            raise TransactionAborted("a statement failed earlier in this transaction")
+        self.committing = self._began and not self._conn.closed
         if not self._began:
             pool.give_back(self._conn)
             self._committed()

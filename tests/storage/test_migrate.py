@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The migration runner: order, all or nothing, races, and databases of other releases."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import make_dsn
+
+from storage.migrate import DatabaseTooNew, Migration, MigrationError, load_migrations, migrate
+
+
+def steps(*statements: str, oldest_code: int = 0) -> list[Migration]:
+    return [
+        Migration(number, f"step{number}", sql, oldest_code) for number, sql in enumerate(statements, start=1)
+    ]
+
+
+def ask(dsn: str, statement: str) -> list[tuple[Any, ...]]:
+    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        return cursor.fetchall()
+
+
+def test_the_packages_own_migrations(empty_database_url: str) -> None:
+    own = load_migrations()
+    assert own
+    assert migrate(empty_database_url) == len(own)
+    assert migrate(empty_database_url) == len(own)
+    applied = ask(empty_database_url, "SELECT number, name FROM schema_version ORDER BY number")
+    assert applied == [(migration.number, migration.name) for migration in own]
+
+
+def test_only_what_is_missing_is_applied(empty_database_url: str) -> None:
+    assert migrate(empty_database_url, steps("CREATE TABLE a (x int)")) == 1
+    assert (
+        migrate(empty_database_url, steps("SELECT 1/0", "CREATE TABLE b (x int); INSERT INTO b VALUES (1)"))
+        == 2
+    )
+    assert ask(empty_database_url, "SELECT * FROM b") == [(1,)]
+
+
+def test_a_failing_migration_leaves_no_trace(empty_database_url: str) -> None:
+    with pytest.raises(MigrationError, match="0002_step2 failed and was undone: division by zero"):
+        migrate(empty_database_url, steps("CREATE TABLE a (x int)", "CREATE TABLE b (x int); SELECT 1/0"))
+    assert ask(empty_database_url, "SELECT to_regclass('a')::text, to_regclass('b')::text") == [("a", None)]
+    assert migrate(empty_database_url, steps("CREATE TABLE a (x int)", "CREATE TABLE b (x int)")) == 2
+
+
+def test_percent_signs_are_left_alone(empty_database_url: str) -> None:
+    migrate(empty_database_url, steps("CREATE TABLE a AS SELECT '%s %' AS x"))
+    assert ask(empty_database_url, "SELECT x FROM a") == [("%s %",)]
+
+
+def test_processes_starting_together_do_not_race(empty_database_url: str) -> None:
+    slow = steps(
+        "CREATE TABLE a (x int); INSERT INTO a VALUES (1); SELECT pg_sleep(0.2)", "INSERT INTO a VALUES (2)"
+    )
+    with ThreadPoolExecutor(6) as threads:
+        versions = list(threads.map(lambda _: migrate(empty_database_url, slow), range(6)))
+    assert versions == [2] * 6
+    assert ask(empty_database_url, "SELECT x FROM a ORDER BY x") == [(1,), (2,)]
+
+
+def test_a_newer_database_is_refused_only_if_it_says_so(empty_database_url: str) -> None:
+    old = steps("CREATE TABLE a (x int)")
+    migrate(empty_database_url, [*old, Migration(2, "added", "CREATE TABLE b (x int)", 0)])
+    assert migrate(empty_database_url, old) == 2
+    migrate(
+        empty_database_url,
+        [*old, Migration(2, "added", "", 0), Migration(3, "dropped", "DROP TABLE a", 2)],
+    )
+    assert migrate(empty_database_url, [*old, Migration(2, "added", "", 0)]) == 3
+    with pytest.raises(DatabaseTooNew, match="knows 1"):
+        migrate(empty_database_url, old)
+
+
+def test_databases_of_another_encoding_are_refused(empty_database_url: str) -> None:
+    with closing(psycopg2.connect(empty_database_url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+            try:
+                with pytest.raises(MigrationError, match="LATIN1"):
+                    migrate(make_dsn(empty_database_url, dbname="latin"), [])
+            finally:
+                cursor.execute("DROP DATABASE latin")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["0001_a.sql", "0003_c.sql"], "0002 is missing"),
+        (["0001_a.sql", "0001_b.sql"], "0002 is missing or its number is used twice"),
+        (["0001-a.sql"], "NNNN_name"),
+    ],
+)
+def test_misnumbered_files_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
+    for name in names:
+        (tmp_path / name).write_text("SELECT 1")
+    with pytest.raises(MigrationError, match=message):
+        load_migrations(tmp_path)
+
+
+def test_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "0002_two.sql").write_text("-- A comment.\n-- oldest code: 0001\nSELECT 2\n")
+    (tmp_path / "0001_one.sql").write_text("SELECT 1")
+    (tmp_path / "__init__.py").write_text("")
+    one, two = load_migrations(tmp_path)
+    assert (one.number, one.name, one.sql, one.oldest_code) == (1, "one", "SELECT 1", 0)
+    assert (two.number, two.name, two.oldest_code) == (2, "two", 1)
