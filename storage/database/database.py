@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Database`: the interface every store is given.
 
-Python CPU per operation, measured on a machine of two cores over a Unix socket, one at a time and eight at a time (when
-one turn of the reactor serves several): a `fetch` of a row by key 31 and 17 µs, an `execute` of an INSERT 43 and 20 µs,
-a transaction of one INSERT 72 and 36 µs. `Prepared` changes none of these notably, but Postgres' own CPU for a join of
-five tables fell from 135 to 35 µs, and from 20 to 15 µs for the row by key.
+Python CPU per operation, on a busy machine of two cores over a Unix socket, two runs, one at a time and eight at a time
+(when one turn of the reactor serves several): a `fetch` of a row by key 31–44 and 17–25 µs, an `execute` of an INSERT
+40–43 and 20 µs, a transaction of one INSERT 72–86 and 36–38 µs. `Prepared` makes no difference to Python beyond that
+noise, but Postgres' own CPU for a join of five tables fell from 125–165 to 22–45 µs; for the row by key and the INSERT
+it gained little or nothing.
 """
 
 from __future__ import annotations
