@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memberships table: who was what in a room, and when.
 
-Rows are begun and ended by the stream's commit (`storage/stream.py`); this module reads them, and forgets rooms.
+Rows are begun, ended and forgotten in the stream's commits (`storage/stream.py`); this module reads them.
 """
 
 from __future__ import annotations
@@ -48,8 +48,6 @@ _INTERVALS = Prepared(
     """SELECT m.room, m.membership, m.since, m.until, m.ordinal, m.sender, m.forgotten
     FROM memberships m WHERE m.user_id = %s AND m.room = ANY (%s::bigint[]) ORDER BY m.room, m.since"""
 )
-_FORGET = """UPDATE memberships SET forgotten = true
-    WHERE user_id = %s AND room = %s AND (until IS NOT NULL OR membership IN ('leave', 'ban'))"""
 _SHARING = """SELECT DISTINCT o.user_id FROM memberships m JOIN memberships o USING (room)
     WHERE m.user_id = %s AND m.until IS NULL AND m.membership = 'join'
       AND o.until IS NULL AND o.membership = 'join'"""
@@ -74,10 +72,6 @@ class MembershipStore:
         ):
             found[room].append(Interval._make(interval))
         return found
-
-    async def forget(self, user_id: str, room: int) -> None:
-        """Hide a room the user has left, its past included, until they have something new to do with it."""
-        await self._database.execute("memberships_forget", _FORGET, (user_id, room))
 
     async def sharing_rooms(self, user_id: str) -> set[str]:
         """The users joined to a room that the user is joined to, the user among them."""

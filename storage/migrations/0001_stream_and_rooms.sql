@@ -121,6 +121,37 @@ CREATE TABLE published_rooms (
     room bigint PRIMARY KEY
 );
 
+-- Aliases change in commits of the stream only (`commit_stream`, the three functions below), whose lock makes
+-- "is it free?" and "take it" one step.
+CREATE FUNCTION write_room_alias(rows json, before bigint) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO room_aliases (alias, room_id, creator)
+    SELECT alias, room_id, creator FROM json_to_recordset(rows) AS x(alias text, room_id text, creator text)
+    ON CONFLICT (alias) DO NOTHING
+$$;
+
+CREATE FUNCTION write_room_alias_removal(rows json, before bigint) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM room_aliases a USING json_to_recordset(rows) AS x(alias text, room_id text)
+    WHERE a.alias = x.alias AND a.room_id = x.room_id
+$$;
+
+-- A room is replaced: its aliases and its place in the directory pass to the new one.
+CREATE FUNCTION write_room_replacement(rows json, before bigint) RETURNS void LANGUAGE sql AS $$
+    UPDATE room_aliases a SET room_id = x.new_room_id
+    FROM json_to_recordset(rows) AS x(old_room_id text, new_room_id text) WHERE a.room_id = x.old_room_id;
+    UPDATE published_rooms p SET room = n.room
+    FROM json_to_recordset(rows) AS x(old_room_id text, new_room_id text)
+    JOIN rooms o ON o.room_id = x.old_room_id JOIN rooms n ON n.room_id = x.new_room_id
+    WHERE p.room = o.room AND NOT EXISTS (SELECT FROM published_rooms q WHERE q.room = n.room)
+$$;
+
+-- Hides rooms that users have left, their past included, until they have something new to do with them.
+CREATE FUNCTION write_forgotten(rows json, before bigint) RETURNS void LANGUAGE sql AS $$
+    UPDATE memberships m SET forgotten = true
+    FROM json_to_recordset(rows) AS x(room bigint, user_id text)
+    WHERE m.user_id = x.user_id AND m.room = x.room
+      AND (m.until IS NOT NULL OR m.membership IN ('leave', 'ban'))
+$$;
+
 -- Takes `count` positions and holds the stream until the transaction ends; returns the one before the first.
 CREATE FUNCTION take_positions(count bigint) RETURNS bigint LANGUAGE sql AS $$
     UPDATE stream SET position = position + count RETURNING position - count
@@ -130,7 +161,7 @@ $$;
 --
 -- p_rooms   [{r, room, room_id, version, expected, depth, extremities, next_ordinal, snapshot, next_snapshot,
 --            snapshot_weight, last, transactions}], `r` the number other lists name it by, `expected` 0 for a new room,
---            `last` the offset of its newest event
+--            `last` the offset of its newest event; a new room's may have {alias, alias_creator, published}
 -- p_events  rows of `events` with {r, i}: `i` is the offset that gives the position
 -- p_state   {snapshots: [...], current: [...], ended: [...], begun: [...], renewed: [...], summaries: [...]}
 -- p_redactions [{r, ordinal, redacted_by, pdu}]
@@ -138,7 +169,7 @@ $$;
 -- p_count   positions to take; p_origin and p_users go into the notification
 --
 -- Returns the position before the first, and for each room that was written its number and key. Rooms whose
--- head had moved, or one of whose transactions already stands, are absent and wholly unwritten.
+-- head had moved, or one of whose transactions already stands, or whose alias is taken, are absent and wholly unwritten.
 CREATE FUNCTION commit_stream(
     p_count bigint, p_origin text, p_users json, p_rooms json, p_events json, p_state json,
     p_redactions json, p_writes json,
@@ -155,7 +186,8 @@ BEGIN
         WITH b AS MATERIALIZED (
             SELECT * FROM json_to_recordset(p_rooms) AS b(
                 r int, room bigint, room_id text, version text, expected bigint, depth bigint, extremities int[],
-                next_ordinal int, snapshot int, next_snapshot int, snapshot_weight int, last bigint, transactions uuid[])
+                next_ordinal int, snapshot int, next_snapshot int, snapshot_weight int, last bigint, transactions uuid[],
+                alias text, alias_creator text, published boolean)
         ), moved AS (
             UPDATE rooms SET head = rooms.head + 1, depth = b.depth, extremities = b.extremities,
                 next_ordinal = b.next_ordinal, snapshot = b.snapshot, next_snapshot = b.next_snapshot,
@@ -170,9 +202,17 @@ BEGIN
                 snapshot_weight, position)
             SELECT room_id, version, 1, depth, extremities, next_ordinal, snapshot, next_snapshot, snapshot_weight,
                 before + last
-            FROM b WHERE expected = 0
+            FROM b
+            WHERE expected = 0
+              AND (b.alias IS NULL OR NOT EXISTS (SELECT FROM room_aliases a WHERE a.alias = b.alias))
             ON CONFLICT (room_id) DO NOTHING
             RETURNING room, room_id
+        ), named AS (  -- aliases are written under the stream's lock only, so what was free above still is
+            INSERT INTO room_aliases (alias, room_id, creator)
+            SELECT b.alias, made.room_id, b.alias_creator FROM made JOIN b USING (room_id) WHERE b.alias IS NOT NULL
+            ON CONFLICT (alias) DO NOTHING
+        ), listed AS (
+            INSERT INTO published_rooms (room) SELECT made.room FROM made JOIN b USING (room_id) WHERE b.published
         ), done AS (
             SELECT r, room FROM moved
             UNION ALL SELECT b.r, made.room FROM made JOIN b USING (room_id)

@@ -106,7 +106,9 @@ class Engine:
                 *more,
             ]
 
-        return await self.engine.create(rules, Draft("m.room.create", creator, create_content, ""), plan)
+        room = await self.engine.create(rules, Draft("m.room.create", creator, create_content, ""), plan)
+        assert room is not None
+        return room
 
     async def join(self, room_id: str, *users: str) -> None:
         """Join users to a public room, one after the other."""

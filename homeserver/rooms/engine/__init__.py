@@ -6,9 +6,19 @@ commit, `cache` loads rooms and keeps them within a budget, `engine` is the door
 """
 
 from homeserver.rooms.engine.cache import Room, RoomCache
-from homeserver.rooms.engine.drafts import Draft, SendTransaction
+from homeserver.rooms.engine.drafts import DirectoryEntry, Draft, SendTransaction
 from homeserver.rooms.engine.engine import RoomEngine
 from homeserver.rooms.engine.head import RoomHead
 from homeserver.rooms.engine.writer import Plan, Written
 
-__all__ = ["Draft", "Plan", "Room", "RoomCache", "RoomEngine", "RoomHead", "SendTransaction", "Written"]
+__all__ = [
+    "DirectoryEntry",
+    "Draft",
+    "Plan",
+    "Room",
+    "RoomCache",
+    "RoomEngine",
+    "RoomHead",
+    "SendTransaction",
+    "Written",
+]

@@ -47,3 +47,17 @@ class Draft:
     transaction: SendTransaction | None = None
     stripped_state: str | None = None
     """JSON array kept with an invite or knock: what the invited user is shown of the room."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    """What this server's directories say of a new room from its first moment on."""
+
+    creator: str
+    alias: str | None = None
+    """Must be free, or the room is not made."""
+    published: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """Further keys of the room's row in a batch (`commit_stream`)."""
+        return {"alias": self.alias, "alias_creator": self.creator, "published": self.published}

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import MatrixError
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.engine.cache import Room, RoomCache
-from homeserver.rooms.engine.drafts import Draft, SendTransaction
+from homeserver.rooms.engine.drafts import DirectoryEntry, Draft, SendTransaction
 from homeserver.rooms.engine.head import RoomHead
 from homeserver.rooms.engine.working import Signer, WorkingRoom
 from homeserver.rooms.engine.writer import Plan, RoomWriter, WriterTools, Written, concerned
@@ -104,11 +104,17 @@ class RoomEngine:
         self._writers.pop(room_id, None)
 
     async def create(
-        self, version: RoomVersion, create: Draft, plan: Callable[[RoomHead], Sequence[Draft]]
-    ) -> Room:
+        self,
+        version: RoomVersion,
+        create: Draft,
+        plan: Callable[[RoomHead], Iterable[Draft]],
+        directory: DirectoryEntry | None = None,
+    ) -> Room | None:
         """A new room: its create event, then what the plan says given the room with only that (and its id).
 
-        The room exists wholly or not at all. Raises what the plan raises, AuthError, EventFormatError.
+        The plan may be a generator: the head it was given is then, at each step, the room as drafted so far. The room
+        exists wholly, its alias and place in the directory included, or not at all; None if the alias is taken.
+        Raises what the plan raises, AuthError, EventFormatError.
         """
         tools = self._tools
         room_id = "" if version.room_id_is_create_hash else self._new_room_id()
@@ -129,8 +135,13 @@ class RoomEngine:
             rooms.append(tools.cache.add(head, working.appended))
             return concerned(head, tools.listening.users)
 
-        if await tools.committer.commit_room(working.batch(), landed) is None:
-            raise MatrixError("the new room's id was taken")
+        batch = working.batch()
+        if directory is not None:
+            batch.room.update(directory.row())
+        if await tools.committer.commit_room(batch, landed) is None:
+            if directory is not None and directory.alias is not None:
+                return None
+            raise RuntimeError("the id of a new room was taken")
         for entry in working.appended:
             if entry.stored.type == "m.room.member":
                 tools.member_events.put(entry)

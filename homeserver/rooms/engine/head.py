@@ -30,6 +30,7 @@ class RoomHead:
         "_power_levels",
         "depth",
         "extremities",
+        "fresh_members",
         "head",
         "invited_count",
         "joined_count",
@@ -61,6 +62,8 @@ class RoomHead:
         self.members: Map[str, Member] = Map()
         self.joined_count = 0
         self.invited_count = 0
+        self.fresh_members: Map[str, RoomEvent] = Map()
+        """Member events appended since the last commit, which no cache holds yet."""
         self._power_levels: PowerLevels | None = None
 
     @classmethod

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from immutables import Map
 from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
@@ -109,7 +110,6 @@ class WorkingRoom:
         self._loaded = loaded
         self._now = now
         self._rows = _Rows()
-        self._new_members: dict[str, RoomEvent] = {}
 
     def mark(self) -> Mark:
         return Mark(self.head.copy(), self._rows.copy(), len(self.appended))
@@ -121,11 +121,6 @@ class WorkingRoom:
         del self.appended[mark.appended :]
         kept = set(map(id, self.appended))
         self.struck = [entry for entry in self.struck if id(entry[2]) in kept]
-        self._new_members = {
-            e.stored.state_key: e
-            for e in self.appended
-            if e.stored.type == MEMBER and e.stored.state_key is not None
-        }
 
     def append(self, draft: Draft) -> RoomEvent:
         """Build and authorize the event of a draft on top of the head, which moves onto it.
@@ -204,6 +199,7 @@ class WorkingRoom:
         head.room = room
         head.head = self._expected + 1
         head.position = before + len(self.appended)
+        head.fresh_members = Map()
         for position, entry in enumerate(self.appended, before + 1):
             if entry.stored.room != room:
                 entry.stored = entry.stored._replace(room=room)
@@ -285,7 +281,7 @@ class WorkingRoom:
         member = self.head.members.get(user_id)
         if member is None:
             return None
-        fresh = self._new_members.get(user_id)
+        fresh = self.head.fresh_members.get(user_id)
         if fresh is not None and fresh.stored.ordinal == member.ordinal:
             return fresh
         entry = self._in_memory(member.ordinal)
@@ -360,7 +356,7 @@ class WorkingRoom:
         was = None if before is None else before.membership
         head.joined_count += (membership == "join") - (was == "join")
         head.invited_count += (membership == "invite") - (was == "invite")
-        self._new_members[user_id] = entry
+        head.fresh_members = head.fresh_members.set(user_id, entry)
         rows.current[MEMBER, user_id] = _current_row(stored)
         rows.summary |= membership != was
         offset = len(self.appended)
