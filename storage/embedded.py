@@ -145,6 +145,25 @@ class EmbeddedPostgres:
             raise
         return self._dsn(DATABASE)
 
+    def revive_if_dead(self) -> bool:
+        """Start the server again if it ended without being told to; True if it had. Blocks, as `start` does.
+
+        Postgres recovers what was committed from its log; the connection string stays the same.
+        """
+        process = self._process
+        if process is None or process.poll() is None:
+            return False
+        account = _choose_account(self._cluster, self._binaries)
+        self._stop_leftovers()
+        assert self._socket_dir is not None
+        if not self._socket_dir.exists():  # it went with what the crash left
+            self._socket_dir.mkdir(mode=0o700)
+            if account.uid is not None and account.gid is not None:
+                os.chown(self._socket_dir, account.uid, account.gid)
+        self._launch(account)
+        self._await_ready()
+        return True
+
     def stop(self) -> None:
         """Shut down: open connections are ended, everything is written. Idempotent."""
         process, self._process = self._process, None

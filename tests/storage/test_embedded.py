@@ -134,6 +134,23 @@ def test_a_killed_parent_leaves_nothing_in_the_way(data_dir: Path, orphan: str) 
     server.stop()
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_server_that_died_is_revived_in_place(data_dir: Path, deep: bool) -> None:
+    """The same connection string answers again, with what was committed."""
+    server = EmbeddedPostgres(data_dir / ("d" * 120) if deep else data_dir)
+    try:
+        dsn = server.start()
+        ask(dsn, "CREATE TABLE kept AS SELECT 42 AS n")
+        assert not server.revive_if_dead()
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until_ended(server.pid)
+        assert server.revive_if_dead()
+        assert ask(dsn, "SELECT n FROM kept") == 42
+    finally:
+        server.stop()
+
+
 def test_a_pid_file_naming_another_process_is_no_obstacle(data_dir: Path) -> None:
     server = EmbeddedPostgres(data_dir)
     server.start()
