@@ -23,6 +23,7 @@ _COLUMNS = (
 )
 
 _BY_IDS = f"SELECT {_COLUMNS} FROM users WHERE user_id = ANY (%s)"  # noqa: S608
+_LOCK = f"SELECT {_COLUMNS} FROM users WHERE user_id = %s FOR SHARE"  # noqa: S608
 _EXISTING = "SELECT user_id FROM users WHERE user_id = ANY (%s)"
 _ANY = "SELECT EXISTS (SELECT FROM users)"
 
@@ -123,6 +124,11 @@ class UserStore:
         """Those of the users that exist, by id."""
         rows = await self._database.fetch("users_get", _BY_IDS, (list(user_ids),))
         return {row[0]: User(*row) for row in rows}
+
+    async def lock_txn(self, txn: Transaction, user_id: str) -> User | None:
+        """The user, who stays as they are until the transaction ends."""
+        row = await txn.fetch_one("users_lock", _LOCK, (user_id,))
+        return None if row is None else User(*row)
 
     async def existing(self, user_ids: Sequence[str]) -> set[str]:
         """Which of the ids are taken, be it by deactivated users."""

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Login tokens: a logged-in client lets another one in. Client-server API, `POST /login/get_token`.
+
+Owns their making and spending: each is good for one log-in within two minutes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from homeserver.accounts.credentials import Clock, new_secret, token_hash
+from homeserver.accounts.requester import Requester
+from homeserver.accounts.stages import PASSWORD
+from homeserver.accounts.uia import Operation, Uia
+from storage.login_tokens import LoginTokenStore
+
+_LIFETIME_MS: Final = 120_000
+
+
+@dataclass(frozen=True, slots=True)
+class LoginToken:
+    """A fresh `m.login.token`."""
+
+    token: str
+    expires_in_ms: int
+
+    def __repr__(self) -> str:
+        return "LoginToken(…)"
+
+
+class LoginTokens:
+    """Makes and spends login tokens."""
+
+    def __init__(self, tokens: LoginTokenStore, uia: Uia, clock: Clock) -> None:
+        self._tokens = tokens
+        self._uia = uia
+        self._clock = clock
+
+    async def make(self, requester: Requester, body: Mapping[str, Any]) -> LoginToken:
+        """A login token for another client of the requester.
+
+        Always asks for authentication anew, as sessions serve one request. Raises UiaRequired.
+        """
+        operation = Operation(
+            name="POST login/get_token", user_id=requester.user_id, flows=[(PASSWORD,)], params={}
+        )
+        await self._uia.require(operation, body)
+        token = new_secret()
+        await self._tokens.add(token_hash(token), requester.user_id, self._clock() + _LIFETIME_MS)
+        return LoginToken(token, _LIFETIME_MS)
+
+    async def take(self, token: str) -> str | None:
+        """Spend a token: its user, or None if it is unknown, spent or expired."""
+        return await self._tokens.take(token_hash(token), self._clock())

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users do with their own account: change the password, close it.
+
+Owns both, each behind user-interactive authentication, and the completion of departures that an outage cut short.
+Client-server API, "Password management" and "Account deactivation".
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from twisted.logger import Logger
+
+from homeserver.accounts.lifecycle import DepartingUser
+from homeserver.accounts.passwords import PasswordHasher, check_password
+from homeserver.accounts.requester import Requester
+from homeserver.accounts.sessions import Sessions
+from homeserver.accounts.stages import PASSWORD
+from homeserver.accounts.token_cache import TokenCache
+from homeserver.accounts.uia import Operation, Uia
+from homeserver.errors import UserDeactivated
+from homeserver.protocol.identifiers import localpart_of
+from storage.database import Database, Transaction
+from storage.users import UserStore
+
+_DEPARTURES_AT_ONCE: Final = 20
+
+
+class OwnAccount:
+    """Changes passwords and closes accounts."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        users: UserStore,
+        sessions: Sessions,
+        cache: TokenCache,
+        hasher: PasswordHasher,
+        uia: Uia,
+        departures: DepartingUser,
+    ) -> None:
+        self._database = database
+        self._users = users
+        self._sessions = sessions
+        self._cache = cache
+        self._hasher = hasher
+        self._uia = uia
+        self._departures = departures
+
+    async def change_password(
+        self, requester: Requester, new_password: str, *, logout_devices: bool, body: Mapping[str, Any]
+    ) -> None:
+        """Set a new password; `logout_devices` ends every session but the requester's.
+
+        Raises WeakPassword before, and UiaRequired while authentication is unfinished.
+        """
+        check_password(new_password, localpart_of(requester.user_id))
+        await self._uia.require(_operation("POST account/password", requester), body)
+        hashed = await self._hasher.hash(new_password)
+
+        async def work(txn: Transaction) -> bool:
+            return await self._users.set_password_txn(txn, requester.user_id, hashed)
+
+        if not await self._database.transaction("change_password", work):
+            raise UserDeactivated
+        if logout_devices:
+            await self._sessions.close_all(requester.user_id, but=requester.device_id)
+
+    async def deactivate(self, requester: Requester, *, erase: bool, body: Mapping[str, Any]) -> None:
+        """Close the requester's account for good. Raises UiaRequired while authentication is unfinished.
+
+        Nobody can log in any more when this returns. Leaving the rooms may go on after a failure; see
+        `finish_departures`.
+        """
+        await self._uia.require(_operation("POST account/deactivate", requester), body)
+        await self._users.deactivate(requester.user_id, erase=erase)
+        self._cache.forget(requester.user_id)
+        await self._depart(requester.user_id, erase=erase)
+
+    async def finish_departures(self) -> int:
+        """Take up departures that were begun and not finished; returns how many there were."""
+        departing = await self._users.departing(_DEPARTURES_AT_ONCE)
+        for departure in departing:
+            await self._depart(departure.user_id, erase=departure.erase)
+        return len(departing)
+
+    async def _depart(self, user_id: str, *, erase: bool) -> None:
+        try:
+            await self._departures.depart(user_id, erase=erase)
+        except Exception:
+            # The account is closed, which is what was asked for: the rest is tried again by housekeeping.
+            self._log.failure("{user_id} could not leave everything yet", user_id=user_id)
+            return
+        await self._users.departed(user_id)
+
+
+def _operation(name: str, requester: Requester) -> Operation:
+    return Operation(name=name, user_id=requester.user_id, flows=[(PASSWORD,)], params={})
