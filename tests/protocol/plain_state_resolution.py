@@ -2,8 +2,9 @@
 """State resolution written a second time, straight from the specification's text and with no thought of speed.
 
 Each function is one of the text's definitions, in its words. Only the authorization rules are shared with the
-code under test. Version 2 follows the auth chains of power events within the full conflicted set, as the servers
-of the network do; version 2.1 follows them wherever they lead, as the text says.
+code under test. Where the text and all servers of the network differ it sides with the servers, in two places: a
+state's full auth chain holds the state's own events, and version 2 follows the auth chains of power events within
+the full conflicted set (version 2.1 follows them wherever they lead, as the text says).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +62,10 @@ def resolve_v2(events: Events, states: Sequence[State], *, v2_1: bool) -> dict[K
     unconflicted = {key: states[0][key] for key in keys if len({state.get(key) for state in states}) == 1}
     conflicted = {state[key] for state in states for key in state if key not in unconflicted}
 
-    chains = [set().union(*(auth_chain(events[each], events) for each in state.values())) for state in states]
+    chains = [
+        set(state.values()).union(*(auth_chain(events[each], events) for each in state.values()))
+        for state in states
+    ]
     auth_difference = set().union(*chains) - chains[0].intersection(*chains[1:])
     full = conflicted | auth_difference
     if v2_1:
@@ -161,8 +165,8 @@ def resolve_v1(events: Events, states: Sequence[State]) -> dict[Key, str]:
     settled = dict(result)
     for key, ordered in conflicts.items():
         allowed = [each for each in ordered if is_allowed(events[each], expand(settled, events))]
-        if key[0] not in passes and allowed:
-            result[key] = allowed[-1]
+        if key[0] not in passes:
+            result[key] = allowed[-1] if allowed else ordered[0]
     return result
 
 

@@ -37,6 +37,7 @@ class EventSource(Protocol):
 
         `conflicted` holds, for each state, the ids of its conflicted events; `unconflicted` the ids of the
         events that every state has. The full auth chain of a state is the union of the auth chains of both.
+        Events of `conflicted` and `unconflicted` may be in the answer or not.
         """
         ...
 

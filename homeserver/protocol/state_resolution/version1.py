@@ -30,7 +30,7 @@ def resolve_conflicts(conflicts: Conflicts, source: EventSource) -> dict[StateKe
         key: winner
         for key, event_ids in conflicts.conflicted.items()
         if key[0] not in _AUTH_PASSES
-        and (winner := _first_allowed(_known(event_ids, source), resolved, source)) is not None
+        and (winner := _deepest_allowed(_known(event_ids, source), resolved, source)) is not None
     }
     resolved |= settled
     return resolved
@@ -60,12 +60,16 @@ def _last_of_chain(
     return winner
 
 
-def _first_allowed(events: list[Event], resolved: dict[StateKey, str], source: EventSource) -> str | None:
-    """The allowed event of greatest depth and, at the same depth, lowest SHA-1."""
+def _deepest_allowed(events: list[Event], resolved: dict[StateKey, str], source: EventSource) -> str | None:
+    """The allowed event of greatest depth and, at the same depth, lowest SHA-1.
+
+    The text does not say what becomes of a key with no allowed event. The network's implementations keep the
+    last that they try, which is the first in the list.
+    """
     for event in reversed(events):
         if _allowed(event, _auth_state(event, resolved), source):
             return event.event_id
-    return None
+    return events[0].event_id if events else None
 
 
 def _auth_state(event: Event, resolved: dict[StateKey, str]) -> dict[StateKey, str]:

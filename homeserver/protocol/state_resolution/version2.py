@@ -42,16 +42,24 @@ def _full_conflicted_set(
     *,
     v2_1: bool,
 ) -> set[str]:
-    """The full conflicted set, less events that the source does not know or that are no state events."""
+    """The full conflicted set, less events that the source does not know or that are no state events.
+
+    An unconflicted event is kept out of the auth difference, also where one state holds it without citing it and
+    another cites it: the auth chain of a state counts as holding the state's own events. The text can be read to
+    leave them out; all the network's implementations count them, and rooms hold together by computing the same.
+    """
     per_state = [{state[key] for key in conflicts.conflicted if key in state} for state in state_sets]
-    full = conflicted_ids.union(source.auth_difference(per_state, conflicts.unconflicted.values()))
-    if v2_1:
-        full.update(source.conflicted_subgraph(conflicted_ids))
-    return {
-        event_id
-        for event_id in full
-        if (event := source.event(event_id)) is not None and event.state_key is not None
-    }
+    difference = source.auth_difference(per_state, conflicts.unconflicted.values())
+    subgraph = set(source.conflicted_subgraph(conflicted_ids)) if v2_1 else set()
+    full: set[str] = set()
+    for event_id in conflicted_ids.union(subgraph, difference):
+        event = source.event(event_id)
+        if event is None or event.state_key is None:
+            continue
+        agreed = conflicts.unconflicted.get(event.state_tuple) == event_id
+        if not agreed or event_id in subgraph:
+            full.add(event_id)
+    return full
 
 
 def _power_events_and_auth(full: Collection[str], source: EventSource) -> set[str]:
