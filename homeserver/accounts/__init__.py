@@ -7,8 +7,8 @@ profiles, account data or rooms: what those do when an account begins or ends st
 """
 
 from homeserver.accounts.accounts import Accounts, build_accounts
+from homeserver.accounts.actor import Actor
 from homeserver.accounts.lifecycle import ArrivingUser, DepartingUser
 from homeserver.accounts.limits import GuessLimits
-from homeserver.accounts.requester import Requester
 
-__all__ = ["Accounts", "ArrivingUser", "DepartingUser", "GuessLimits", "Requester", "build_accounts"]
+__all__ = ["Accounts", "Actor", "ArrivingUser", "DepartingUser", "GuessLimits", "build_accounts"]

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whose an access token is.
 
-Owns the way from a token to a `Requester`: from memory if possible, else by one query. What a requester may do is
-decided where it is done; guests and locked users are told apart here and judged by the caller.
+Owns the way from a token to its owner: from memory if possible, else by one query. What an owner may do is decided
+where it is done; guests, locked and suspended users are told apart here and judged by the caller.
 """
 
 from homeserver.accounts.credentials import Clock, token_hash
-from homeserver.accounts.requester import Requester
 from homeserver.accounts.sightings import Sightings
 from homeserver.accounts.token_cache import TokenCache
-from homeserver.errors import UnknownToken, UserLocked
+from homeserver.errors import UnknownToken
 from storage.database import Database
 from storage.tokens import REVOKED, TokenOwner, TokenStore
 
@@ -27,29 +26,17 @@ class Authentication:
         """Hear of what other processes revoke. Must be done before the first request is served."""
         await database.listen(REVOKED, self._cache.forget, self._cache.forget_all)
 
-    async def authenticate(
-        self, token: str, *, ip: str, user_agent: str, allow_locked: bool = False
-    ) -> Requester:
-        """The requester an access token stands for, seen at `ip`.
-
-        Raises UnknownToken, with soft log-out if the token only expired while its device still exists, and UserLocked
-        unless `allow_locked`.
-        """
+    async def authenticate(self, token: str, *, ip: str, user_agent: str) -> TokenOwner:
+        """As `owner_of`, for a request from `ip`: the device was seen."""
         owner = await self.owner_of(token)
-        if owner.locked and not allow_locked:
-            raise UserLocked
         self._sightings.note(owner.user_id, owner.device_id, ip, user_agent)
-        return Requester(
-            owner.user_id,
-            owner.device_id,
-            is_guest=owner.guest,
-            is_admin=owner.admin,
-            suspended=owner.suspended,
-            locked=owner.locked,
-        )
+        return owner
 
     async def owner_of(self, token: str) -> TokenOwner:
-        """Who holds a token in force. Raises UnknownToken as `authenticate` does."""
+        """Who holds a token in force.
+
+        Raises UnknownToken, with soft log-out if the token only expired while its device still exists.
+        """
         hashed = token_hash(token)
         owner = self._cache.get(hashed)
         if owner is None:
@@ -57,9 +44,12 @@ class Authentication:
             owner = await self._tokens.find(hashed)
             if owner is None or owner.deactivated:
                 raise UnknownToken("Unknown access token")
-            if owner.unused:
+            if owner.unused and not self._is_expired(owner):
                 await self._tokens.used(owner, self._clock())
             self._cache.put(hashed, owner, epoch)
-        if owner.expires_ts is not None and owner.expires_ts <= self._clock():
+        if self._is_expired(owner):
             raise UnknownToken("The access token has expired", soft_logout=True)
         return owner
+
+    def _is_expired(self, owner: TokenOwner) -> bool:
+        return owner.expires_ts is not None and owner.expires_ts <= self._clock()

@@ -5,16 +5,15 @@ Owns the rules; keys and messages of a device hang on its row and go with it.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import orjson
 
-from homeserver.accounts.requester import Requester
+from homeserver.accounts.actor import Actor
 from homeserver.accounts.sessions import check_display_name
 from homeserver.accounts.stages import PASSWORD
 from homeserver.accounts.token_cache import TokenCache
-from homeserver.accounts.uia import Operation, Uia
+from homeserver.accounts.uia import Auth, Operation, Uia
 from homeserver.errors import NotFound
 from storage.devices import Device, DeviceStore
 
@@ -33,7 +32,7 @@ class OwnDevices:
 
     async def get(self, user_id: str, device_id: str) -> Device:
         """One device. Raises NotFound."""
-        device = None if "\0" in device_id else await self._devices.get(user_id, device_id)
+        device = await self._devices.get(user_id, device_id)
         if device is None:
             raise NotFound("No such device")
         return device
@@ -44,23 +43,23 @@ class OwnDevices:
             await self.get(user_id, device_id)
             return
         check_display_name(display_name)
-        if "\0" in device_id or not await self._devices.rename(user_id, device_id, display_name):
+        if not await self._devices.rename(user_id, device_id, display_name):
             raise NotFound("No such device")
 
-    async def delete(self, requester: Requester, device_ids: Sequence[str], body: Mapping[str, Any]) -> None:
+    async def delete(self, actor: Actor, device_ids: Sequence[str], auth: Auth) -> None:
         """Log devices out and delete them; those that do not exist are passed over.
 
         Raises UiaRequired while authentication is unfinished, which then serves for exactly these devices.
         """
-        wanted = sorted({device_id for device_id in device_ids if "\0" not in device_id})
+        wanted = sorted(set(device_ids))
         # A digest, as the list may be long.
         digest = hashlib.sha256(orjson.dumps(wanted)).hexdigest()
         operation = Operation(
             name=f"DELETE devices {digest}",
-            user_id=requester.user_id,
+            user_id=actor.user_id,
             flows=[(PASSWORD,)],
             params={},
         )
-        await self._uia.require(operation, body)
-        await self._devices.delete(requester.user_id, wanted)
-        self._cache.forget(requester.user_id)
+        await self._uia.require(operation, auth)
+        await self._devices.delete(actor.user_id, wanted)
+        self._cache.forget(actor.user_id)

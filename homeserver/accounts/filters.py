@@ -114,7 +114,7 @@ class Filters:
 
     async def get(self, user_id: str, filter_id: str) -> str:
         """A filter's JSON text. Raises NotFound."""
-        text = None if "\0" in filter_id else await self._filters.get(user_id, filter_id)
+        text = await self._filters.get(user_id, filter_id)
         if text is None:
             raise NotFound("No such filter")
         return text

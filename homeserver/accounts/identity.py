@@ -47,8 +47,6 @@ def _full_user_id(user: object, server_name: str) -> str | None:
         raise MissingParam("The user is missing")
     if not isinstance(user, str):
         raise BadJson("The user must be a string")
-    if "\0" in user:
-        return None
     if not user.startswith("@"):
         return f"@{user}:{server_name}"
     return user if user.partition(":")[2] == server_name else None

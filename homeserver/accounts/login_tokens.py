@@ -4,14 +4,13 @@
 Owns their making and spending: each is good for one log-in within two minutes.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from homeserver.accounts.actor import Actor
 from homeserver.accounts.credentials import Clock, new_secret, token_hash
-from homeserver.accounts.requester import Requester
 from homeserver.accounts.stages import PASSWORD
-from homeserver.accounts.uia import Operation, Uia
+from homeserver.accounts.uia import Auth, Operation, Uia
 from storage.login_tokens import LoginTokenStore
 
 _LIFETIME_MS: Final = 120_000
@@ -36,17 +35,17 @@ class LoginTokens:
         self._uia = uia
         self._clock = clock
 
-    async def make(self, requester: Requester, body: Mapping[str, Any]) -> LoginToken:
+    async def make(self, actor: Actor, auth: Auth) -> LoginToken:
         """A login token for another client of the requester.
 
         Always asks for authentication anew, as sessions serve one request. Raises UiaRequired.
         """
         operation = Operation(
-            name="POST login/get_token", user_id=requester.user_id, flows=[(PASSWORD,)], params={}
+            name="POST login/get_token", user_id=actor.user_id, flows=[(PASSWORD,)], params={}
         )
-        await self._uia.require(operation, body)
+        await self._uia.require(operation, auth)
         token = new_secret()
-        await self._tokens.add(token_hash(token), requester.user_id, self._clock() + _LIFETIME_MS)
+        await self._tokens.add(token_hash(token), actor.user_id, self._clock() + _LIFETIME_MS)
         return LoginToken(token, _LIFETIME_MS)
 
     async def take(self, token: str) -> str | None:

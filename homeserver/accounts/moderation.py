@@ -8,7 +8,7 @@ exists. Client-server API, "Server administration" and "Account moderation".
 from collections.abc import Sequence
 from typing import Literal
 
-from homeserver.accounts.requester import Requester
+from homeserver.accounts.actor import Actor
 from homeserver.accounts.token_cache import TokenCache
 from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound
 from homeserver.protocol.identifiers import is_valid_user_id
@@ -33,21 +33,21 @@ class Moderation:
         self._devices = devices
         self._cache = cache
 
-    async def standing(self, requester: Requester, user_id: str, standing: Standing) -> bool:
+    async def standing(self, actor: Actor, user_id: str, standing: Standing) -> bool:
         """Whether the account is locked, or suspended.
 
         Raises Forbidden for who is no administrator and about other administrators, InvalidParam for users of other
         servers, NotFound.
         """
-        user = await self._moderated(requester, user_id)
-        if user.admin and user_id != requester.user_id:
+        user = await self._moderated(actor, user_id)
+        if user.admin and user_id != actor.user_id:
             raise Forbidden("That user is a server admin")
         return user.locked if standing == "locked" else user.suspended
 
-    async def set_standing(self, requester: Requester, user_id: str, standing: Standing, value: bool) -> None:
+    async def set_standing(self, actor: Actor, user_id: str, standing: Standing, value: bool) -> None:
         """Lock or unlock, suspend or unsuspend. Raises as `standing`, and Forbidden for one's own account."""
-        user = await self._moderated(requester, user_id)
-        if user_id == requester.user_id:
+        user = await self._moderated(actor, user_id)
+        if user_id == actor.user_id:
             raise Forbidden("You cannot do that to your own account")
         if user.admin:
             raise Forbidden("That user is a server admin")
@@ -55,21 +55,21 @@ class Moderation:
             raise NotFound("User not found")
         self._cache.forget(user_id)
 
-    async def whois(self, requester: Requester, user_id: str) -> Sequence[Device]:
+    async def whois(self, actor: Actor, user_id: str) -> Sequence[Device]:
         """The devices of a user, for an administrator or the user alone. Raises Forbidden, InvalidParam, NotFound."""
-        if user_id != requester.user_id:
-            requester.check_admin()
+        if user_id != actor.user_id:
+            _check_admin(actor)
             await self._local(user_id)
         return await self._devices.list(user_id)
 
-    async def is_admin(self, requester: Requester, user_id: str) -> bool:
+    async def is_admin(self, actor: Actor, user_id: str) -> bool:
         """Whether a user administers this server. Raises Forbidden, InvalidParam, NotFound."""
-        return (await self._moderated(requester, user_id)).admin
+        return (await self._moderated(actor, user_id)).admin
 
-    async def set_admin(self, requester: Requester, user_id: str, value: bool) -> None:
+    async def set_admin(self, actor: Actor, user_id: str, value: bool) -> None:
         """Make an administrator of a user, or none. Raises as `is_admin`, and SelfDemotion."""
-        user = await self._moderated(requester, user_id)
-        if user_id == requester.user_id and not value:
+        user = await self._moderated(actor, user_id)
+        if user_id == actor.user_id and not value:
             raise SelfDemotion
         if user.guest:
             raise Forbidden("A guest cannot administer the server")
@@ -77,8 +77,8 @@ class Moderation:
             raise NotFound("User not found")
         self._cache.forget(user_id)
 
-    async def _moderated(self, requester: Requester, user_id: str) -> User:
-        requester.check_admin()
+    async def _moderated(self, actor: Actor, user_id: str) -> User:
+        _check_admin(actor)
         user = await self._local(user_id)
         if user.deactivated:
             raise NotFound("User not found")
@@ -93,3 +93,8 @@ class Moderation:
         if user is None:
             raise NotFound("User not found")
         return user
+
+
+def _check_admin(actor: Actor) -> None:
+    if not actor.is_admin:
+        raise Forbidden("You are not a server admin")

@@ -5,18 +5,17 @@ Owns both, each behind user-interactive authentication, and the completion of de
 Client-server API, "Password management" and "Account deactivation".
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from twisted.logger import Logger
 
+from homeserver.accounts.actor import Actor
 from homeserver.accounts.lifecycle import DepartingUser
 from homeserver.accounts.passwords import PasswordHasher, check_password
-from homeserver.accounts.requester import Requester
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.stages import PASSWORD
 from homeserver.accounts.token_cache import TokenCache
-from homeserver.accounts.uia import Operation, Uia
+from homeserver.accounts.uia import Auth, Operation, Uia
 from homeserver.errors import UserDeactivated
 from homeserver.protocol.identifiers import localpart_of
 from storage.database import Database, Transaction
@@ -50,34 +49,34 @@ class OwnAccount:
         self._departures = departures
 
     async def change_password(
-        self, requester: Requester, new_password: str, *, logout_devices: bool, body: Mapping[str, Any]
+        self, actor: Actor, new_password: str, *, logout_devices: bool, auth: Auth
     ) -> None:
         """Set a new password; `logout_devices` ends every session but the requester's.
 
         Raises WeakPassword before, and UiaRequired while authentication is unfinished.
         """
-        check_password(new_password, localpart_of(requester.user_id))
-        await self._uia.require(_operation("POST account/password", requester), body)
+        check_password(new_password, localpart_of(actor.user_id))
+        await self._uia.require(_operation("POST account/password", actor), auth)
         hashed = await self._hasher.hash(new_password)
 
         async def work(txn: Transaction) -> bool:
-            return await self._users.set_password_txn(txn, requester.user_id, hashed)
+            return await self._users.set_password_txn(txn, actor.user_id, hashed)
 
         if not await self._database.transaction("change_password", work):
             raise UserDeactivated
         if logout_devices:
-            await self._sessions.close_all(requester.user_id, but=requester.device_id)
+            await self._sessions.close_all(actor.user_id, but=actor.device_id)
 
-    async def deactivate(self, requester: Requester, *, erase: bool, body: Mapping[str, Any]) -> None:
+    async def deactivate(self, actor: Actor, *, erase: bool, auth: Auth) -> None:
         """Close the requester's account for good. Raises UiaRequired while authentication is unfinished.
 
         Nobody can log in any more when this returns. Leaving the rooms may go on after a failure; see
         `finish_departures`.
         """
-        await self._uia.require(_operation("POST account/deactivate", requester), body)
-        await self._users.deactivate(requester.user_id, erase=erase)
-        self._cache.forget(requester.user_id)
-        await self._depart(requester.user_id, erase=erase)
+        await self._uia.require(_operation("POST account/deactivate", actor), auth)
+        await self._users.deactivate(actor.user_id, erase=erase)
+        self._cache.forget(actor.user_id)
+        await self._depart(actor.user_id, erase=erase)
 
     async def finish_departures(self) -> int:
         """Take up departures that were begun and not finished; returns how many there were."""
@@ -96,5 +95,5 @@ class OwnAccount:
         await self._users.departed(user_id)
 
 
-def _operation(name: str, requester: Requester) -> Operation:
-    return Operation(name=name, user_id=requester.user_id, flows=[(PASSWORD,)], params={})
+def _operation(name: str, actor: Actor) -> Operation:
+    return Operation(name=name, user_id=actor.user_id, flows=[(PASSWORD,)], params={})

@@ -5,16 +5,14 @@ Owns the order of questions: is it open, is the name free, is the password good,
 transaction in which the account comes to be and what authorised it is spent. Client-server API, `POST /register`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from homeserver.accounts.account_maker import AccountMaker
 from homeserver.accounts.guests import GuestUpgrade
 from homeserver.accounts.passwords import PasswordHasher, check_password
 from homeserver.accounts.registration_gate import RegistrationGate
 from homeserver.accounts.sessions import DeviceRequest, LoggedIn
-from homeserver.accounts.uia import Authorised, Uia
+from homeserver.accounts.uia import Auth, Authorised, Uia
 from homeserver.accounts.usernames import Usernames
 from homeserver.errors import MissingParam
 from homeserver.protocol.identifiers import localpart_of
@@ -64,8 +62,8 @@ class Registration:
         await self._gate.check_open()
         await self._usernames.free(username)
 
-    async def register(self, request: RegistrationRequest, body: Mapping[str, Any]) -> LoggedIn:
-        """Register a user; `body` is asked for its `auth`.
+    async def register(self, request: RegistrationRequest, auth: Auth) -> LoggedIn:
+        """Register a user.
 
         Raises UiaRequired while authentication is unfinished; before that, so that nobody goes through it in vain,
         Forbidden, InvalidUsername, UserInUse, WeakPassword and InvalidParam.
@@ -80,7 +78,7 @@ class Registration:
             user_id = await self._usernames.free(request.username)
         if request.password is not None:
             check_password(request.password, None if user_id is None else localpart_of(user_id))
-        authorised = await self._uia.check(self._gate.operation(), body)
+        authorised = await self._uia.check(self._gate.operation(), auth)
         if request.password is None:
             raise MissingParam("password is missing")
         user = NewUser(

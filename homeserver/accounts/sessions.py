@@ -7,6 +7,7 @@ Owns how tokens are made and how long they live. Who may log in was decided by t
 
 from dataclasses import dataclass
 
+from homeserver.accounts.actor import Actor
 from homeserver.accounts.credentials import (
     Clock,
     new_access_token,
@@ -14,7 +15,6 @@ from homeserver.accounts.credentials import (
     new_refresh_token,
     token_hash,
 )
-from homeserver.accounts.requester import Requester
 from homeserver.accounts.token_cache import TokenCache
 from homeserver.config.sections import Sessions as SessionSettings
 from homeserver.errors import InvalidParam, UnknownToken, UserLocked
@@ -40,8 +40,8 @@ class DeviceRequest:
     def check(self) -> None:
         """Raise InvalidParam for a device id or display name that no device may have."""
         device_id = "-" if self.device_id is None else self.device_id
-        if not 0 < len(device_id) <= MAX_DEVICE_ID or "\0" in device_id:
-            raise InvalidParam(f"A device id has between 1 and {MAX_DEVICE_ID} characters and no NUL")
+        if not 0 < len(device_id) <= MAX_DEVICE_ID:
+            raise InvalidParam(f"A device id has between 1 and {MAX_DEVICE_ID} characters")
         if self.display_name is not None:
             check_display_name(self.display_name)
 
@@ -116,10 +116,11 @@ class Sessions:
             expires_in_ms=made.expires_in_ms,
         )
 
-    async def close(self, requester: Requester) -> None:
+    async def close(self, actor: Actor) -> None:
         """Log the requester's device out: it is deleted with everything that is its own."""
-        await self._devices.delete(requester.user_id, [requester.device_id])
-        self._cache.forget(requester.user_id)
+        if actor.device_id is not None:
+            await self._devices.delete(actor.user_id, [actor.device_id])
+            self._cache.forget(actor.user_id)
 
     async def close_all(self, user_id: str, *, but: str | None = None) -> None:
         """Log out every device of a user except `but`."""
@@ -147,6 +148,6 @@ class Sessions:
 
 
 def check_display_name(display_name: str) -> None:
-    """Raise InvalidParam for a device name that is too long or cannot be stored."""
-    if len(display_name) > MAX_DISPLAY_NAME or "\0" in display_name:
-        raise InvalidParam(f"A device's display name has at most {MAX_DISPLAY_NAME} characters and no NUL")
+    """Raise InvalidParam for a device name that is too long."""
+    if len(display_name) > MAX_DISPLAY_NAME:
+        raise InvalidParam(f"A device's display name has at most {MAX_DISPLAY_NAME} characters")

@@ -80,7 +80,7 @@ class SharedSecretRegistration:
 
         Raises UnrecognisedNonce, Forbidden for a wrong proof, InvalidUsername, UserInUse, InvalidParam.
         """
-        if "\0" in request.nonce or not await self._nonces.take(request.nonce, self._clock()):
+        if not await self._nonces.take(request.nonce, self._clock()):
             raise UnrecognisedNonce
         if not hmac.compare_digest(self._mac(request), request.mac.lower().encode("utf-8", "replace")):
             raise Forbidden("HMAC incorrect")

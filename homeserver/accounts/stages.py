@@ -111,7 +111,7 @@ class RegistrationTokenStage:
         if not isinstance(token, str):
             raise BadJson("token must be a string")
         assert attempt.session_id is not None
-        usable = 0 < len(token) <= MAX_REGISTRATION_TOKEN and "\0" not in token
+        usable = len(token) <= MAX_REGISTRATION_TOKEN
         if not usable or not await self._tokens.reserve(
             token, attempt.session_id, self._clock(), closed=self._closed
         ):

@@ -20,6 +20,8 @@ from storage.database import Transaction
 from storage.uia_sessions import UiaSession, UiaSessionStore
 
 Flow = tuple[str, ...]
+Auth = Mapping[str, Any] | None
+"""The `auth` object of a request body; None: there is none."""
 
 _LIFETIME_MS: Final = 15 * 60_000
 _GONE: Final = "This authentication session is unknown, expired or meant for another request"
@@ -56,23 +58,20 @@ class Uia:
         self._stages = stages
         self._clock = clock
 
-    async def require(self, operation: Operation, body: Mapping[str, Any]) -> None:
-        """Return if `body["auth"]` completes the operation's authentication, whose session then is used up.
+    async def require(self, operation: Operation, auth: Auth) -> None:
+        """Return if `auth` completes the operation's authentication, whose session then is used up.
 
         Raises UiaRequired with what the client is to do next, BadJson for a malformed `auth`, LimitExceeded.
         """
-        authorised = await self.check(operation, body)
+        authorised = await self.check(operation, auth)
         session_id = authorised.session_id
         if session_id is not None and not await self._sessions.take(session_id, self._clock()):
             raise await self._ask(operation, None, Forbidden(_GONE))
 
-    async def check(self, operation: Operation, body: Mapping[str, Any]) -> Authorised:
+    async def check(self, operation: Operation, auth: Auth) -> Authorised:
         """As `require`, but a session stays until the caller spends it with `spend_txn`."""
-        auth = body.get("auth")
         if auth is None:
             raise await self._ask(operation, None)
-        if not isinstance(auth, Mapping):
-            raise BadJson("auth must be an object")
         session = await self._session_of(operation, auth)
         stage = auth.get("type")
         if stage is not None:
@@ -123,7 +122,7 @@ class Uia:
             return None
         if not isinstance(session_id, str):
             raise BadJson("auth.session must be a string")
-        session = None if "\0" in session_id else await self._sessions.get(session_id, self._clock())
+        session = await self._sessions.get(session_id, self._clock())
         if session is None or (session.operation, session.user_id) != (operation.name, operation.user_id):
             raise await self._ask(operation, None, Forbidden(_GONE))
         return session
