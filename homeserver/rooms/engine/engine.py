@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 
-from homeserver.errors import MatrixError
+from homeserver.events import RoomEvent
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.engine.cache import Room, RoomCache
 from homeserver.rooms.engine.drafts import DirectoryEntry, Draft, SendTransaction
 from homeserver.rooms.engine.head import RoomHead
-from homeserver.rooms.engine.working import Signer, WorkingRoom
+from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
 from homeserver.rooms.engine.writer import Plan, RoomWriter, WriterTools, Written, concerned
 from homeserver.stream import RoomCommit
 
@@ -45,6 +45,34 @@ class RoomEngine:
     @property
     def active_writers(self) -> int:
         return len(self._writers)
+
+    @property
+    def server_name(self) -> str:
+        return self._tools.signer.server_name
+
+    def member_event(self, head: RoomHead, user_id: str) -> RoomEvent | None:
+        """A user's member event on the head a plan was given; None if there is none.
+
+        For plans only: if the event is not in memory, what this raises has it loaded and the plan run again.
+        """
+        member = head.members.get(user_id)
+        if member is None:
+            return None
+        fresh = head.fresh_members.get(user_id)
+        if fresh is not None and fresh.stored.ordinal == member.ordinal:
+            return fresh
+        entry = self._tools.member_events.peek(head.room, member.ordinal)
+        if entry is None:
+            raise MissingEvents((member.ordinal,))
+        return entry
+
+    async def load_members(self, wanted: Iterable[tuple[RoomHead, str]]) -> None:
+        """Bring those users' member events of many rooms into memory with one query, ahead of writing there."""
+        await self._tools.member_events.load_many(
+            (head.room, head.room_id, head.version, head.members[user_id].ordinal)
+            for head, user_id in wanted
+            if user_id in head.members
+        )
 
     async def write(
         self,

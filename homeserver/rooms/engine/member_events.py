@@ -65,6 +65,16 @@ class MemberEvents:
             found.append(entry)
         return found
 
+    async def load_many(self, wanted: Iterable[tuple[int, str, RoomVersion, int]]) -> None:
+        """Bring events of several rooms, each given as (room, room id, version, ordinal), in with one query."""
+        missing = {
+            (room, ordinal): (room_id, version)
+            for room, room_id, version, ordinal in wanted
+            if self.peek(room, ordinal) is None
+        }
+        for stored in await self._store.by_ordinals(missing):
+            self.put(RoomEvent(stored, *missing[stored.room, stored.ordinal]))
+
     def redacted(self, room: int, ordinal: int) -> RoomEvent | None:
         """The event that a redaction strikes, if it is in memory."""
         return self._entries.get((room, ordinal))
