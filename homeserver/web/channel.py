@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: N802, N815 (Twisted's names)
+"""One connection: Twisted's HTTP/1.1 parser with deadlines, JSON refusals and a way out of HTTP.
+
+Owns the connection between requests: how long a client may take, what is answered to bytes that are no HTTP, what
+becomes of a body nobody wants, the hand-over to another protocol. A request and its response are `exchange`'s.
+
+Deadlines are absolute per phase (Twisted's own idle timer starts anew with each byte, so a byte a minute would hold a
+connection for ever): a request line and headers get `Timeouts.headers` seconds, a body a grace and a least rate,
+silence between requests `Timeouts.idle`. One timer per connection looks at the deadline now and then, which is cheaper
+than two timers per request and means a deadline is held only to within `Timeouts.look`.
+"""
+
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+
+from homeserver.errors import MatrixError, TooLarge, Unrecognized
+from homeserver.web.exchange import Exchange
+from homeserver.web.replies import BuildProtocol
+
+if TYPE_CHECKING:
+    from homeserver.web.site import Site
+
+_MOST_HEADERS: Final = 100
+_LARGEST_LINE: Final = 32 * 1024
+_LARGEST_HEAD: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long a client may take, in seconds."""
+
+    headers: float = 30.0
+    """From the first byte of a request, or the connection's start, to the end of its headers."""
+    body_grace: float = 30.0
+    """For a body of any size; beyond it, at least `body_rate` bytes a second."""
+    body_rate: float = 2048.0
+    idle: float = 75.0
+    """Between requests."""
+    unread: float = 600.0
+    """For reading a response that the socket's buffer does not hold."""
+    linger: float = 5.0
+    """How long what follows a refused request is read and dropped, so that the refusal is not lost to a reset."""
+    look: float = 5.0
+
+
+class Channel(HTTPChannel):
+    """One connection of a `Site`."""
+
+    MAX_LENGTH = _LARGEST_LINE
+    totalHeadersSize = _LARGEST_HEAD
+    maxHeaders = _MOST_HEADERS
+    requestFactory = Exchange  # type: ignore[assignment]
+    timeOut = None  # deadlines below instead
+    transport: Any
+    _networkProducer: Any
+    _command: Any
+    _path: Any
+    _version: Any
+
+    def __init__(self, site: "Site") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.site = site
+        self.deadline = inf
+        self._look_call: Any = None
+        self._closing = False
+        self._body_started = 0.0
+
+    # From the transport
+
+    def connectionMade(self) -> None:
+        super().connectionMade()  # type: ignore[no-untyped-call]
+        self.deadline = self.site.clock.seconds() + self.site.timeouts.headers
+        self._look_call = self.site.clock.callLater(self.site.timeouts.look, self._look)
+        self.site.connections.add(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        LineReceiver.dataReceived(self, data)  # type: ignore[no-untyped-call]
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        self._gone()
+
+    def _gone(self) -> None:
+        self.deadline = inf
+        if self._look_call is not None:
+            self._look_call.cancel()
+            self._look_call = None
+        self.site.connections.discard(self)
+
+    # Deadlines
+
+    def request_begins(self) -> None:
+        """The first line of a request is here."""
+        self.deadline = self.site.clock.seconds() + self.site.timeouts.headers
+
+    def body_arrives(self, received: int) -> None:
+        """So many bytes of the body are here, 0 when it is expected."""
+        timeouts = self.site.timeouts
+        if received == 0:
+            self._body_started = self.site.clock.seconds()
+        self.deadline = self._body_started + timeouts.body_grace + received / timeouts.body_rate
+
+    def _look(self) -> None:
+        timeouts, now = self.site.timeouts, self.site.clock.seconds()
+        self._look_call = self.site.clock.callLater(timeouts.look, self._look)
+        if now < self.deadline:
+            return
+        if self._waitingForTransport and now < self.deadline + timeouts.unread:
+            return
+        # Whoever is this slow will not read a goodbye either.
+        self.transport.abortConnection()
+
+    # From the parser
+
+    def allHeadersReceived(self) -> None:
+        exchange: Exchange = self.requests[-1]
+        closes = any(
+            token.strip().lower() == b"close"
+            for value in exchange.requestHeaders.getRawHeaders(b"Connection", ())
+            for token in value.split(b",")
+        )
+        self.persistent = self._version == b"HTTP/1.1" and not closes and not self._closing
+        if not exchange.headers_received(self._command, self._path, self.length):
+            return
+        if self.length != 0:
+            self.body_arrives(0)
+            expect = exchange.requestHeaders.getRawHeaders(b"Expect")
+            if expect and expect[-1].lower() == b"100-continue" and self._version == b"HTTP/1.1":
+                self._send100Continue()  # type: ignore[no-untyped-call]
+
+    def allContentReceived(self) -> None:
+        self.deadline = inf
+        super().allContentReceived()  # type: ignore[no-untyped-call]
+
+    def requestDone(self, request: Exchange) -> None:
+        self.deadline = self.site.clock.seconds() + self.site.timeouts.idle
+        super().requestDone(request)  # type: ignore[no-untyped-call]
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._refuse_bytes(431, TooLarge("The request line or a header is too long"))
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self._refuse_bytes(400, Unrecognized("This is not a valid HTTP request"))
+
+    # Endings
+
+    def _refuse_bytes(self, status: int, error: MatrixError) -> None:
+        """Answer bytes that could not become a request."""
+        exchange = self.requests[-1] if self.requests else Exchange(self)
+        exchange.refuse(status, error)
+
+    def drop_rest(self) -> None:
+        """The refusal is written; read on for a moment, drop what comes, then close."""
+        if self.transport is None or self.transport.disconnecting:
+            return
+        self.persistent = False
+        self.lineReceived = self.rawDataReceived = self._drop  # type: ignore[method-assign]
+        self.setRawMode()  # type: ignore[no-untyped-call]
+        self.deadline = self.site.clock.seconds() + self.site.timeouts.linger
+        self._networkProducer.resumeProducing()
+
+    def _drop(self, data: bytes) -> None:
+        """What a refused request brings after its refusal."""
+
+    def finish_soon(self) -> None:
+        """Close after the exchange that is running, or now."""
+        self._closing = True
+        self.persistent = False
+        if not self._handlingRequest and not self.requests:
+            self.loseConnection()  # type: ignore[no-untyped-call]
+
+    def hand_over(self, build: BuildProtocol, first: bytes) -> None:
+        """Give the connection to another protocol, which gets `first` and then all that was and will be read."""
+        transport, self.deadline = self.transport, inf
+        buffered = b"".join(self._dataBuffer)
+        self._dataBuffer = []
+        self.requests.clear()
+        self._networkProducer.unregisterProducer()
+        protocol = build(transport.getPeer())
+
+        def lost(reason: Failure) -> None:
+            self._gone()
+            protocol.connectionLost(reason)
+
+        self.rawDataReceived = protocol.dataReceived  # type: ignore[method-assign]
+        self.dataReceived = protocol.dataReceived  # type: ignore[method-assign]
+        self.connectionLost = lost  # type: ignore[method-assign]
+        protocol.makeConnection(transport)
+        protocol.dataReceived(first + buffered)
+        if not transport.disconnecting:
+            self._networkProducer.resumeProducing()

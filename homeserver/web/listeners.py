@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listening: a site per configured listener, TLS, and a clean end.
+
+Owns which routes a listener serves, opening its port, and the order of stopping: no new connections, long-polls return,
+requests in flight finish within a grace, what is left is cut off.
+"""
+
+import resource
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from OpenSSL.crypto import FILETYPE_PEM
+from OpenSSL.SSL import Error as TlsError
+from twisted.internet import ssl
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import CannotListenError
+
+from homeserver.config import StartRefused
+from homeserver.config.sections import Listener, Tls
+from homeserver.observability.access_log import AccessLog
+from homeserver.observability.metrics import HttpMetrics
+from homeserver.web.addresses import Network, ProxyTrust
+from homeserver.web.authentication import Authenticator
+from homeserver.web.channel import Timeouts
+from homeserver.web.rate_limits import RateLimits
+from homeserver.web.routing import Route, Router
+from homeserver.web.signals import Signal
+from homeserver.web.site import Site
+
+_BACKLOG: Final = 1024
+_MOST_CONNECTIONS: Final = 10_000
+#: File descriptors kept for the database, files and outgoing requests.
+_RESERVED_DESCRIPTORS: Final = 256
+_POLL: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A listener that accepts connections."""
+
+    listener: Listener
+    site: Site
+    port: Any
+
+    @property
+    def address(self) -> str:
+        """`host:port`, with the port the system chose where 0 was asked for."""
+        host = self.port.getHost()
+        name = f"[{host.host}]" if ":" in host.host else host.host
+        return f"{name}:{host.port}"
+
+
+class WebServer:
+    """All listeners of this process.
+
+    `shutting_down` is the signal every request shows its handler; `stop` fires it.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        routes: Iterable[Route],
+        authenticator: Authenticator,
+        limits: RateLimits,
+        metrics: HttpMetrics,
+        access_log: AccessLog,
+        max_body: int,
+        trusted_proxies: Iterable[Network] = (),
+        timeouts: Timeouts | None = None,
+        max_connections: int | None = None,
+    ) -> None:
+        self.shutting_down = Signal()
+        self.open: list[Open] = []
+        self._reactor = reactor
+        self._routes = tuple(routes)
+        self._authenticator = authenticator
+        self._limits = limits
+        self._metrics = metrics
+        self._access_log = access_log
+        self._max_body = max_body
+        self._trust = ProxyTrust(trusted_proxies)
+        self._timeouts = Timeouts() if timeouts is None else timeouts
+        self._max_connections = _affordable() if max_connections is None else max_connections
+        for route in self._routes:
+            if route.limit is not None and route.limit not in limits:
+                raise ValueError(f"{route.label}: there is no rate limit {route.limit!r}")
+
+    def listen(self, listener: Listener) -> Open:
+        """Accept connections. Raises StartRefused, saying why, where the address or the certificate is no good."""
+        site = self.site(listener)
+        context = None if listener.tls is None else _tls_context(listener.tls)
+        try:
+            if context is None:
+                port = self._reactor.listenTCP(listener.port, site, _BACKLOG, listener.bind)
+            else:
+                port = self._reactor.listenSSL(listener.port, site, context, _BACKLOG, listener.bind)
+        except CannotListenError as error:
+            raise StartRefused(_refusal(listener, error)) from error
+        opened = Open(listener, site, port)
+        self.open.append(opened)
+        return opened
+
+    def site(self, listener: Listener) -> Site:
+        """What answers on a listener: the routes of the resources it serves, and `/health`."""
+        serves = {*listener.serves, "health"}
+        return Site(
+            clock=self._reactor,
+            router=Router(route for route in self._routes if route.resource in serves),
+            authenticator=self._authenticator,
+            limits=self._limits,
+            metrics=self._metrics,
+            access_log=self._access_log,
+            shutting_down=self.shutting_down,
+            trust=self._trust,
+            max_body=self._max_body,
+            timeouts=self._timeouts,
+            max_connections=self._max_connections,
+            secure=listener.tls is not None,
+        )
+
+    async def stop(self, grace: float) -> None:
+        """Stop accepting, let what runs finish for up to `grace` seconds, then cut off the rest."""
+        closing = [opened.port.stopListening() for opened in self.open]
+        self.shutting_down.fire()
+        sites = [opened.site for opened in self.open]
+        for site in sites:
+            for connection in tuple(site.connections):
+                connection.finish_soon()
+        await gatherResults([each for each in closing if each is not None])
+        await self._until(lambda: _is_quiet(sites), grace)
+        for site in sites:
+            for connection in tuple(site.connections):
+                connection.transport.abortConnection()
+        await self._until(lambda: not any(site.connections for site in sites), 1.0)
+        self.open.clear()
+
+    async def _until(self, met: Callable[[], bool], longest: float) -> None:
+        """Look every few milliseconds: a process stops once, and a notification per request would be paid by all."""
+        end = self._reactor.seconds() + longest
+        while not met() and self._reactor.seconds() < end:
+            pause: Deferred[None] = Deferred()
+            self._reactor.callLater(_POLL, pause.callback, None)
+            await pause
+
+
+def _is_quiet(sites: Sequence[Site]) -> bool:
+    return not any(site.connections or site.running for site in sites)
+
+
+def _affordable() -> int:
+    """How many connections this process's file descriptors allow."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return max(16, min(_MOST_CONNECTIONS, soft - _RESERVED_DESCRIPTORS))
+
+
+def _refusal(listener: Listener, error: CannotListenError) -> str:
+    reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
+    return (
+        f"cannot listen on {listener.bind} port {listener.port}: {reason}. "
+        "Another program, or another instance of this server, may be using it"
+    )
+
+
+def _tls_context(tls: Tls) -> ssl.CertificateOptions:
+    """TLS 1.2 and newer, with the chain of the file. Raises StartRefused."""
+    try:
+        certificates = _pem_certificates(tls.certificate)
+        key = ssl.KeyPair.load(tls.private_key.read_bytes(), FILETYPE_PEM)
+        return ssl.CertificateOptions(
+            privateKey=key.original,
+            certificate=certificates[0].original,
+            extraCertChain=[each.original for each in certificates[1:]],
+            raiseMinimumTo=ssl.TLSVersion.TLSv1_2,
+        )
+    except (OSError, TlsError, ValueError, IndexError) as error:
+        raise StartRefused(f"cannot use {tls.certificate} with {tls.private_key}: {error}") from error
+
+
+def _pem_certificates(path: Path) -> list[ssl.Certificate]:
+    end = b"-----END CERTIFICATE-----"
+    blocks = path.read_bytes().split(end)[:-1]
+    return [ssl.Certificate.loadPEM(block + end) for block in blocks]

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request as a handler sees it.
+
+Owns the reading side of an exchange: parameters, query, body, who asks and from where. Knows nothing of the connection
+but that it may go away.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, overload
+
+from twisted.web.http_headers import Headers
+
+from homeserver.web import bodies
+from homeserver.web.authentication import Requester
+from homeserver.web.query import Query
+from homeserver.web.routing import Route
+from homeserver.web.signals import Signal
+
+T = TypeVar("T")
+
+
+class MatrixRequest:
+    """One request to one route."""
+
+    __slots__ = (
+        "_headers",
+        "_json",
+        "_parameters",
+        "address",
+        "content",
+        "disconnected",
+        "id",
+        "method",
+        "path",
+        "query",
+        "requester_or_none",
+        "route",
+        "secure",
+        "shutting_down",
+    )
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        method: str,
+        path: str,
+        route: Route,
+        parameters: Mapping[str, str],
+        query: Query,
+        headers: Headers,
+        content: bytes,
+        address: str,
+        secure: bool,
+        disconnected: Signal,
+        shutting_down: Signal,
+    ) -> None:
+        self.id = id
+        """Names the request in logs."""
+        self.method = method
+        self.path = path
+        """As sent, without the query."""
+        self.route = route
+        self.query = query
+        self.content = content
+        """The body's bytes."""
+        self.address = address
+        """The client's IP address, as text: the peer's, or what a trusted proxy says."""
+        self.secure = secure
+        """Whether the client came over TLS, to here or to a trusted proxy."""
+        self.disconnected = disconnected
+        """Fires when the client goes away before it got the answer."""
+        self.shutting_down = shutting_down
+        """Fires when the server stops: who waits for news answers with what there is."""
+        self.requester_or_none: Requester | None = None
+        """Who asks; None where the route needs no token and none was given."""
+        self._parameters = parameters
+        self._headers = headers
+        self._json: dict[str, Any] | None = None
+
+    @property
+    def requester(self) -> Requester:
+        """Who asks, for routes that need a token."""
+        requester = self.requester_or_none
+        assert requester is not None, f"{self.route.label} does not require a token"
+        return requester
+
+    @overload
+    def param(self, name: str) -> str: ...
+    @overload
+    def param(self, name: str, default: str) -> str: ...
+    def param(self, name: str, default: str | None = None) -> str:
+        """A parameter of the path, decoded. `default` is for templates that lack it."""
+        if default is not None:
+            return self._parameters.get(name, default)
+        return self._parameters[name]
+
+    def header(self, name: str) -> str | None:
+        """The last header of that name; bytes beyond ASCII are read as Latin-1."""
+        values = self._headers.getRawHeaders(name.encode("ascii"))
+        return values[-1].decode("latin-1") if values else None
+
+    def headers(self, name: str) -> list[str]:
+        """Every header of that name."""
+        return [value.decode("latin-1") for value in self._headers.getRawHeaders(name.encode("ascii"), ())]
+
+    @property
+    def user_agent(self) -> str | None:
+        """What the client calls itself."""
+        return self.header("User-Agent")
+
+    def json_object(self, *, empty_ok: bool = False) -> dict[str, Any]:
+        """The body as a JSON object, parsed once; `empty_ok`: no body is `{}`. Raises NotJson and BadJson."""
+        if self._json is None:
+            self._json = bodies.parse_object(self.content, empty_ok=empty_ok)
+        return self._json
+
+    def body(self, kind: type[T], *, empty_ok: bool = False) -> T:
+        """The body as a declared type (see `bodies`). Raises NotJson and BadJson, naming the field."""
+        return bodies.parse_typed(self.content, kind, empty_ok=empty_ok)

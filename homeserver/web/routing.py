@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes, declared beside their handlers, and the way from a path to one.
+
+Owns path templates, the prefixes each route is mounted under, and percent-decoding: each segment once, after the
+path was split, so that `%2F` within a segment is data. What a route's policies mean is carried out in `site`.
+
+    Route("GET", "/rooms/{room_id}/state/{event_type}/{state_key}", self.state)
+    Route("GET", "/rooms/{room_id}/state/{event_type}", self.state, trailing_slash=True)
+    Route("GET", "/_matrix/client/versions", self.versions, under=ROOT, auth=Auth.OPTIONAL)
+
+A literal segment is preferred to a parameter. A parameter is never empty; a route with `trailing_slash` also answers
+with one `/` more.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import unquote_to_bytes
+
+from homeserver.errors import InvalidParam
+from homeserver.web.replies import Reply
+
+if TYPE_CHECKING:
+    from homeserver.web.request import MatrixRequest
+
+Handler = Callable[["MatrixRequest"], Awaitable[Reply]]
+Resource = Literal["client", "federation", "media", "admin", "metrics", "health"]
+
+#: Where every endpoint of the client-server API answers: clients of ten years name `r0`, some only `unstable`.
+CLIENT: Final = (
+    "/_matrix/client/v3",
+    "/_matrix/client/r0",
+    "/_matrix/client/v1",
+    "/_matrix/client/unstable",
+)
+MEDIA: Final = ("/_matrix/media/v3", "/_matrix/media/r0", "/_matrix/media/v1")
+#: The template is the whole path.
+ROOT: Final = ("",)
+
+
+class Auth(Enum):
+    """Who may call."""
+
+    NONE = auto()
+    """Anyone; a token is not looked at."""
+    OPTIONAL = auto()
+    """Anyone; a token that is there must be good, and fills `requester`."""
+    GUEST_OK = auto()
+    """Users, guests among them."""
+    USER = auto()
+    """Users, but no guests."""
+    ADMIN = auto()
+    """Administrators of this server."""
+    APPSERVICE = auto()
+    """Application services."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint. `handler` gets what `auth`, `limit` and `max_body` have let through."""
+
+    method: str
+    template: str
+    handler: Handler
+    under: tuple[str, ...] = CLIENT
+    """Prefixes of the template."""
+    also: tuple[str, ...] = ()
+    """Whole further templates, with the same parameters (unstable names of the endpoint)."""
+    auth: Auth = Auth.USER
+    limit: str | None = None
+    """The class of `rate_limits` that counts it; None: `reads` for GET, `writes` for the rest."""
+    max_body: int | None = None
+    """Bytes; None: the listener's general limit."""
+    trailing_slash: bool = False
+    abandon: bool = False
+    """Cancel the handler where it waits when the client goes away: for what changes nothing."""
+    locked_ok: bool = False
+    """Whether a locked account may call (log-out)."""
+    suspended_ok: bool = True
+    """Whether a suspended account may call (client-server API, "Account suspension")."""
+    statuses: Mapping[str, int] = field(default_factory=dict)
+    """Error code → status, where this endpoint's differs from `statuses.STATUSES`."""
+    resource: Resource = "client"
+    name: str = ""
+    """How logs and metrics call it; empty: its first path."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every template it is mounted at."""
+        return tuple(prefix + self.template for prefix in self.under) + self.also
+
+    @property
+    def label(self) -> str:
+        return self.name or self.paths[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A route and the parameters of a path."""
+
+    route: Route
+    parameters: Mapping[str, str]
+
+
+class WrongMethod(Exception):
+    """There is such a path, but not for that method."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self.allowed = tuple(sorted({*allowed, "OPTIONS"}))
+        super().__init__(", ".join(self.allowed))
+
+
+class _Endpoint:
+    """A route as mounted at one template."""
+
+    __slots__ = ("names", "route")
+
+    def __init__(self, route: Route, names: tuple[str, ...]) -> None:
+        self.route = route
+        self.names = names
+
+
+class _Node:
+    """One segment of the mounted templates."""
+
+    __slots__ = ("endpoints", "literals", "parameter")
+
+    def __init__(self) -> None:
+        self.literals: dict[str, _Node] = {}
+        self.parameter: _Node | None = None
+        self.endpoints: dict[str, _Endpoint] = {}
+
+
+class Router:
+    """Finds the route of a request among those mounted here."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self._root = _Node()
+        for route in routes:
+            for template in route.paths:
+                self._mount(route, template)
+
+    def _mount(self, route: Route, template: str) -> None:
+        if not template.startswith("/"):
+            raise ValueError(f"{template!r} does not begin with a slash")
+        node, names = self._root, []
+        for segment in template[1:].split("/"):
+            if segment.startswith("{") and segment.endswith("}"):
+                names.append(segment[1:-1])
+                if node.parameter is None:
+                    node.parameter = _Node()
+                node = node.parameter
+            else:
+                node = node.literals.setdefault(segment, _Node())
+        if route.method in node.endpoints:
+            raise ValueError(f"{route.method} {template} is mounted twice")
+        node.endpoints[route.method] = _Endpoint(route, tuple(names))
+
+    def match(self, method: str, path: bytes) -> Match | None:
+        """The route of a request, or None if there is no such path. HEAD is answered by GET.
+
+        Raises WrongMethod, and InvalidParam where a parameter is not UTF-8 or contains NUL.
+        """
+        segments = [_decoded(segment) for segment in path[1:].split(b"/")]
+        wanted = "GET" if method == "HEAD" else method
+        search = _Search(wanted, segments, slash=False)
+        found = search.below(self._root, 0)
+        if found is not None:
+            return found
+        allowed = search.allowed
+        if segments[-1] == "" and len(segments) > 1:
+            search = _Search(wanted, segments[:-1], slash=True)
+            found = search.below(self._root, 0)
+            if found is not None:
+                return found
+            allowed |= search.allowed
+        if allowed:
+            raise WrongMethod(allowed | ({"HEAD"} if "GET" in allowed else set()))
+        return None
+
+
+class _Search:
+    """One path on its way through the tree."""
+
+    __slots__ = ("allowed", "method", "segments", "slash", "values")
+
+    def __init__(self, method: str, segments: list[str | None], *, slash: bool) -> None:
+        self.method = method
+        self.segments = segments
+        self.slash = slash  # a last, empty segment was taken off
+        self.values: list[str | None] = []
+        self.allowed: set[str] = set()  # methods of the endpoints that fit the path
+
+    def below(self, node: _Node, at: int) -> Match | None:
+        """The endpoint at or below `node` for the segments from `at` on."""
+        if at == len(self.segments):
+            return self._endpoint(node)
+        segment = self.segments[at]
+        if segment is not None:
+            literal = node.literals.get(segment)
+            if literal is not None:
+                found = self.below(literal, at + 1)
+                if found is not None:
+                    return found
+        if node.parameter is None or segment == "":
+            return None
+        # A broken segment still finds its place, to be refused there: elsewhere it is only an unknown path.
+        self.values.append(segment)
+        found = self.below(node.parameter, at + 1)
+        self.values.pop()
+        return found
+
+    def _endpoint(self, node: _Node) -> Match | None:
+        endpoint = node.endpoints.get(self.method)
+        if endpoint is None or (self.slash and not endpoint.route.trailing_slash):
+            self.allowed.update(
+                method
+                for method, each in node.endpoints.items()
+                if each.route.trailing_slash or not self.slash
+            )
+            return None
+        parameters: dict[str, str] = {}
+        for name, value in zip(endpoint.names, self.values, strict=True):
+            if value is None:
+                raise InvalidParam(f"Path parameter {name} is not UTF-8 or contains NUL")
+            parameters[name] = value
+        return Match(endpoint.route, parameters)
+
+
+def _decoded(segment: bytes) -> str | None:
+    """None where it is not UTF-8 or contains NUL, which no identifier can and Postgres cannot store."""
+    if b"%" in segment:
+        segment = unquote_to_bytes(segment)
+    try:
+        text = segment.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: N802 (Twisted's names)
+"""From a complete request to its reply: the order of the checks, the handler, errors, logs and figures.
+
+Owns the steps every request takes:
+
+1. OPTIONS is answered without looking further;
+2. no route: 404 or 405 M_UNRECOGNIZED;
+3. authentication and the route's policy on guests, locked and suspended accounts;
+4. the rate limit of the route's class, by user, or by address where nobody is logged in;
+5. the handler;
+6. its reply or error becomes a response, a line in the access log and an observation.
+
+A failure that is not a refusal is logged with the request's id and answered 500 M_UNKNOWN, saying nothing of itself.
+"""
+
+import itertools
+import logging
+import secrets
+from email.utils import formatdate
+from typing import Any, Final
+
+import orjson
+from twisted.internet import defer
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ServerFactory
+from twisted.python.failure import Failure
+
+from homeserver.errors import (
+    Forbidden,
+    GuestAccessForbidden,
+    InvalidParam,
+    LimitExceeded,
+    MatrixError,
+    MissingToken,
+    UiaRequired,
+    Unknown,
+    Unrecognized,
+    UserLocked,
+    UserSuspended,
+)
+from homeserver.observability.access_log import AccessLog
+from homeserver.observability.context import request_id
+from homeserver.observability.metrics import HttpMetrics
+from homeserver.protocol.errors import ProtocolError
+from homeserver.web import compression
+from homeserver.web.addresses import ProxyTrust
+from homeserver.web.authentication import Authenticator, Requester, token_of
+from homeserver.web.channel import Channel, Timeouts
+from homeserver.web.clock import Clock
+from homeserver.web.exchange import Exchange
+from homeserver.web.query import Query
+from homeserver.web.rate_limits import RateLimits
+from homeserver.web.replies import JSON, JsonBytes, Reply, Response, Upgrade
+from homeserver.web.request import MatrixRequest
+from homeserver.web.routing import Auth, Route, Router, WrongMethod
+from homeserver.web.signals import Signal
+from homeserver.web.statuses import STATUSES
+from homeserver.web.upgrades import is_websocket, request_head
+
+log = logging.getLogger(__name__)
+
+_INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
+
+
+class Site(ServerFactory):
+    """Answers the connections of one listener."""
+
+    noisy = False
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        router: Router,
+        authenticator: Authenticator,
+        limits: RateLimits,
+        metrics: HttpMetrics,
+        access_log: AccessLog,
+        shutting_down: Signal,
+        trust: ProxyTrust,
+        max_body: int,
+        timeouts: Timeouts,
+        max_connections: int,
+        secure: bool = False,
+    ) -> None:
+        self.clock = clock
+        self.router = router
+        self.timeouts = timeouts
+        self.max_body = max_body
+        self.connections: set[Channel] = set()
+        self.running: set[Exchange] = set()
+        self._authenticator = authenticator
+        self._limits = limits
+        self._metrics = metrics
+        self._access_log = access_log
+        self._shutting_down = shutting_down
+        self._trust = trust
+        self._max_connections = max_connections
+        self._secure = secure
+        self._ids = itertools.count(1)
+        self._id_prefix = secrets.token_hex(3)
+        self._date = (0, b"")
+
+    def buildProtocol(self, addr: object) -> Channel | None:
+        """None, which closes the connection, when there are too many."""
+        if len(self.connections) >= self._max_connections or self._shutting_down.fired:
+            return None
+        return Channel(self)
+
+    def date_line(self) -> bytes:
+        """The Date header of this second."""
+        second = int(self.clock.seconds())
+        if self._date[0] != second:
+            self._date = (second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii"))
+        return self._date[1]
+
+    # Called by exchanges
+
+    def answer(self, exchange: Exchange) -> None:
+        """Answer a complete request, now or later."""
+        exchange.id = f"{self._id_prefix}-{next(self._ids)}"
+        if exchange.method == "OPTIONS":
+            self._finish(exchange, 204, b"", {})
+            return
+        if exchange.match is None:
+            self._unmatched(exchange)
+            return
+        self.running.add(exchange)
+        self._metrics.in_flight += 1
+        work = Deferred.fromCoroutine(self._run(exchange))
+        if not work.called:
+            exchange.runs(work)
+        work.addErrback(self._broken, exchange)
+
+    def refused(self, exchange: Exchange, status: int) -> None:
+        """A request was refused before it was complete."""
+        self._record(exchange, status)
+
+    # Steps
+
+    async def _run(self, exchange: Exchange) -> None:
+        request_id.set(exchange.id)
+        assert exchange.match is not None
+        route = exchange.match.route
+        try:
+            reply = await self._reply(exchange, route)
+        except (MatrixError, ProtocolError) as error:
+            self._fail(exchange, route, error)
+        except defer.CancelledError:
+            if not exchange.disconnected.fired:
+                raise
+            self._record(exchange, 499)
+        else:
+            await self._send(exchange, reply)
+        finally:
+            self.running.discard(exchange)
+            self._metrics.in_flight -= 1
+
+    async def _reply(self, exchange: Exchange, route: Route) -> Reply:
+        request = self._request(exchange, route)
+        if route.auth is not Auth.NONE:
+            await self._authenticate(exchange, request, route)
+        requester = request.requester_or_none
+        if requester is None or requester.rate_limited:
+            limit = route.limit or ("reads" if route.method == "GET" else "writes")
+            self._limits.check(limit, request.address if requester is None else requester.user_id)
+        return await route.handler(request)
+
+    def _request(self, exchange: Exchange, route: Route) -> MatrixRequest:
+        assert exchange.channel is not None
+        assert exchange.match is not None
+        peer = getattr(exchange.channel.transport.getPeer(), "host", "")
+        address, secure = peer, self._secure
+        headers = exchange.requestHeaders
+        if self._trust.is_trusted(peer):
+            forwarded = headers.getRawHeaders(b"X-Forwarded-For")
+            if forwarded:
+                address = self._trust.client(peer, [value.decode("latin-1") for value in forwarded])
+            proto = headers.getRawHeaders(b"X-Forwarded-Proto")
+            secure = secure or (proto is not None and proto[-1].strip().lower() == b"https")
+        return MatrixRequest(
+            id=exchange.id,
+            method=exchange.method,
+            path=exchange.path.decode("latin-1"),
+            route=route,
+            parameters=exchange.match.parameters,
+            query=Query(exchange.query),
+            headers=headers,
+            content=exchange.content,
+            address=address,
+            secure=secure,
+            disconnected=exchange.disconnected,
+            shutting_down=self._shutting_down,
+        )
+
+    async def _authenticate(self, exchange: Exchange, request: MatrixRequest, route: Route) -> None:
+        headers = exchange.requestHeaders.getRawHeaders(b"Authorization")
+        authorization = [value.decode("latin-1") for value in headers] if headers else []
+        in_query = request.query.strings("access_token") if b"access_token" in exchange.query else []
+        token = token_of(authorization, in_query)
+        if token is None:
+            if route.auth is Auth.OPTIONAL:
+                return
+            raise MissingToken
+        requester = await self._authenticator.authenticate(token, request)
+        exchange.user = requester.user_id
+        _check_policy(route, requester)
+        request.requester_or_none = requester
+
+    async def _send(self, exchange: Exchange, reply: Reply) -> None:
+        if isinstance(reply, Upgrade):
+            self._upgrade(exchange, reply)
+            return
+        status, headers = 200, None
+        if isinstance(reply, JsonBytes):
+            body = reply.encoded
+        elif isinstance(reply, Response):
+            status, body, headers = reply.status, reply.body, dict(reply.headers)
+            if headers.get("Content-Type") == JSON:
+                headers.setdefault("Cache-Control", "no-store")
+        else:
+            body = orjson.dumps(reply)
+        if compression.worth_it(body, headers, exchange.requestHeaders):
+            body = await compression.compress(body)
+            headers = compression.headers_of(headers)
+        self._finish(exchange, status, body, headers)
+
+    def _upgrade(self, exchange: Exchange, reply: Upgrade) -> None:
+        channel = exchange.channel
+        if channel is None:
+            self._record(exchange, 499)
+        elif not is_websocket(exchange.requestHeaders):
+            body = orjson.dumps(Unrecognized("This endpoint speaks WebSocket only").as_dict())
+            headers = {"Content-Type": JSON, "Upgrade": "websocket", "Connection": "Upgrade"}
+            self._finish(exchange, 426, body, headers)
+        else:
+            self._record(exchange, 101)
+            exchange.responded, exchange.channel = True, None
+            channel.hand_over(
+                reply.build, request_head(exchange.method, exchange.target, exchange.requestHeaders)
+            )
+
+    # Failures
+
+    def _unmatched(self, exchange: Exchange) -> None:
+        trouble = exchange.trouble
+        if isinstance(trouble, WrongMethod):
+            body = orjson.dumps(Unrecognized("Unrecognized request method").as_dict())
+            headers = {"Content-Type": JSON, "Cache-Control": "no-store", "Allow": ", ".join(trouble.allowed)}
+            self._finish(exchange, 405, body, headers)
+        elif isinstance(trouble, InvalidParam):
+            self._finish(exchange, 400, orjson.dumps(trouble.as_dict()), None)
+        else:
+            self._finish(exchange, 404, orjson.dumps(Unrecognized().as_dict()), None)
+
+    def _fail(self, exchange: Exchange, route: Route, error: MatrixError | ProtocolError) -> None:
+        """Answer a refusal. An error without a code of its own is a failure of ours."""
+        if isinstance(error, UiaRequired):
+            self._finish(exchange, route.statuses.get("M_UIA", 401), orjson.dumps(error.as_dict()), None)
+            return
+        if error.errcode == "M_UNKNOWN" and not isinstance(error, Unknown):
+            raise error
+        fields: dict[str, Any]
+        if isinstance(error, MatrixError):
+            fields = error.as_dict()
+        else:
+            fields = {"errcode": error.errcode, "error": str(error)}
+        status = route.statuses.get(error.errcode) or STATUSES.get(error.errcode, 400)
+        headers = None
+        if isinstance(error, LimitExceeded):
+            seconds = max(1, -(-error.retry_after_ms // 1000))
+            headers = {"Content-Type": JSON, "Cache-Control": "no-store", "Retry-After": str(seconds)}
+        self._finish(exchange, status, orjson.dumps(fields), headers)
+
+    def _broken(self, failure: Failure, exchange: Exchange) -> None:
+        """What no step expected."""
+        request_id.set(exchange.id)
+        log.error("request failed: %s %s", exchange.method, exchange.label, exc_info=failure.value)
+        self._finish(exchange, 500, _INTERNAL, None)
+
+    # The end
+
+    def _finish(self, exchange: Exchange, status: int, body: bytes, headers: dict[str, str] | None) -> None:
+        if exchange.channel is None:
+            self._record(exchange, 499)  # the client is gone, as other servers' logs write it
+            return
+        self._record(exchange, status)
+        exchange.respond(status, body, headers, close=self._shutting_down.fired)
+
+    def _record(self, exchange: Exchange, status: int) -> None:
+        seconds = self.clock.seconds() - exchange.started if exchange.started else 0.0
+        self._metrics.observe(exchange.label, exchange.method, status, seconds)
+        self._access_log.write(
+            request=exchange.id,
+            method=exchange.method,
+            route=exchange.label,
+            status=status,
+            seconds=seconds,
+            user=exchange.user,
+        )
+
+
+def _check_policy(route: Route, requester: Requester) -> None:
+    """Raise the refusal of a known user. See `Auth` and `Route`."""
+    if requester.is_locked and not route.locked_ok:
+        raise UserLocked
+    if requester.is_suspended and not route.suspended_ok:
+        raise UserSuspended
+    if requester.is_guest and route.auth not in {Auth.GUEST_OK, Auth.OPTIONAL}:
+        raise GuestAccessForbidden
+    if route.auth is Auth.ADMIN and not requester.is_admin:
+        raise Forbidden("You are not an administrator of this server")
+    if route.auth is Auth.APPSERVICE and requester.appservice_id is None:
+        raise Forbidden("Only application services may do that")
