@@ -46,11 +46,15 @@ class StoredEvent(NamedTuple):
     """The state event it replaced, for `unsigned.prev_content`."""
     redaction_pdu: str | None
     """The redaction that struck it, for `unsigned.redacted_because`."""
+    replaced_event_id: str | None = None
+    replaced_position: int | None = None
+    replaced_visibility: int | None = None
+    """Of the event it replaced: for `unsigned.replaces_state`, and for who may see its content."""
 
 
 EVENT_COLUMNS = """e.room, e.ordinal, e.position, e.depth, e.origin_server_ts, e.snapshot, e.replaces, e.visibility,
     e.flags, e.event_id, e.type, e.state_key, e.sender, e.redacted_by, e.transaction_id, e.device_id, e.auth_chain,
-    e.pdu, p.pdu, d.pdu"""
+    e.pdu, p.pdu, d.pdu, p.event_id, p.position, p.visibility"""
 """The select list of a `StoredEvent`, over `EVENT_JOINS`."""
 
 EVENT_JOINS = """LEFT JOIN events p ON p.room = e.room AND p.ordinal = e.replaces
@@ -82,7 +86,7 @@ _PAGE_BACKWARDS = f"""SELECT {EVENT_COLUMNS}
 _PAGE_FORWARDS = f"""SELECT {EVENT_COLUMNS}
     FROM (
         SELECT * FROM events n
-        WHERE n.room = %s AND (n.depth, n.position) > (%s, %s) AND n.flags = 0
+        WHERE n.room = %s AND (n.depth, n.position) >= (%s, %s) AND n.flags = 0
         ORDER BY n.depth, n.position LIMIT %s
     ) AS e {EVENT_JOINS} ORDER BY e.depth, e.position"""  # noqa: S608
 
@@ -105,7 +109,10 @@ _CURRENT_STATE = f"""SELECT {EVENT_COLUMNS}
 
 
 class TimelinePlace(NamedTuple):
-    """A place between events of a room's timeline, which is ordered by depth, then position."""
+    """A place between events of a room's timeline, which is ordered by depth, then position.
+
+    It lies just before whatever event stands at these numbers.
+    """
 
     depth: int
     position: int
@@ -153,7 +160,7 @@ class EventStore:
     async def page(
         self, room: int, start: TimelinePlace, *, backwards: bool, limit: int
     ) -> list[StoredEvent]:
-        """Up to `limit` events strictly before (or after) a place, nearest first."""
+        """Up to `limit` events before (or after) a place, nearest first."""
         sql = _PAGE_BACKWARDS if backwards else _PAGE_FORWARDS
         return _events(
             await self._database.fetch("events_page", sql, (room, start.depth, start.position, limit))

@@ -15,14 +15,16 @@ import orjson
 from homeserver.protocol.events import Event
 
 
-def client_event_head(event: Event) -> bytes:
-    """`{"content":…,"type":…` without `unsigned` and without the closing brace."""
+def client_event_body(event: Event) -> bytes:
+    """`{"content":…,"type":…` without `room_id`, without `unsigned` and without the closing brace.
+
+    This is how `/sync` begins an event, where the room is the key it stands under; see `room_part`.
+    """
     pdu = event.pdu
     fields: dict[str, Any] = {
         "content": pdu["content"],
         "event_id": event.event_id,
         "origin_server_ts": pdu["origin_server_ts"],
-        "room_id": event.room_id,
         "sender": event.sender,
         "type": event.type,
     }
@@ -40,7 +42,12 @@ def client_event_head(event: Event) -> bytes:
 
 def without_room_id(head: bytes, event: Event) -> bytes:
     """The head as `/sync` shows it: the room is the key it stands under."""
-    return head.replace(b'"room_id":' + orjson.dumps(event.room_id) + b",", b"", 1)
+    return head.removesuffix(room_part(event.room_id))
+
+
+def room_part(room_id: str) -> bytes:
+    """What follows the body where the room is not told by the place of the event in the response."""
+    return b',"room_id":' + orjson.dumps(room_id)
 
 
 def stripped_state_event(event: Event) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import orjson
 from pyroaring import BitMap
 
-from homeserver.events.client_format import client_event_head
+from homeserver.events.client_format import client_event_body, room_part
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion
 from storage.events import StoredEvent
@@ -19,7 +19,7 @@ from storage.events import StoredEvent
 class RoomEvent:
     """A mutable cell only in that a redaction, when it comes, replaces what it holds."""
 
-    __slots__ = ("_body", "_chain", "_event", "room_id", "stored", "version")
+    __slots__ = ("_body", "_chain", "_event", "aside", "room_id", "stored", "version")
 
     def __init__(
         self, stored: StoredEvent, room_id: str, version: RoomVersion, event: Event | None = None
@@ -30,6 +30,8 @@ class RoomEvent:
         self._event = event
         self._body: bytes | None = None
         self._chain: BitMap | None = None
+        self.aside: object = None
+        """Where `rendering` keeps what it made of the event besides its body."""
 
     @property
     def event(self) -> Event:
@@ -39,11 +41,16 @@ class RoomEvent:
         return self._event
 
     @property
-    def client_head(self) -> bytes:
-        """The client format without `unsigned` and without the closing brace (see `client_format`)."""
+    def client_body(self) -> bytes:
+        """The client format without room, `unsigned` and closing brace (see `client_format`)."""
         if self._body is None:
-            self._body = client_event_head(self.event)
+            self._body = client_event_body(self.event)
         return self._body
+
+    @property
+    def client_head(self) -> bytes:
+        """The client format without `unsigned` and closing brace."""
+        return self.client_body + room_part(self.room_id)
 
     @property
     def auth_chain(self) -> BitMap:
@@ -60,7 +67,12 @@ class RoomEvent:
 
     def place(self, position: int) -> None:
         """The commit gave it its stream position."""
-        self.stored = self.stored._replace(position=position)
+        stored = self.stored
+        replaced = stored.replaced_position
+        if replaced == 0 and stored.replaces is not None:
+            # Both are of one commit, in which positions and ordinals run side by side.
+            replaced = position - (stored.ordinal - stored.replaces)
+        self.stored = stored._replace(position=position, replaced_position=replaced)
 
     def redact(self, pdu: str, redaction: StoredEvent) -> None:
         """Hold the redacted form from now on."""
@@ -69,6 +81,17 @@ class RoomEvent:
         )
         self._event = None
         self._body = None
+        self.aside = None
+
+    def replaced_was_redacted(self, pdu: str) -> None:
+        """The event it replaced has only its redacted form from now on."""
+        self.stored = self.stored._replace(replaced_pdu=pdu)
+        self.aside = None
+
+    def redaction_was_redacted(self, pdu: str) -> None:
+        """The redaction that struck it has only its redacted form from now on."""
+        self.stored = self.stored._replace(redaction_pdu=pdu)
+        self.aside = None
 
     def __repr__(self) -> str:
         return f"<RoomEvent {self.stored.event_id} {self.stored.type!r} at {self.stored.position}>"

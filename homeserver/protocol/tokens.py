@@ -45,8 +45,8 @@ class SyncToken(NamedTuple):
 class PlaceToken(NamedTuple):
     """A place in a room's timeline, which is ordered by depth, then position.
 
-    It excludes the event that stands exactly there, whichever way one pages from it: `prev_batch` of a timeline names
-    the timeline's first event, and the page before it ends just short of it.
+    It lies just before the event that stands at these numbers: `prev_batch` of a timeline is made of the timeline's
+    first event; paging backwards from it gives what comes before that event, paging forwards begins with it.
     """
 
     depth: int

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import orjson
 from pyroaring import BitMap
 
 from homeserver.errors import Forbidden, NotFound
@@ -63,16 +64,27 @@ class Sight:
     def may_see(self, entry: RoomEvent) -> bool:
         """Whether the user may see the event."""
         stored = entry.stored
-        position = stored.position
+        return self._may_see(stored.position, stored.visibility, stored, stored.pdu)
+
+    def may_see_replaced(self, entry: RoomEvent) -> bool:
+        """Whether the user may see the state event that this one replaced."""
+        stored = entry.stored
+        position, visibility = stored.replaced_position, stored.replaced_visibility
+        if position is None or visibility is None:
+            return False
+        return self._may_see(position, visibility, stored, stored.replaced_pdu)
+
+    def _may_see(self, position: int, visibility: int, kind: StoredEvent, pdu: str | None) -> bool:
+        """For an event of the same type and state key as `kind`."""
         last = self._intervals[-1] if self._intervals else None
         if last is not None and last.membership == "join" and last.since < position:
             return True
-        own = stored.type == MEMBER and stored.state_key == self.user_id
+        own = kind.type == MEMBER and kind.state_key == self.user_id
         visibility_after = None
-        if stored.type == "m.room.history_visibility" and stored.state_key == "":
-            visibility_after = HistoryVisibility.from_content(entry.event.content)
+        if kind.type == "m.room.history_visibility" and kind.state_key == "" and pdu is not None:
+            visibility_after = HistoryVisibility.from_content(orjson.loads(pdu)["content"])
         return may_see_event(
-            visibility=HistoryVisibility(stored.visibility),
+            visibility=HistoryVisibility(visibility),
             membership=_membership(self.membership_before(position)),
             joined_later=self.joined_after(position),
             visibility_after=visibility_after,

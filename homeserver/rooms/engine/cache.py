@@ -211,6 +211,22 @@ class RoomCache:
         for entry in holders:
             if entry.stored.redacted_by is None:
                 entry.redact(pdu, redaction.stored)
+        self._strike_copies(room, target, pdu)
+
+    def _strike_copies(self, room: Room, target: StoredEvent, pdu: str) -> None:
+        """What replaced a struck event, and what a struck redaction had struck, carry its content along."""
+        if target.state_key is not None:
+            carriers = [*room.recent, room.head.state.get((target.type, target.state_key))]
+            member = room.head.members.get(target.state_key)
+            if target.type == "m.room.member" and member is not None:
+                carriers.append(self._member_events.redacted(room.key, member.ordinal))
+            for entry in carriers:
+                if entry is not None and entry.stored.replaces == target.ordinal:
+                    entry.replaced_was_redacted(pdu)
+        elif target.type == "m.room.redaction":
+            for entry in (*room.recent, *room.head.state.values()):
+                if entry.stored.redacted_by == target.event_id:
+                    entry.redaction_was_redacted(pdu)
 
     def mark_stale(self, room_id: str) -> None:
         """The room's head had moved elsewhere."""

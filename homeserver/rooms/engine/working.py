@@ -140,7 +140,7 @@ class WorkingRoom:
             depth=event.depth,
             origin_server_ts=event.origin_server_ts,
             snapshot=head.snapshot,
-            replaces=None if replaced is None else replaced[0],
+            replaces=None if replaced is None else replaced.ordinal,
             visibility=int(head.history_visibility),
             flags=0,
             event_id=event.event_id,
@@ -152,8 +152,11 @@ class WorkingRoom:
             device_id=None if draft.transaction is None else draft.transaction.device_id,
             auth_chain=self._chain(auth) if event.is_state else None,
             pdu=json_bytes.decode(),
-            replaced_pdu=None if replaced is None or replaced[1] is None else replaced[1].stored.pdu,
+            replaced_pdu=None if replaced is None else replaced.pdu,
             redaction_pdu=None,
+            replaced_event_id=None if replaced is None else replaced.event_id,
+            replaced_position=None if replaced is None else replaced.position,
+            replaced_visibility=None if replaced is None else replaced.visibility,
         )
         entry = RoomEvent(stored, event.room_id, event.room_version, event)
         self._add(entry, draft)
@@ -292,21 +295,18 @@ class WorkingRoom:
     def _in_memory(self, ordinal: int) -> RoomEvent | None:
         return self._loaded.get(ordinal) or self._member_events.peek(self.head.room, ordinal)
 
-    def _replaced(self, event: Event) -> tuple[int, RoomEvent | None] | None:
-        """The ordinal of the state event that this one replaces, and the event."""
+    def _replaced(self, event: Event) -> StoredEvent | None:
+        """The state event that this one replaces."""
         if event.state_key is None:
             return None
         if event.type == MEMBER:
-            member = self.head.members.get(event.state_key)
-            if member is None:
-                return None
             missing: list[int] = []
             entry = self._member_event(event.state_key, missing)
             if missing:
                 raise MissingEvents(missing)
-            return member.ordinal, entry
-        current = self.head.state.get((event.type, event.state_key))
-        return None if current is None else (current.stored.ordinal, current)
+        else:
+            entry = self.head.state.get((event.type, event.state_key))
+        return None if entry is None else entry.stored
 
     @staticmethod
     def _chain(auth: dict[StateKey, RoomEvent]) -> bytes:
