@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from homeserver.errors import UserSuspended
+
 
 class Actor(Protocol):
-    """A user of this server, with the standing they had when the request came in. Accounts' `Requester` is one."""
+    """A user of this server, with the standing they had when the request came in."""
 
     @property
     def user_id(self) -> str: ...
@@ -19,7 +21,13 @@ class Actor(Protocol):
     def is_admin(self) -> bool: ...
 
     @property
-    def suspended(self) -> bool: ...
+    def is_suspended(self) -> bool: ...
 
-    def check_not_suspended(self) -> None:
-        """Raise UserSuspended if the account is suspended."""
+
+def check_not_suspended(actor: Actor) -> None:
+    """Raise UserSuspended if the account is suspended (client-server API, "Account suspension").
+
+    Suspended users may leave rooms, reject invites and redact their own events; all else that shows is refused.
+    """
+    if actor.is_suspended:
+        raise UserSuspended

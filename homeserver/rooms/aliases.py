@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homeserver.errors import BadAlias, Forbidden, InvalidParam, MatrixError, NotFound
+from homeserver.errors import BadAlias, Forbidden, InvalidParam, NotFound, Unknown
 from homeserver.protocol.errors import IdentifierError, ProtocolError
 from homeserver.protocol.identifiers import check_room_alias, domain_of
 from homeserver.rooms.access import RoomGate
-from homeserver.rooms.actor import Actor
+from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.stream import Committer
 from storage.room_aliases import RoomAliasStore
@@ -21,7 +21,7 @@ from storage.room_aliases import RoomAliasStore
 CANONICAL = "m.room.canonical_alias"
 
 
-class AliasTaken(MatrixError):
+class AliasTaken(Unknown):
     """The alias exists. (M_UNKNOWN; the endpoint answers 409.)"""
 
 
@@ -53,7 +53,7 @@ class Aliases:
 
         Raises InvalidParam, Forbidden, NotFound for an unknown room, AliasTaken.
         """
-        actor.check_not_suspended()
+        check_not_suspended(actor)
         check_alias(alias)
         if domain_of(alias) != self._engine.server_name:
             raise InvalidParam("Only aliases of this server can be made here")
@@ -76,7 +76,7 @@ class Aliases:
 
         Its maker may, whoever may set the room's canonical alias, and server admins.
         """
-        actor.check_not_suspended()
+        check_not_suspended(actor)
         check_alias(alias)
         found = (await self._store.get((alias,))).get(alias)
         if found is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from homeserver.rooms.actor import Actor
+from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import check_target, member_content
 from homeserver.rooms.membership.writing import MEMBER, require_joined, write_member
@@ -27,7 +27,7 @@ class Banning:
         extra: Mapping[str, Any] | None = None,
     ) -> str:
         """Ban a user, in the room or not; the event id. Banning again gives only a new reason. Raises Forbidden."""
-        actor.check_not_suspended()
+        check_not_suspended(actor)
         check_target(user_id)
         sender = actor.user_id
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from homeserver.errors import Forbidden, InviteBlocked, Unknown
 from homeserver.protocol.identifiers import domain_of
-from homeserver.rooms.actor import Actor
+from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import MemberProfiles, check_target, member_content
 from homeserver.rooms.membership.writing import MEMBER, require_joined, write_member
@@ -56,7 +56,7 @@ class Inviting:
         extra: Mapping[str, Any] | None = None,
     ) -> str:
         """Invite a user; the event id. Raises Forbidden and what `check_invitees` raises."""
-        actor.check_not_suspended()
+        check_not_suspended(actor)
         sender = actor.user_id
         await self.check_invitees(sender, (user_id,))
         profiles = await self._profiles.member_profiles((user_id,))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from homeserver.errors import Forbidden, GuestAccessForbidden
 from homeserver.protocol.identifiers import domain_of
-from homeserver.rooms.actor import Actor
+from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
 from homeserver.rooms.membership.writing import MEMBER, write_member
@@ -56,7 +56,7 @@ class Joining:
         `extra` (a content sent as state) always makes a new member event unless it is the present one's.
         Raises NotFound for a room that is not known here, Forbidden, UserSuspended.
         """
-        actor.check_not_suspended()
+        check_not_suspended(actor)
         user_id = actor.user_id
         room = await self._engine.cache.get(room_id)
         if room is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from homeserver.errors import BadState
-from homeserver.rooms.actor import Actor
+from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import check_target, member_content
 from homeserver.rooms.membership.writing import MEMBER, require_joined, write_member
@@ -28,7 +28,7 @@ class Kicking:
         extra: Mapping[str, Any] | None = None,
     ) -> str:
         """Kick a user; the event id. Raises Forbidden, and BadState for a banned user, whom it would unban."""
-        actor.check_not_suspended()
+        check_not_suspended(actor)
         check_target(user_id)
         sender = actor.user_id
 

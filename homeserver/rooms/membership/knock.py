@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from homeserver.errors import Forbidden
-from homeserver.rooms.actor import Actor
+from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
 from homeserver.rooms.membership.writing import MEMBER, write_member
@@ -29,7 +29,7 @@ class Knocking:
         extra: Mapping[str, Any] | None = None,
     ) -> str:
         """Knock; the member event's id. Knocking again gives only a new reason. Raises NotFound, Forbidden."""
-        actor.check_not_suspended()
+        check_not_suspended(actor)
         user_id = actor.user_id
         if await self._engine.cache.get(room_id) is None:
             raise unknown_room(room_id)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making a room: every check first, then one commit of all its events, its alias and its place in the directory."""
+
+from __future__ import annotations
+
+from homeserver.errors import BadAlias, InvalidParam, InvalidRoomState, RoomInUse, UnsupportedRoomVersion
+from homeserver.protocol.errors import IdentifierError, UnsupportedRoomVersionError
+from homeserver.protocol.event_auth import AuthError
+from homeserver.protocol.identifiers import check_room_alias
+from homeserver.protocol.room_versions import RoomVersion, room_version
+from homeserver.rooms.actor import Actor, check_not_suspended
+from homeserver.rooms.aliases import CANONICAL, canonical_aliases
+from homeserver.rooms.creation.blueprint import CREATE, Blueprint
+from homeserver.rooms.creation.wishes import RoomWishes
+from homeserver.rooms.directory import RoomDirectory
+from homeserver.rooms.engine import DirectoryEntry, RoomEngine
+from homeserver.rooms.membership.invite import Inviting
+from homeserver.rooms.membership.member_content import MemberProfiles
+from homeserver.rooms.membership.writing import MEMBER
+from storage.room_aliases import RoomAliasStore
+
+MAX_INVITES = 100
+"""Users invited with the creation; more are invited afterwards, one by one."""
+
+
+class RoomCreation:
+    """Makes rooms."""
+
+    def __init__(
+        self,
+        *,
+        engine: RoomEngine,
+        profiles: MemberProfiles,
+        inviting: Inviting,
+        aliases: RoomAliasStore,
+        directory: RoomDirectory,
+        default_version: str,
+    ) -> None:
+        self._engine = engine
+        self._profiles = profiles
+        self._inviting = inviting
+        self._aliases = aliases
+        self._directory = directory
+        self._default_version = room_version(default_version)
+        self._being_taken: set[str] = set()
+
+    async def create(self, actor: Actor, wishes: RoomWishes) -> str:
+        """Make the room; its id.
+
+        Raises UnsupportedRoomVersion, InvalidParam, BadAlias, RoomInUse, InvalidRoomState, Forbidden, InviteBlocked.
+        """
+        check_not_suspended(actor)
+        version = self._version(wishes)
+        if wishes.visibility == "public":
+            self._directory.check_may_publish_new(actor)
+        await self._check_invites(actor, wishes)
+        alias = self._alias(wishes)
+        check_initial_state(wishes, alias)
+        profiles = await self._profiles.member_profiles((actor.user_id, *wishes.invite))
+        plan = Blueprint(wishes, version, actor.user_id, alias, profiles)
+        if alias is None:
+            return await self._make(plan)
+        if alias in self._being_taken or alias in await self._aliases.get((alias,)):
+            raise RoomInUse(f"Room alias {alias} is taken")
+        # Two rooms of one group commit would not see each other's alias: never let two of this process get that far.
+        self._being_taken.add(alias)
+        try:
+            return await self._make(plan)
+        finally:
+            self._being_taken.discard(alias)
+
+    async def _make(self, plan: Blueprint) -> str:
+        entry = DirectoryEntry(plan.creator, plan.alias, plan.wishes.visibility == "public")
+        try:
+            room = await self._engine.create(plan.version, plan.create(), plan.events, entry)
+        except AuthError as error:
+            raise InvalidRoomState(f"The room cannot be made so: {error}") from error
+        if room is None:
+            raise RoomInUse(f"Room alias {plan.alias} is taken")
+        return room.room_id
+
+    def _version(self, wishes: RoomWishes) -> RoomVersion:
+        if wishes.version is None:
+            return self._default_version
+        return supported_version(wishes.version)
+
+    async def _check_invites(self, actor: Actor, wishes: RoomWishes) -> None:
+        if len(wishes.invite) > MAX_INVITES:
+            raise InvalidParam(f"At most {MAX_INVITES} users can be invited with the creation of a room")
+        if actor.user_id in wishes.invite:
+            raise InvalidParam("You cannot invite yourself")
+        if wishes.invite:
+            await self._inviting.check_invitees(actor.user_id, wishes.invite)
+
+    def _alias(self, wishes: RoomWishes) -> str | None:
+        localpart = wishes.alias_localpart
+        if localpart is None:
+            return None
+        alias = f"#{localpart}:{self._engine.server_name}"
+        if not localpart or ":" in localpart or localpart.startswith("#") or any(map(str.isspace, localpart)):
+            raise InvalidParam("room_alias_name must be the part of an alias between # and the colon")
+        try:
+            check_room_alias(alias)
+        except IdentifierError as error:
+            raise InvalidParam(str(error)) from error
+        return alias
+
+
+def supported_version(identifier: str) -> RoomVersion:
+    """The room version of that name. Raises UnsupportedRoomVersion."""
+    try:
+        return room_version(identifier)
+    except UnsupportedRoomVersionError as error:
+        raise UnsupportedRoomVersion(
+            f"This server does not support room version {identifier[:32]}"
+        ) from error
+
+
+def check_initial_state(wishes: RoomWishes, alias: str | None) -> None:
+    """Raise InvalidRoomState for a create event or members, BadAlias for aliases that are not the new room's."""
+    for state in wishes.initial_state:
+        if state.type in (CREATE, MEMBER):
+            raise InvalidRoomState(f"initial_state cannot hold {state.type}")
+        if state.type == CANONICAL and state.state_key == "":
+            for other in canonical_aliases(state.content):
+                if other != alias:
+                    raise BadAlias(f"The alias '{other}' does not point to this room.")

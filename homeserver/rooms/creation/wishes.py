@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user asks of a new room. Client-server API, `POST /createRoom`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Visibility = Literal["public", "private"]
+Preset = Literal["private_chat", "trusted_private_chat", "public_chat"]
+
+
+@dataclass(frozen=True, slots=True)
+class InitialState:
+    """A state event the room shall begin with."""
+
+    type: str
+    state_key: str
+    content: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomWishes:
+    """The request's fields, checked for their types only."""
+
+    visibility: Visibility = "private"
+    preset: Preset | None = None
+    """None: `public_chat` for a published room, else `private_chat`."""
+    alias_localpart: str | None = None
+    name: str | None = None
+    topic: str | None = None
+    invite: Sequence[str] = ()
+    is_direct: bool = False
+    version: str | None = None
+    """None: the server's default."""
+    creation_content: Mapping[str, Any] = field(default_factory=dict)
+    initial_state: Sequence[InitialState] = ()
+    power_levels: Mapping[str, Any] = field(default_factory=dict)
+    """`power_level_content_override`."""
+
+    @property
+    def effective_preset(self) -> Preset:
+        if self.preset is not None:
+            return self.preset
+        return "public_chat" if self.visibility == "public" else "private_chat"
