@@ -10,18 +10,12 @@ from typing import Literal
 
 from homeserver.accounts.actor import Actor
 from homeserver.accounts.token_cache import TokenCache
-from homeserver.errors import BadRequest, Forbidden, InvalidParam, NotFound
+from homeserver.errors import Forbidden, InvalidParam, NotFound, Unknown
 from homeserver.protocol.identifiers import is_valid_user_id
 from storage.devices import Device, DeviceStore
 from storage.users import User, UserStore
 
 Standing = Literal["locked", "suspended"]
-
-
-class SelfDemotion(BadRequest):
-    """M_UNKNOWN: an administrator tried to lay down the office, and nobody might be left."""
-
-    default_message = "You may not demote yourself"
 
 
 class Moderation:
@@ -67,10 +61,13 @@ class Moderation:
         return (await self._moderated(actor, user_id)).admin
 
     async def set_admin(self, actor: Actor, user_id: str, value: bool) -> None:
-        """Make an administrator of a user, or none. Raises as `is_admin`, and SelfDemotion."""
+        """Make an administrator of a user, or none.
+
+        Raises as `is_admin`, and Unknown for laying down one's own office, as nobody might be left.
+        """
         user = await self._moderated(actor, user_id)
         if user_id == actor.user_id and not value:
-            raise SelfDemotion
+            raise Unknown("You may not demote yourself")
         if user.guest:
             raise Forbidden("A guest cannot administer the server")
         if not await self._users.set_flag(user_id, "admin", value):

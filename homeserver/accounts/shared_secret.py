@@ -16,17 +16,11 @@ from homeserver.accounts.credentials import Clock, new_secret
 from homeserver.accounts.passwords import PasswordHasher
 from homeserver.accounts.sessions import DeviceRequest, LoggedIn
 from homeserver.accounts.usernames import Usernames
-from homeserver.errors import BadRequest, Forbidden
+from homeserver.errors import Forbidden, Unknown
 from storage.registration_nonces import RegistrationNonceStore
 from storage.users import NewUser
 
 _NONCE_LIFETIME_MS: Final = 60_000
-
-
-class UnrecognisedNonce(BadRequest):
-    """M_UNKNOWN: the nonce was not given out, is too old or was used."""
-
-    default_message = "unrecognised nonce"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +72,11 @@ class SharedSecretRegistration:
     async def register(self, request: SharedSecretRequest) -> LoggedIn:
         """Make the account. Passwords are the secret's holder's own judgement.
 
-        Raises UnrecognisedNonce, Forbidden for a wrong proof, InvalidUsername, UserInUse, InvalidParam.
+        Raises Unknown for a nonce that was not given out, is too old or was used, Forbidden for a wrong proof,
+        InvalidUsername, UserInUse, InvalidParam.
         """
         if not await self._nonces.take(request.nonce, self._clock()):
-            raise UnrecognisedNonce
+            raise Unknown("unrecognised nonce")
         if not hmac.compare_digest(self._mac(request), request.mac.lower().encode("utf-8", "replace")):
             raise Forbidden("HMAC incorrect")
         if request.device is not None:
