@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Account data of users who are about, in memory: loaded whole in one query, kept right by commits, within a budget."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from homeserver.stream.changes import Change
+from storage.account_data import AccountDataEntry
+
+Key = tuple[int, str]
+
+
+class Kept(NamedTuple):
+    """One entry; `content` None: deleted."""
+
+    content: dict[str, Any] | None
+    position: int
+
+
+class UserData:
+    """All of one user's entries. `weight` is about how many bytes they take."""
+
+    __slots__ = ("entries", "ignored", "latest", "weight")
+
+    def __init__(self, rows: Iterable[AccountDataEntry]) -> None:
+        self.entries: dict[Key, Kept] = {}
+        self.latest = 0
+        self.weight = 500
+        self.ignored: frozenset[str] | None = None
+        """Whom the user ignores, once somebody asked."""
+        for row in rows:
+            content = None if row.content is None else orjson.loads(row.content)
+            self.put((row.room, row.type), Kept(content, row.position), len(row.content or ""))
+
+    def put(self, key: Key, kept: Kept, size: int) -> None:
+        if key in self.entries:
+            size //= (
+                2  # what is replaced is gone, and its size is not remembered: about right in the long run
+            )
+        self.weight += 300 + 4 * size
+        self.entries[key] = kept
+        self.latest = max(self.latest, kept.position)
+        self.ignored = None
+
+    def between(self, since: int, upto: int) -> Iterator[tuple[Key, Kept]]:
+        """What moved in since < position ≤ upto; for `since` 0 all there is, without what was deleted."""
+        if self.latest <= since:
+            return
+        for key, kept in self.entries.items():
+            if since < kept.position <= upto and (since > 0 or kept.content is not None):
+                yield key, kept
+
+
+class UserDataCache:
+    """One per process, subscribed to the stream; least recently used out first."""
+
+    def __init__(self, budget: int = 32_000_000) -> None:
+        """`budget`: about how many bytes of memory to use."""
+        self._budget = budget
+        self._weight = 0
+        self._users: OrderedDict[str, UserData] = OrderedDict()
+        self.generation = 0
+        """Grows with every change, so that who loads can tell whether what they read may be old."""
+
+    def get(self, user_id: str) -> UserData | None:
+        data = self._users.get(user_id)
+        if data is not None:
+            self._users.move_to_end(user_id)
+        return data
+
+    def keep(self, user_id: str, data: UserData) -> None:
+        self.drop((user_id,))
+        self._users[user_id] = data
+        self._weight += data.weight
+        while self._weight > self._budget and len(self._users) > 1:
+            _, evicted = self._users.popitem(last=False)
+            self._weight -= evicted.weight
+
+    def landed(self, user_id: str, key: Key, content: Mapping[str, Any] | None, position: int) -> None:
+        """A write of this process stands."""
+        self.generation += 1
+        data = self._users.get(user_id)
+        if data is not None:
+            before = data.weight
+            kept = Kept(None if content is None else dict(content), position)
+            data.put(key, kept, 0 if content is None else len(orjson.dumps(content)))
+            self._weight += data.weight - before
+
+    def drop(self, users: Iterable[str]) -> None:
+        for user_id in users:
+            data = self._users.pop(user_id, None)
+            if data is not None:
+                self._weight -= data.weight
+
+    def forget(self, users: Iterable[str]) -> None:
+        """What is known of the users is out of date."""
+        self.generation += 1
+        self.drop(users)
+
+    def changed(self, change: Change) -> Iterable[str]:
+        """A commit: drop what another process may have written."""
+        if change.unknown:
+            self.generation += 1
+            self._users.clear()
+            self._weight = 0
+        elif change.foreign and change.users:
+            self.forget(change.users)
+        return ()

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Account data on a real Postgres: kept, told, deleted; tags; whom a user ignores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from homeserver.account_data import IGNORED_USER_LIST, AccountData, AccountDataChanges, Tags, UserDataCache
+from homeserver.errors import BadJson, InvalidParam, NotFound
+from storage.account_data import AccountDataStore
+from storage.database import Database
+from tests.reactor import reactor
+from tests.rooms.engine_fixture import ALICE, BOB, Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process with account data."""
+
+    engine: Engine
+    account_data: AccountData
+
+    @classmethod
+    async def open(cls, database: Database) -> Process:
+        engine = await Engine.open(database)
+        cache = UserDataCache()
+        engine.stream.subscribe(cache)
+        account_data = AccountData(
+            store=AccountDataStore(database),
+            committer=engine.committer,
+            moved=engine.stream.users,
+            user_rooms=engine.user_rooms,
+            cache=cache,
+        )
+        return cls(engine, account_data)
+
+    async def changed(self, user_id: str, since: int = 0) -> AccountDataChanges:
+        return await self.account_data.changed(user_id, since, self.engine.stream.position)
+
+    async def reached(self, position: int) -> None:
+        """Let the reactor turn until this process shows a position."""
+        while self.engine.stream.position < position:
+            await deferLater(reactor, 0)
+
+
+def entry(event_type: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"type": event_type, "content": content}
+
+
+async def test_global_and_room_data_are_kept_apart_and_told(database: Database) -> None:
+    """An increment has what moved since, an initial sync all of it, and nobody else any of it."""
+    process = await Process.open(database)
+    room = await process.engine.new_room()
+    await process.account_data.put(ALICE, "org.example.a", {"n": 1})
+    middle = process.engine.stream.position
+    await process.account_data.put(ALICE, "org.example.a", {"room": True}, room.room_id)
+    assert await process.account_data.get(ALICE, "org.example.a") == {"n": 1}
+    assert await process.account_data.find(ALICE, room.room_id, "org.example.a") == {"room": True}
+    since = await process.changed(ALICE, middle)
+    assert (since.global_, since.rooms) == ([], {room.key: [entry("org.example.a", {"room": True})]})
+    everything = await process.changed(ALICE)
+    assert (everything.global_, everything.rooms) == ([entry("org.example.a", {"n": 1})], since.rooms)
+    assert await process.changed(BOB) == AccountDataChanges()
+    assert await process.account_data.find(BOB, room.room_id, "org.example.a") is None
+
+
+async def test_without_news_there_is_no_query(database: Database) -> None:
+    """Neither when nothing moved, nor when what moved is in memory."""
+    process = await Process.open(database)
+    await process.account_data.get(ALICE, "org.example.a")
+    before = process.engine.stream.position
+    await process.account_data.put(ALICE, "org.example.a", {"n": 1})
+    await database.close()
+    assert (await process.changed(ALICE, before)).global_ == [entry("org.example.a", {"n": 1})]
+    assert await process.changed(BOB, before) == AccountDataChanges()
+
+
+async def test_another_process_tells_of_it(database: Database) -> None:
+    """A process that had the user's data in memory shows what was written elsewhere, and wakes the user."""
+    process, other = await Process.open(database), await Process.open(database)
+    await other.account_data.put(ALICE, "org.example.a", {"n": 1})
+    await process.reached(other.engine.stream.position)
+    assert await process.account_data.get(ALICE, "org.example.a") == {"n": 1}
+    woken = process.engine.stream.listen(ALICE).wait()
+    before = process.engine.stream.position
+    await other.account_data.put(ALICE, "org.example.a", {"n": 2})
+    await woken
+    assert (await process.changed(ALICE, before)).global_ == [entry("org.example.a", {"n": 2})]
+
+
+async def test_deletion_is_told_once_and_then_forgotten(database: Database) -> None:
+    """Devices that knew the entry get it empty; a new one does not get it at all. (MSC3391)"""
+    process = await Process.open(database)
+    await process.account_data.put(ALICE, "org.example.a", {"n": 1})
+    before = process.engine.stream.position
+    await process.account_data.delete(ALICE, "org.example.a")
+    assert (await process.changed(ALICE, before)).global_ == [entry("org.example.a", {})]
+    assert await process.changed(ALICE) == AccountDataChanges()
+    assert await process.account_data.get(ALICE, "org.example.a") is None
+    at = process.engine.stream.position
+    await process.account_data.delete(ALICE, "org.example.a")
+    assert process.engine.stream.position == at
+
+
+@pytest.mark.parametrize("event_type", ["m.fully_read", "m.push_rules"])
+async def test_what_the_server_manages_is_not_for_clients(database: Database, event_type: str) -> None:
+    """Neither set nor deleted through the API, in whatever room."""
+    process = await Process.open(database)
+    room = await process.engine.new_room()
+    for room_id in (None, room.room_id):
+        with pytest.raises(BadJson):
+            await process.account_data.put(ALICE, event_type, {}, room_id)
+        with pytest.raises(BadJson):
+            await process.account_data.delete(ALICE, event_type, room_id)
+
+
+async def test_a_room_one_never_was_in_takes_no_data(database: Database) -> None:
+    """In the same words as for a room that does not exist."""
+    process = await Process.open(database)
+    room = await process.engine.new_room()
+    errors = []
+    for room_id in (room.room_id, "!none:localhost"):
+        with pytest.raises(NotFound) as caught:
+            await process.account_data.put(BOB, "org.example.a", {}, room_id)
+        errors.append(caught.value.as_dict())
+    assert errors[0] == errors[1]
+
+
+async def test_simultaneous_tags_are_all_put(database: Database) -> None:
+    """Tags put at once by several devices on two processes: none is lost, though all are one entry."""
+    process, other = await Process.open(database), await Process.open(database)
+    room = await process.engine.new_room()
+    names = [f"u.{n}" for n in range(5)]
+    await gatherResults(
+        [
+            Deferred.fromCoroutine(Tags(each.account_data).put(ALICE, room.room_id, name, {"order": 0.5}))
+            for each, name in zip((process, other) * 3, names, strict=False)
+        ]
+    )
+    tags = Tags((await Process.open(database)).account_data)
+    assert set(await tags.of(ALICE, room.room_id)) == set(names)
+    await tags.remove(ALICE, room.room_id, names[0])
+    await tags.remove(ALICE, room.room_id, "u.never")
+    assert set(await tags.of(ALICE, room.room_id)) == set(names[1:])
+
+
+@pytest.mark.parametrize("order", ["0.5", True, -0.1, 1.5, []])
+async def test_an_order_is_a_number_between_0_and_1(database: Database, order: object) -> None:
+    process = await Process.open(database)
+    room = await process.engine.new_room()
+    with pytest.raises(BadJson):
+        await Tags(process.account_data).put(ALICE, room.room_id, "u.a", {"order": order})
+    with pytest.raises(InvalidParam):
+        await Tags(process.account_data).put(ALICE, room.room_id, "u." + "ä" * 127, {})
+
+
+async def test_ignored_users(database: Database) -> None:
+    """The list counts from the moment it is written; what is no list ignores nobody; nobody ignores themselves."""
+    process = await Process.open(database)
+    assert await process.account_data.ignored(ALICE) == frozenset()
+    await process.account_data.put(ALICE, IGNORED_USER_LIST, {"ignored_users": {BOB: {}, ALICE: {}}})
+    assert await process.account_data.ignored(ALICE) == {BOB}
+    assert await process.account_data.ignored(BOB) == frozenset()
+    await process.account_data.put(ALICE, IGNORED_USER_LIST, {})
+    assert await process.account_data.ignored(ALICE) == frozenset()
+    for content in ({"ignored_users": []}, {"ignored_users": {BOB: 1}}, {"ignored_users": {"bob": {}}}):
+        with pytest.raises(BadJson):
+            await process.account_data.put(ALICE, IGNORED_USER_LIST, content)
+
+
+async def test_hostile_content_harms_nobody_elses_commit(database: Database) -> None:
+    """NUL, surrogate pairs and odd numbers in content come back as they were."""
+    process = await Process.open(database)
+    content: dict[str, Any] = {"a\0b": "\0", "emoji": "\U0001f600", "deep": [[{}]], "float": 1e300}
+    await gatherResults(
+        [
+            Deferred.fromCoroutine(process.account_data.put(ALICE, "org.example.a", content)),
+            Deferred.fromCoroutine(process.account_data.put(BOB, "org.example.a", {"n": 1})),
+        ]
+    )
+    fresh = await Process.open(database)
+    assert await fresh.account_data.get(ALICE, "org.example.a") == content
+    assert await fresh.account_data.get_of_users([ALICE, BOB, "@no:body"], "org.example.a") == {
+        ALICE: content,
+        BOB: {"n": 1},
+    }
+
+
+async def test_erasure(database: Database) -> None:
+    """Closing an account keeps account data unless the user asked to be forgotten."""
+    process = await Process.open(database)
+    await process.account_data.put(ALICE, "org.example.a", {"n": 1})
+    await process.account_data.depart(ALICE, erase=False)
+    assert await process.account_data.get(ALICE, "org.example.a") == {"n": 1}
+    await process.account_data.depart(ALICE, erase=True)
+    assert await process.account_data.get(ALICE, "org.example.a") is None
