@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every service stands on: the database, the stream and the rooms. Built first, stopped last."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from homeserver.config import Config
+from homeserver.protocol.signing import SigningKey
+from homeserver.rooms.access import RoomGate
+from homeserver.rooms.engine import RoomCache, RoomEngine
+from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.working import Signer
+from homeserver.rooms.engine.writer import WriterTools
+from homeserver.rooms.user_rooms import UserRooms
+from homeserver.stream import Committer, Recovery, Stream
+from storage.database import Database
+from storage.events import EventStore
+from storage.memberships import MembershipStore
+from storage.rooms import RoomStore
+from storage.state import StateStore
+from storage.stream import StreamStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """One per process."""
+
+    database: Database
+    stream: Stream
+    committer: Committer
+    engine: RoomEngine
+    cache: RoomCache
+    member_events: MemberEvents
+    gate: RoomGate
+    user_rooms: UserRooms
+    events: EventStore
+    memberships: MembershipStore
+    rooms: RoomStore
+    state: StateStore
+
+    async def stop(self) -> None:
+        """Let what is being committed land, then end the connections."""
+        await self.committer.wait_idle()
+        await self.database.close()
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as events carry them."""
+    return int(time.time() * 1000)
+
+
+async def build_core(reactor: Any, config: Config, dsn: str, signing_key: SigningKey) -> Core:
+    """Connect and build. The stream is heard from the first moment, so that nothing falls between."""
+    database = Database(reactor, dsn)
+    origin = secrets.token_hex(8)
+    stream_store = StreamStore(database, origin)
+    stream = Stream(origin=origin, position=await stream_store.position())
+
+    def sleep(seconds: float) -> Awaitable[None]:
+        return deferLater(reactor, seconds)
+
+    recovery = Recovery(stream_store, stream, sleep)
+
+    def catch_up() -> None:
+        Deferred.fromCoroutine(recovery.resync()).addErrback(
+            lambda failure: logger.error("could not catch up with the stream", exc_info=failure.value)
+        )
+
+    await database.listen("stream", stream.heard, catch_up)
+    position = await stream_store.settled_position()
+    if position > stream.position:  # another process wrote between the first look and the listening
+        stream.missed(position)
+
+    events, memberships = EventStore(database), MembershipStore(database)
+    rooms, state = RoomStore(database), StateStore(database)
+    # Of the budget a half is for rooms, a quarter for member events; the rest covers small caches and overhead.
+    member_events = MemberEvents(events, config.memory_budget // 4)
+    cache = RoomCache(rooms, member_events, config.memory_budget // 2)
+    user_rooms = UserRooms(memberships)
+    stream.subscribe(cache)
+    stream.subscribe(user_rooms)
+    committer = Committer(stream_store, stream, recovery)
+    engine = RoomEngine(
+        WriterTools(
+            cache=cache,
+            member_events=member_events,
+            events=events,
+            committer=committer,
+            listening=stream.listeners,
+            signer=Signer(config.server_name, signing_key),
+            now=now_ms,
+        )
+    )
+    gate = RoomGate(
+        cache=cache,
+        user_rooms=user_rooms,
+        memberships=memberships,
+        events=events,
+        state=state,
+        member_events=member_events,
+    )
+    return Core(
+        database=database,
+        stream=stream,
+        committer=committer,
+        engine=engine,
+        cache=cache,
+        member_events=member_events,
+        gate=gate,
+        user_rooms=user_rooms,
+        events=events,
+        memberships=memberships,
+        rooms=rooms,
+        state=state,
+    )
