@@ -69,6 +69,7 @@ class Channel(HTTPChannel):
         self.deadline = inf
         self._look_call: Any = None
         self._closing = False
+        self._saying_goodbye = False
         self._body_started = 0.0
 
     # From the transport
@@ -111,10 +112,12 @@ class Channel(HTTPChannel):
         self._look_call = self.site.clock.callLater(timeouts.look, self._look)
         if now < self.deadline:
             return
-        if self._waitingForTransport and now < self.deadline + timeouts.unread:
-            return
-        # Whoever is this slow will not read a goodbye either.
-        self.transport.abortConnection()
+        if self._saying_goodbye:
+            self.transport.abortConnection()
+        elif not self._waitingForTransport or now >= self.deadline + timeouts.unread:
+            self._saying_goodbye = True
+            self.deadline = now + timeouts.linger
+            self.loseConnection()  # type: ignore[no-untyped-call]
 
     # From the parser
 

@@ -142,19 +142,15 @@ class Exchange:
         """What is cancelled for a client that goes away, where the route allows it."""
         self._running = work
 
-    def respond(
-        self, status: int, body: bytes, headers: Mapping[str, str] | None = None, *, close: bool = False
-    ) -> None:
-        """Write the whole response; `headers` None: it is JSON. Nothing is written to a client that is gone."""
+    def respond(self, response: bytes) -> None:
+        """Write a whole response. Nothing is written to a client that is gone."""
         self._running = None
         channel = self.channel
         if self.responded or channel is None:
             return
         self.responded = True
-        if close:
-            channel.persistent = False
-        channel.transport.write(self._response(status, body, headers, channel))
         self.channel = None
+        channel.transport.write(response)
         channel.requestDone(self)
 
     def refuse(self, status: int, error: MatrixError) -> None:
@@ -164,14 +160,14 @@ class Exchange:
             return
         self.responded = True
         channel.persistent = False
-        body = orjson.dumps(error.as_dict())
-        channel.transport.write(self._response(status, body, None, channel))
+        channel.transport.write(self.response(status, orjson.dumps(error.as_dict()), None))
         channel.site.refused(self, status)
         channel.drop_rest()
 
-    def _response(
-        self, status: int, body: bytes, headers: Mapping[str, str] | None, channel: "Channel"
-    ) -> bytes:
+    def response(self, status: int, body: bytes, headers: Mapping[str, str] | None) -> bytes:
+        """The bytes of a response; `headers` None: it is JSON. Raises ValueError for a header that cannot be."""
+        channel = self.channel
+        assert channel is not None
         parts = [_STATUS_LINES[status], channel.site.date_line(), _COMMON]
         if headers is None:
             parts.append(_JSON_HEAD)

@@ -18,7 +18,7 @@ import itertools
 import logging
 import secrets
 from email.utils import formatdate
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from twisted.internet import defer
@@ -56,10 +56,12 @@ from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route, Router, WrongMethod
 from homeserver.web.signals import Signal
 from homeserver.web.statuses import STATUSES
-from homeserver.web.upgrades import is_websocket, request_head
+from homeserver.web.upgrades import WEBSOCKET_VERSION, handshake_problem, request_head
 
 log = logging.getLogger(__name__)
 
+#: Logged where there was nobody left to answer, as other servers do.
+_CLIENT_GONE: Final = 499
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
 
@@ -119,7 +121,7 @@ class Site(ServerFactory):
 
     def answer(self, exchange: Exchange) -> None:
         """Answer a complete request, now or later."""
-        exchange.id = f"{self._id_prefix}-{next(self._ids)}"
+        exchange.id = self._new_id()
         if exchange.method == "OPTIONS":
             self._finish(exchange, 204, b"", {})
             return
@@ -128,31 +130,27 @@ class Site(ServerFactory):
             return
         self.running.add(exchange)
         self._metrics.in_flight += 1
-        work = Deferred.fromCoroutine(self._run(exchange))
+        work = Deferred.fromCoroutine(self._run(exchange, exchange.match.route))
         if not work.called:
             exchange.runs(work)
-        work.addErrback(self._broken, exchange)
+        work.addErrback(_log_broken)
 
     def refused(self, exchange: Exchange, status: int) -> None:
         """A request was refused before it was complete."""
+        exchange.id = self._new_id()
         self._record(exchange, status)
+
+    def _new_id(self) -> str:
+        return f"{self._id_prefix}-{next(self._ids)}"
 
     # Steps
 
-    async def _run(self, exchange: Exchange) -> None:
+    async def _run(self, exchange: Exchange, route: Route) -> None:
         request_id.set(exchange.id)
-        assert exchange.match is not None
-        route = exchange.match.route
         try:
-            reply = await self._reply(exchange, route)
-        except (MatrixError, ProtocolError) as error:
+            await self._send(exchange, await self._reply(exchange, route))
+        except Exception as error:
             self._fail(exchange, route, error)
-        except defer.CancelledError:
-            if not exchange.disconnected.fired:
-                raise
-            self._record(exchange, 499)
-        else:
-            await self._send(exchange, reply)
         finally:
             self.running.discard(exchange)
             self._metrics.in_flight -= 1
@@ -228,12 +226,17 @@ class Site(ServerFactory):
 
     def _upgrade(self, exchange: Exchange, reply: Upgrade) -> None:
         channel = exchange.channel
+        problem = handshake_problem(exchange.method, exchange.requestHeaders)
         if channel is None:
-            self._record(exchange, 499)
-        elif not is_websocket(exchange.requestHeaders):
-            body = orjson.dumps(Unrecognized("This endpoint speaks WebSocket only").as_dict())
-            headers = {"Content-Type": JSON, "Upgrade": "websocket", "Connection": "Upgrade"}
-            self._finish(exchange, 426, body, headers)
+            self._record(exchange, _CLIENT_GONE)
+        elif problem is not None:
+            headers = {
+                "Content-Type": JSON,
+                "Cache-Control": "no-store",
+                "Upgrade": "websocket",
+                "Sec-WebSocket-Version": WEBSOCKET_VERSION,
+            }
+            self._finish(exchange, 426, orjson.dumps(Unrecognized(problem).as_dict()), headers)
         else:
             self._record(exchange, 101)
             exchange.responded, exchange.channel = True, None
@@ -254,39 +257,34 @@ class Site(ServerFactory):
         else:
             self._finish(exchange, 404, orjson.dumps(Unrecognized().as_dict()), None)
 
-    def _fail(self, exchange: Exchange, route: Route, error: MatrixError | ProtocolError) -> None:
-        """Answer a refusal. An error without a code of its own is a failure of ours."""
-        if isinstance(error, UiaRequired):
-            self._finish(exchange, route.statuses.get("M_UIA", 401), orjson.dumps(error.as_dict()), None)
+    def _fail(self, exchange: Exchange, route: Route, error: Exception) -> None:
+        """Answer a refusal as what it is, and any other failure as nothing in particular."""
+        if isinstance(error, defer.CancelledError) and exchange.disconnected.fired:
+            self._record(exchange, _CLIENT_GONE)
             return
-        if error.errcode == "M_UNKNOWN" and not isinstance(error, Unknown):
-            raise error
-        fields: dict[str, Any]
-        if isinstance(error, MatrixError):
-            fields = error.as_dict()
-        else:
-            fields = {"errcode": error.errcode, "error": str(error)}
-        status = route.statuses.get(error.errcode) or STATUSES.get(error.errcode, 400)
+        refusal = _refusal(route, error)
+        if refusal is None:
+            log.error("request failed: %s %s", exchange.method, exchange.label, exc_info=error)
+            self._finish(exchange, 500, _INTERNAL, None)
+            return
+        status, fields = refusal
         headers = None
         if isinstance(error, LimitExceeded):
             seconds = max(1, -(-error.retry_after_ms // 1000))
             headers = {"Content-Type": JSON, "Cache-Control": "no-store", "Retry-After": str(seconds)}
         self._finish(exchange, status, orjson.dumps(fields), headers)
 
-    def _broken(self, failure: Failure, exchange: Exchange) -> None:
-        """What no step expected."""
-        request_id.set(exchange.id)
-        log.error("request failed: %s %s", exchange.method, exchange.label, exc_info=failure.value)
-        self._finish(exchange, 500, _INTERNAL, None)
-
     # The end
 
     def _finish(self, exchange: Exchange, status: int, body: bytes, headers: dict[str, str] | None) -> None:
         if exchange.channel is None:
-            self._record(exchange, 499)  # the client is gone, as other servers' logs write it
+            self._record(exchange, _CLIENT_GONE)
             return
+        if self._shutting_down.fired:
+            exchange.channel.persistent = False
+        response = exchange.response(status, body, headers)
         self._record(exchange, status)
-        exchange.respond(status, body, headers, close=self._shutting_down.fired)
+        exchange.respond(response)
 
     def _record(self, exchange: Exchange, status: int) -> None:
         seconds = self.clock.seconds() - exchange.started if exchange.started else 0.0
@@ -299,6 +297,27 @@ class Site(ServerFactory):
             seconds=seconds,
             user=exchange.user,
         )
+
+
+def _refusal(route: Route, error: Exception) -> tuple[int, dict[str, object]] | None:
+    """Status and error object of an error that is told to the client; None for a failure of ours."""
+    if isinstance(error, UiaRequired):
+        return 401, error.as_dict()
+    fields: dict[str, object]
+    if isinstance(error, MatrixError):
+        fields = error.as_dict()
+    elif isinstance(error, ProtocolError):
+        fields = {"errcode": error.errcode, "error": str(error)}
+    else:
+        return None
+    if error.errcode == "M_UNKNOWN" and not isinstance(error, Unknown):
+        return None
+    return route.statuses.get(error.errcode) or STATUSES.get(error.errcode, 400), fields
+
+
+def _log_broken(failure: Failure) -> None:
+    """Not even an error could be answered; the connection's deadline ends it."""
+    log.error("answering failed", exc_info=failure.value)
 
 
 def _check_policy(route: Route, requester: Requester) -> None:

@@ -13,11 +13,16 @@ or `Upgrade(build)` with a protocol of its own making. The connection then belon
 to `request.shutting_down`, as its end is not awaited longer than that of a request.
 """
 
-from typing import Any, Protocol
+import re
+from typing import Any, Final, Protocol
 
 from twisted.web.http_headers import Headers
 
 from homeserver.web.replies import Upgrade
+
+WEBSOCKET_VERSION: Final = "13"
+#: Sixteen bytes in base64.
+_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
 class ProtocolFactory(Protocol):
@@ -37,13 +42,25 @@ def upgrade_to(factory: ProtocolFactory) -> Upgrade:
     return Upgrade(build)
 
 
-def is_websocket(headers: Headers) -> bool:
-    """Whether the request asks to become a WebSocket (RFC 6455 section 4.2.1)."""
-    return any(
-        token.strip().lower() == b"websocket"
-        for value in headers.getRawHeaders(b"Upgrade", ())
-        for token in value.split(b",")
-    )
+def handshake_problem(method: str, headers: Headers) -> str | None:
+    """What keeps a request from becoming a WebSocket (RFC 6455 section 4.2.1), or None.
+
+    Looked at here too, so that the refusal has the form of all others.
+    """
+    if method != "GET" or b"websocket" not in _tokens(headers, b"Upgrade"):
+        return "This endpoint speaks WebSocket only"
+    if b"upgrade" not in _tokens(headers, b"Connection"):
+        return "The Connection header does not name Upgrade"
+    if headers.getRawHeaders(b"Sec-WebSocket-Version", [b""])[-1].strip() != WEBSOCKET_VERSION.encode():
+        return f"Only version {WEBSOCKET_VERSION} of WebSocket is spoken"
+    key = headers.getRawHeaders(b"Sec-WebSocket-Key", ())
+    if len(key) != 1 or _KEY.fullmatch(key[0].strip()) is None:
+        return "Sec-WebSocket-Key is missing or malformed"
+    return None
+
+
+def _tokens(headers: Headers, name: bytes) -> set[bytes]:
+    return {token.strip().lower() for value in headers.getRawHeaders(name, ()) for token in value.split(b",")}
 
 
 def request_head(method: str, target: bytes, headers: Headers) -> bytes:
