@@ -7,7 +7,8 @@ from prometheus_client import CollectorRegistry
 
 from homeserver.app.core import Core
 from homeserver.app.services import Services
-from homeserver.clientapi.account import AccountEndpoints
+from homeserver.clientapi.accounts import account_routes, discovery_routes
+from homeserver.clientapi.versions import UnstableFeatures
 from homeserver.config import Config
 from homeserver.web.operations import Operations
 from homeserver.web.routing import Route
@@ -19,9 +20,10 @@ def build_routes(config: Config, core: Core, services: Services, registry: Colle
     async def check() -> object:
         return await core.database.fetch_one("health", "SELECT 1")
 
-    accounts = services.accounts
+    features = UnstableFeatures()
     groups = (
-        Operations(registry, check),
-        AccountEndpoints(accounts.own_account),
+        Operations(registry, check).routes(),
+        account_routes(services.accounts, config, services.limits),
+        discovery_routes(config, features),
     )
-    return [route for group in groups for route in group.routes()]
+    return [route for group in groups for route in group]

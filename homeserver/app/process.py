@@ -19,6 +19,7 @@ import psycopg2
 from prometheus_client import REGISTRY
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
 
 from homeserver import __version__
 from homeserver.app.core import Core, build_core
@@ -114,9 +115,10 @@ class _Process:
         return dsn
 
     def _begin(self, dsn: str) -> None:
-        Deferred.fromCoroutine(self._start(dsn)).addErrback(lambda failure: self._give_up(failure.value))
+        Deferred.fromCoroutine(self._start(dsn)).addErrback(self._give_up)
 
-    def _give_up(self, error: BaseException) -> None:
+    def _give_up(self, failure: Failure) -> None:
+        error: BaseException | None = failure.value
         if not isinstance(error, StartRefused):
             logger.critical("the server could not start", exc_info=error)
         if isinstance(error, DatabaseFailure | psycopg2.Error):
