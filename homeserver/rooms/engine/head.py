@@ -154,8 +154,8 @@ class RoomHead:
         return 2000 + 250 * len(self.members) + sum(entry.weight for entry in self.state.values())
 
     def summary(self) -> dict[str, Any]:
-        """The row of `room_summaries`."""
-        return {
+        """The row of `room_summaries`. NUL, which Postgres cannot store, is left out of texts."""
+        row: dict[str, Any] = {
             "name": self.text("m.room.name", "name"),
             "topic": self.text("m.room.topic", "topic"),
             "canonical_alias": self.text("m.room.canonical_alias", "alias"),
@@ -167,6 +167,10 @@ class RoomHead:
             "encryption": self.text("m.room.encryption", "algorithm"),
             "joined_members": self.joined_count,
             "invited_members": self.invited_count,
+        }
+        return {
+            key: value.replace("\0", "") if isinstance(value, str) and "\0" in value else value
+            for key, value in row.items()
         }
 
 

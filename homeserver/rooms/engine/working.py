@@ -20,6 +20,7 @@ from pyroaring import BitMap
 from homeserver.events import RoomEvent
 from homeserver.protocol.building import build_event, next_depth
 from homeserver.protocol.canonical_json import encode_canonical
+from homeserver.protocol.errors import EventFormatError
 from homeserver.protocol.event_auth import auth_types_for, check_event_auth
 from homeserver.protocol.events import Event
 from homeserver.protocol.hashes import reference_hash
@@ -129,6 +130,7 @@ class WorkingRoom:
         event, MissingEvents.
         """
         head = self.head
+        _check_storable(draft)
         auth = self._auth_entries(draft)
         event, json_bytes = self._build(draft, auth)
         check_event_auth(event, {key: entry.event for key, entry in auth.items()} | self._create_entry())
@@ -427,6 +429,13 @@ class WorkingRoom:
         self.struck.append((target, pdu, redaction))
         if target.state_key is not None:
             self._rows.summary = True
+
+
+def _check_storable(draft: Draft) -> None:
+    """Refuse NUL where Postgres would: one such event would take the whole group commit down."""
+    transaction_id = "" if draft.transaction is None else draft.transaction.transaction_id
+    if any("\0" in text for text in (draft.type, draft.state_key or "", transaction_id)):
+        raise EventFormatError("NUL in an event's type, state key or transaction id")
 
 
 def _event_row(stored: StoredEvent, draft: Draft) -> Row:
