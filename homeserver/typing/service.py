@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typing notifications (client-server API, "Typing Notifications").
+
+Owns who types in which room, until when, and what a sync tells of it. Nothing is stored: other processes are told by
+NOTIFY on the channel `typing`, and each lets what it knows run out by itself.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from homeserver.errors import Forbidden
+from homeserver.rooms.engine import Room, RoomCache
+from homeserver.rooms.engine.writer import concerned
+from homeserver.stream.changes import Change
+from homeserver.stream.ephemeral import EphemeralClock
+from homeserver.stream.listeners import Listeners
+
+CHANNEL = "typing"
+DEFAULT_TIMEOUT = 30_000
+MAX_TIMEOUT = 120_000
+ROOMS_REMEMBERED = 20_000
+"""Rooms where nobody types any more, kept to tell so to those who were away."""
+
+
+class DelayedCall(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Scheduler(Protocol):
+    """The reactor's part that is needed here."""
+
+    def callLater(self, delay: float, fn: Callable[..., object], /, *args: object) -> Any: ...  # noqa: N802
+
+
+class RoomGate(Protocol):
+    async def access_joined_room(self, user_id: str, room_id: str) -> Room: ...
+
+
+Notify = Callable[[str, str], Awaitable[object]]
+"""`notify(channel, payload)`: tells all processes, this one too."""
+
+
+class _Room:
+    """Who types in a room, in the order they began; `serial` is that of the last change."""
+
+    __slots__ = ("serial", "users")
+
+    def __init__(self) -> None:
+        self.serial = 0
+        self.users: dict[str, DelayedCall] = {}
+
+
+class TypingNews:
+    """What is known of all rooms; subscribes to the stream. One per process."""
+
+    def __init__(
+        self, *, clock: EphemeralClock, scheduler: Scheduler, cache: RoomCache, listeners: Listeners
+    ) -> None:
+        self._clock = clock
+        self._scheduler = scheduler
+        self._cache = cache
+        self._listeners = listeners
+        self._rooms: OrderedDict[int, _Room] = OrderedDict()
+
+    def begin(self, room_key: int, user_id: str, timeout_ms: int) -> None:
+        """The user types, for the time being."""
+        room = self._rooms.get(room_key)
+        if room is None:
+            room = self._rooms[room_key] = _Room()
+        running = room.users.get(user_id)
+        if running is not None:
+            running.cancel()
+        room.users[user_id] = self._scheduler.callLater(timeout_ms / 1000, self._expired, room_key, user_id)
+        if running is None:
+            self._moved(room_key, room)
+
+    def end(self, room_key: int, user_id: str) -> bool:
+        """The user stopped; whether that is news."""
+        room = self._rooms.get(room_key)
+        running = None if room is None else room.users.pop(user_id, None)
+        if room is None or running is None:
+            return False
+        running.cancel()
+        self._moved(room_key, room)
+        return True
+
+    def in_room(self, room_key: int) -> list[str]:
+        """Who types there now."""
+        room = self._rooms.get(room_key)
+        return [] if room is None else list(room.users)
+
+    def since(self, rooms: Iterable[int], serial: int) -> dict[int, list[str]]:
+        """For each of the rooms with news since: everyone who types there now. From the start only where one does."""
+        found: dict[int, list[str]] = {}
+        if not self._rooms or next(reversed(self._rooms.values())).serial <= serial:
+            return found
+        for key in rooms:
+            room = self._rooms.get(key)
+            if room is not None and room.serial > serial and (serial or room.users):
+                found[key] = list(room.users)
+        return found
+
+    def stop(self) -> None:
+        """Drop what would still run out."""
+        for room in self._rooms.values():
+            for running in room.users.values():
+                running.cancel()
+        self._rooms.clear()
+
+    def changed(self, change: Change) -> Iterable[str]:
+        """A commit: whoever left a room types there no more."""
+        for key in change.rooms if self._rooms else ():
+            room = self._rooms.get(key)
+            if room is None or not room.users:
+                continue
+            held = self._cache.peek_key(
+                key
+            )  # None after another process' write: its `users` tell whom it moved
+            for user_id in tuple(room.users):
+                if user_id in change.users if held is None else not held.head.is_joined(user_id):
+                    self.end(key, user_id)
+        return ()
+
+    def _expired(self, room_key: int, user_id: str) -> None:
+        room = self._rooms[room_key]
+        del room.users[user_id]
+        self._moved(room_key, room)
+
+    def _moved(self, room_key: int, room: _Room) -> None:
+        room.serial = self._clock.next()
+        self._rooms.move_to_end(room_key)
+        if len(self._rooms) > ROOMS_REMEMBERED:
+            self._forget_one()
+        held = self._cache.peek_key(room_key)
+        waiting = self._listeners.users
+        self._listeners.wake(tuple(waiting) if held is None else concerned(held.head, waiting))
+
+    def _forget_one(self) -> None:
+        oldest = next((key for key, room in self._rooms.items() if not room.users), None)
+        if oldest is not None:
+            del self._rooms[oldest]
+
+
+class Typing:
+    """One per process."""
+
+    def __init__(self, *, origin: str, gate: RoomGate, news: TypingNews, notify: Notify) -> None:
+        """`news` must be subscribed to the stream, and `heard` be called with what the channel says."""
+        self._origin = origin
+        self._gate = gate
+        self._news = news
+        self._notify = notify
+
+    async def set(
+        self, user_id: str, target: str, room_id: str, *, typing: bool, timeout_ms: int = DEFAULT_TIMEOUT
+    ) -> None:
+        """Say that the user types for so many milliseconds, or no longer. Raises Forbidden.
+
+        `target`: whom the notice names, which must be who sends it. Timeouts are kept within 1 ms and two minutes.
+        """
+        if target != user_id:
+            raise Forbidden("You can only say that you are typing yourself")
+        room = await self._gate.access_joined_room(user_id, room_id)
+        duration = min(max(timeout_ms, 1), MAX_TIMEOUT)
+        if typing:
+            self._news.begin(room.key, user_id, duration)
+        elif not self._news.end(room.key, user_id):
+            return
+        told = [self._origin, room.key, user_id, duration if typing else 0]
+        await self._notify(CHANNEL, orjson.dumps(told).decode())
+
+    def changed(self, user_id: str, rooms: Iterable[int], since_ms: int) -> Mapping[int, list[str]]:
+        """For each of the rooms with news since a serial: everyone who types there, also nobody any more."""
+        return self._news.since(rooms, since_ms)
+
+    def heard(self, payload: str) -> None:
+        """A notification; our own are known already."""
+        origin, room_key, user_id, duration = orjson.loads(payload)
+        if origin == self._origin:
+            return
+        if duration:
+            self._news.begin(room_key, user_id, duration)
+        else:
+            self._news.end(room_key, user_id)
