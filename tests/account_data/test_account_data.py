@@ -10,7 +10,15 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
-from homeserver.account_data import IGNORED_USER_LIST, AccountData, AccountDataChanges, Tags, UserDataCache
+from homeserver.account_data import (
+    IGNORED_USER_LIST,
+    AccountData,
+    AccountDataChanges,
+    CarryOver,
+    InvitePermissions,
+    Tags,
+    UserDataCache,
+)
 from homeserver.errors import BadJson, InvalidParam, NotFound
 from storage.account_data import AccountDataStore
 from storage.database import Database
@@ -168,9 +176,10 @@ async def test_ignored_users(database: Database) -> None:
     assert await process.account_data.ignored(BOB) == frozenset()
     await process.account_data.put(ALICE, IGNORED_USER_LIST, {})
     assert await process.account_data.ignored(ALICE) == frozenset()
-    for content in ({"ignored_users": []}, {"ignored_users": {BOB: 1}}, {"ignored_users": {"bob": {}}}):
+    malformed: list[Any] = [[], {BOB: 1}, {"bob": {}}]
+    for users in malformed:
         with pytest.raises(BadJson):
-            await process.account_data.put(ALICE, IGNORED_USER_LIST, content)
+            await process.account_data.put(ALICE, IGNORED_USER_LIST, {"ignored_users": users})
 
 
 async def test_hostile_content_harms_nobody_elses_commit(database: Database) -> None:
@@ -199,3 +208,31 @@ async def test_erasure(database: Database) -> None:
     assert await process.account_data.get(ALICE, "org.example.a") == {"n": 1}
     await process.account_data.depart(ALICE, erase=True)
     assert await process.account_data.get(ALICE, "org.example.a") is None
+
+
+async def test_who_takes_no_invites(database: Database) -> None:
+    """Only `block` blocks; anything else means invites as usual."""
+    process = await Process.open(database)
+    permissions = InvitePermissions(process.account_data)
+    for content, blocked in (
+        ({"default_action": "block"}, True),
+        ({"default_action": "allow"}, False),
+        ({}, False),
+    ):
+        await process.account_data.put(BOB, "m.invite_permission_config", content)
+        assert bool(await permissions.blocking(ALICE, [BOB, "@none:localhost"])) is blocked
+        assert await permissions.blocks_all(BOB) is blocked
+
+
+async def test_settings_follow_a_room_that_is_replaced(database: Database) -> None:
+    """Tags and the list of direct chats; doing it again changes nothing."""
+    process = await Process.open(database)
+    old, new = await process.engine.new_room(), await process.engine.new_room()
+    data = process.account_data
+    await Tags(data).put(ALICE, old.room_id, "m.favourite", {"order": 0.1})
+    await data.put(ALICE, "m.direct", {BOB: [old.room_id], "@c:d": ["!other:localhost"], "odd": 1})
+    for _ in range(2):
+        await CarryOver(data).carry_over(ALICE, old.room_id, new.room_id)
+        assert await Tags(data).of(ALICE, new.room_id) == {"m.favourite": {"order": 0.1}}
+        direct = {BOB: [old.room_id, new.room_id], "@c:d": ["!other:localhost"], "odd": 1}
+        assert await data.get(ALICE, "m.direct") == direct

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user kept about a room follows them into the room that replaced it: its tags, and that it is a direct chat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homeserver.account_data.service import AccountData
+from homeserver.account_data.tags import TAG
+
+DIRECT = "m.direct"
+
+
+class CarryOver:
+    """Copies settings of a room; copying again changes nothing."""
+
+    def __init__(self, account_data: AccountData) -> None:
+        self._account_data = account_data
+
+    async def carry_over(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
+        """The user joined the room that replaced another. Tags they already gave the new room stay."""
+        data = self._account_data
+        tags = await data.find(user_id, old_room_id, TAG)
+        if tags is not None and tags.get("tags"):
+            await data.update(user_id, new_room_id, TAG, lambda present: tags if present is None else present)
+        direct = await data.get(user_id, DIRECT)
+        if direct is not None:
+            extended = {other: _extended(rooms, old_room_id, new_room_id) for other, rooms in direct.items()}
+            if extended != direct:
+                await data.put(user_id, DIRECT, extended)
+
+
+def _extended(rooms: Any, old_room_id: str, new_room_id: str) -> Any:
+    if not isinstance(rooms, list) or old_room_id not in rooms or new_room_id in rooms:
+        return rooms
+    return [*rooms, new_room_id]
