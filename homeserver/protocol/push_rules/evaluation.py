@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which rule an event meets: a user's rules compiled, and asked of one event after the other.
+
+Owns the order of rules and what is computed once for all users. A default rule that does not ask who the user is
+(all but two) is compiled once for everybody, and its answer is remembered with the event, so that for the second user
+of a room on, an ordinary message costs a look into a dictionary per rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from homeserver.protocol.push_rules.conditions import (
+    MAX_STEPS,
+    NEVER,
+    Condition,
+    ContainsDisplayName,
+    EventMatch,
+    PropertyIs,
+    Reader,
+    RoomFacts,
+    compile_condition,
+)
+from homeserver.protocol.push_rules.defaults import DEFAULT_RULES
+from homeserver.protocol.push_rules.event_view import EventView
+from homeserver.protocol.push_rules.globs import fold
+from homeserver.protocol.push_rules.rules import NOTHING, Actions, Kind, PushRule, read_actions
+from homeserver.protocol.push_rules.user_rules import NO_RULES, UserRules
+
+_ROOM_ID: Final = ("room_id",)
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """A rule that is switched on."""
+
+    conditions: tuple[Condition, ...]
+    actions: Actions
+    number: int | None = None
+    """Under which its answer is remembered with the event, as it is the same for all users; None: it is not."""
+
+
+class CompiledRules:
+    """A user's rules in the order they are checked.
+
+    People have a rule for every room they muted, hundreds of them: rules that name one room are only looked at there.
+    """
+
+    __slots__ = ("_elsewhere", "_in_rooms", "_rules", "needs_display_name")
+
+    def __init__(self, rules: Sequence[CompiledRule]) -> None:
+        self._rules = tuple(rules)
+        self._elsewhere = tuple(rule for rule in rules if _room_of(rule) is None)
+        named = {room for room in map(_room_of, rules) if room is not None}
+        self._in_rooms: dict[str, tuple[CompiledRule, ...] | None] = dict.fromkeys(named)
+        """For the rooms that rules name, what applies there, once somebody asked."""
+        self.needs_display_name = any(
+            isinstance(condition, ContainsDisplayName) for rule in rules for condition in rule.conditions
+        )
+        """Whether they ask for the user's display name, which the `Reader` must then have."""
+
+    def in_room(self, room_id: str) -> tuple[CompiledRule, ...]:
+        """The rules that could match an event of a room."""
+        room = fold(room_id)
+        if room not in self._in_rooms:
+            return self._elsewhere
+        rules = self._in_rooms[room]
+        if rules is None:
+            rules = tuple(rule for rule in self._rules if _room_of(rule) in {None, room})
+            self._in_rooms[room] = rules
+        return rules
+
+
+def _room_of(rule: CompiledRule) -> str | None:
+    """The one room, folded, that a rule can match in; None if it might in others."""
+    for condition in rule.conditions:
+        if isinstance(condition, EventMatch) and condition.path == _ROOM_ID:
+            if condition.glob.plain is not None:
+                return condition.glob.plain
+        elif isinstance(condition, PropertyIs) and condition.path == _ROOM_ID:
+            return fold(str(condition.value))
+    return None
+
+
+def _compile_conditions(kind: Kind, rule: PushRule) -> tuple[Condition, ...]:
+    if kind is Kind.CONTENT:
+        return (NEVER,) if rule.pattern is None else (EventMatch(("content", "body"), rule.pattern),)
+    if kind is Kind.ROOM:
+        return (PropertyIs(_ROOM_ID, rule.rule_id),)
+    if kind is Kind.SENDER:
+        return (PropertyIs(("sender",), rule.rule_id),)
+    return tuple(compile_condition(condition) for condition in rule.conditions or ())
+
+
+_DEFAULTS: Final = {
+    (kind, rule.rule_id): _compile_conditions(kind, rule)
+    for kind, rules in DEFAULT_RULES.items()
+    for rule in rules
+}
+_NUMBERS: Final = {
+    key: number
+    for number, (key, conditions) in enumerate(_DEFAULTS.items())
+    if not any(condition.personal for condition in conditions)
+}
+
+
+def compile_rules(rules: UserRules) -> CompiledRules:
+    """A user's rules, for evaluating many events."""
+    compiled: list[CompiledRule] = []
+    for kind in Kind:
+        for rule in rules.of_kind(kind):
+            if not rule.enabled:
+                continue
+            key = (kind, rule.rule_id)
+            actions = read_actions(rule.actions)
+            if rule.default:
+                compiled.append(CompiledRule(_DEFAULTS[key], actions, _NUMBERS.get(key)))
+            else:
+                compiled.append(CompiledRule(_compile_conditions(kind, rule), actions))
+    return CompiledRules(compiled)
+
+
+DEFAULT_COMPILED: Final = compile_rules(NO_RULES)
+"""The rules of everybody who never changed anything."""
+
+
+def evaluate(rules: CompiledRules, event: EventView, room: RoomFacts, reader: Reader) -> Actions:
+    """What an event means for a user: the actions of the first rule it meets, NOTHING if there is none.
+
+    Nobody is notified of what they sent themselves; that is the caller's to know.
+    """
+    reader.steps = MAX_STEPS
+    remembered = event.remembered
+    for rule in rules.in_room(event.room_id):
+        number = rule.number
+        if number is None:
+            met = _met(rule, event, room, reader)
+        else:
+            known = remembered.get(number)
+            met = _met(rule, event, room, reader) if known is None else known
+            remembered[number] = met
+        if met:
+            return rule.actions
+    return NOTHING
+
+
+def _met(rule: CompiledRule, event: EventView, room: RoomFacts, reader: Reader) -> bool:
+    for condition in rule.conditions:  # noqa: SIM110, a generator would cost more than the conditions
+        if not condition.holds(event, room, reader):
+            return False
+    return True
