@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of everything that changes rooms or lists them."""
+
+from homeserver.clientapi.create_room import CreateRoomEndpoints
+from homeserver.clientapi.reporting import ReportingEndpoints
+from homeserver.clientapi.room_aliases import RoomAliasEndpoints
+from homeserver.clientapi.room_directory import RoomDirectoryEndpoints
+from homeserver.clientapi.room_membership import RoomMembershipEndpoints, RoomModerationEndpoints
+from homeserver.clientapi.room_sending import RoomSendingEndpoints
+from homeserver.clientapi.room_summary import RoomSummaryEndpoints
+from homeserver.clientapi.room_upgrade import RoomUpgradeEndpoints
+from homeserver.clientapi.spaces import SpaceEndpoints
+from homeserver.reports import Reports
+from homeserver.rooms.services import RoomServices
+from homeserver.web.routing import Route
+
+
+def room_routes(rooms: RoomServices, reports: Reports, server_name: str) -> tuple[Route, ...]:
+    """All of them."""
+    return (
+        *CreateRoomEndpoints(rooms.creation).routes(),
+        *RoomUpgradeEndpoints(rooms.upgrade).routes(),
+        *RoomMembershipEndpoints(
+            aliases=rooms.aliases,
+            user_rooms=rooms.user_rooms,
+            joining=rooms.joining,
+            knocking=rooms.knocking,
+            leaving=rooms.leaving,
+            forgetting=rooms.forgetting,
+        ).routes(),
+        *RoomModerationEndpoints(
+            inviting=rooms.inviting,
+            kicking=rooms.kicking,
+            banning=rooms.banning,
+            unbanning=rooms.unbanning,
+        ).routes(),
+        *RoomSendingEndpoints(
+            sending=rooms.sending, redacting=rooms.redacting, setting_state=rooms.setting_state
+        ).routes(),
+        *RoomAliasEndpoints(aliases=rooms.aliases, server_name=server_name).routes(),
+        *RoomDirectoryEndpoints(directory=rooms.directory, server_name=server_name).routes(),
+        *RoomSummaryEndpoints(rooms.summaries).routes(),
+        *SpaceEndpoints(rooms.spaces).routes(),
+        *ReportingEndpoints(reports).routes(),
+    )

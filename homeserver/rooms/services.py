@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The room services, built in the order of their needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from homeserver.rooms.access import RoomGate
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.creation.create import RoomCreation
+from homeserver.rooms.creation.upgrade import RoomUpgrade
+from homeserver.rooms.directory import Publication, RoomDirectory
+from homeserver.rooms.engine import RoomEngine
+from homeserver.rooms.membership.ban import Banning
+from homeserver.rooms.membership.changes import MembershipChanges
+from homeserver.rooms.membership.forget import Forgetting
+from homeserver.rooms.membership.invite import InvitePermissions, Inviting
+from homeserver.rooms.membership.join import Joining, PersonalSettings
+from homeserver.rooms.membership.kick import Kicking
+from homeserver.rooms.membership.knock import Knocking
+from homeserver.rooms.membership.leave import Leaving
+from homeserver.rooms.membership.member_content import MemberProfiles
+from homeserver.rooms.membership.unban import Unbanning
+from homeserver.rooms.sending.messages import Sending
+from homeserver.rooms.sending.redactions import Redacting
+from homeserver.rooms.sending.state import Guests, SettingState
+from homeserver.rooms.spaces import SpaceHierarchies
+from homeserver.rooms.summary import RoomSummaries
+from homeserver.rooms.user_rooms import UserRooms
+from homeserver.stream import Committer
+from storage.events import EventStore
+from storage.published_rooms import PublishedRoomStore
+from storage.room_aliases import RoomAliasStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoomServices:
+    """What endpoints and other services call."""
+
+    user_rooms: UserRooms
+    aliases: Aliases
+    directory: RoomDirectory
+    summaries: RoomSummaries
+    spaces: SpaceHierarchies
+    creation: RoomCreation
+    upgrade: RoomUpgrade
+    inviting: Inviting
+    joining: Joining
+    leaving: Leaving
+    kicking: Kicking
+    banning: Banning
+    unbanning: Unbanning
+    knocking: Knocking
+    forgetting: Forgetting
+    sending: Sending
+    redacting: Redacting
+    setting_state: SettingState
+
+
+def build_room_services(
+    *,
+    engine: RoomEngine,
+    gate: RoomGate,
+    user_rooms: UserRooms,
+    committer: Committer,
+    events: EventStore,
+    alias_store: RoomAliasStore,
+    published: PublishedRoomStore,
+    profiles: MemberProfiles,
+    permissions: InvitePermissions,
+    settings: PersonalSettings,
+    guests: Guests,
+    publication: Publication,
+    default_version: str,
+) -> RoomServices:
+    """Build them all. `RoomDeparture` and `ProfilePropagation`, which accounts and profiles need, are made apart."""
+    aliases = Aliases(store=alias_store, engine=engine, gate=gate, committer=committer)
+    directory = RoomDirectory(store=published, cache=engine.cache, publication=publication)
+    inviting = Inviting(engine=engine, profiles=profiles, permissions=permissions)
+    joining = Joining(engine=engine, profiles=profiles, user_rooms=user_rooms, settings=settings)
+    leaving, kicking = Leaving(engine=engine), Kicking(engine=engine)
+    banning, unbanning = Banning(engine=engine), Unbanning(engine=engine)
+    knocking = Knocking(engine=engine, profiles=profiles)
+    redacting = Redacting(engine=engine, events=events)
+    changes = MembershipChanges(
+        cache=engine.cache,
+        joining=joining,
+        inviting=inviting,
+        leaving=leaving,
+        kicking=kicking,
+        banning=banning,
+        unbanning=unbanning,
+        knocking=knocking,
+    )
+    summaries = RoomSummaries(cache=engine.cache, aliases=aliases, user_rooms=user_rooms)
+    return RoomServices(
+        user_rooms=user_rooms,
+        aliases=aliases,
+        directory=directory,
+        summaries=summaries,
+        spaces=SpaceHierarchies(cache=engine.cache, summaries=summaries),
+        creation=RoomCreation(
+            engine=engine,
+            profiles=profiles,
+            inviting=inviting,
+            aliases=alias_store,
+            directory=directory,
+            default_version=default_version,
+        ),
+        upgrade=RoomUpgrade(
+            engine=engine, gate=gate, profiles=profiles, aliases=alias_store, committer=committer
+        ),
+        inviting=inviting,
+        joining=joining,
+        leaving=leaving,
+        kicking=kicking,
+        banning=banning,
+        unbanning=unbanning,
+        knocking=knocking,
+        forgetting=Forgetting(committer=committer, user_rooms=user_rooms),
+        sending=Sending(engine=engine, redacting=redacting),
+        redacting=redacting,
+        setting_state=SettingState(engine=engine, changes=changes, aliases=aliases, guests=guests),
+    )
