@@ -90,19 +90,6 @@ _PAGE_FORWARDS = f"""SELECT {EVENT_COLUMNS}
         ORDER BY n.depth, n.position LIMIT %s
     ) AS e {EVENT_JOINS} ORDER BY e.depth, e.position"""  # noqa: S608
 
-_NEWEST_AT = """SELECT depth, position FROM events
-    WHERE room = %s AND position <= %s AND flags = 0 ORDER BY position DESC LIMIT 1"""
-
-_NEAREST_BEFORE = f"""SELECT {EVENT_COLUMNS}
-    FROM (SELECT * FROM events n WHERE n.room = %s AND n.origin_server_ts <= %s AND n.flags = 0
-          ORDER BY n.origin_server_ts DESC, n.depth DESC LIMIT %s) AS e {EVENT_JOINS}
-    ORDER BY e.origin_server_ts DESC, e.depth DESC"""  # noqa: S608
-
-_NEAREST_AFTER = f"""SELECT {EVENT_COLUMNS}
-    FROM (SELECT * FROM events n WHERE n.room = %s AND n.origin_server_ts >= %s AND n.flags = 0
-          ORDER BY n.origin_server_ts, n.depth LIMIT %s) AS e {EVENT_JOINS}
-    ORDER BY e.origin_server_ts, e.depth"""  # noqa: S608
-
 _CURRENT_STATE = f"""SELECT {EVENT_COLUMNS}
     FROM current_state c JOIN events e USING (room, ordinal) {EVENT_JOINS}
     WHERE c.room = ANY (%s)"""  # noqa: S608
@@ -165,16 +152,6 @@ class EventStore:
         return _events(
             await self._database.fetch("events_page", sql, (room, start.depth, start.position, limit))
         )
-
-    async def place_at(self, room: int, position: int) -> TimelinePlace | None:
-        """The place of the newest event at or below a stream position; None before the room's first."""
-        row = await self._database.fetch_one("event_place", _NEWEST_AT, (room, position))
-        return None if row is None else TimelinePlace(*row)
-
-    async def nearest(self, room: int, timestamp: int, *, backwards: bool, limit: int) -> list[StoredEvent]:
-        """Events at or before (or after) a time in milliseconds, nearest first."""
-        sql = _NEAREST_BEFORE if backwards else _NEAREST_AFTER
-        return _events(await self._database.fetch("events_nearest", sql, (room, timestamp, limit)))
 
     async def current_state(self, rooms: Sequence[int]) -> dict[int, list[StoredEvent]]:
         """The whole current state of each room, members included."""

@@ -97,8 +97,8 @@ def _membership(name: str | None) -> Membership | None:
 
 
 @dataclass(frozen=True, slots=True)
-class RoomAccess:
-    """A room that a user may read, and how far.
+class StateAccess:
+    """A room whose state a user may read.
 
     `until` is None for one who sees the present (joined, or the room is world-readable); otherwise the position of
     the event that ended their membership, as of which they see its state.
@@ -108,11 +108,17 @@ class RoomAccess:
     user_id: str
     membership: str | None
     until: int | None
-    sight: Sight
 
     @property
     def is_joined(self) -> bool:
         return self.membership == "join"
+
+
+@dataclass(frozen=True, slots=True)
+class RoomAccess(StateAccess):
+    """A room that a user may read, and which of its events."""
+
+    sight: Sight
 
 
 class RoomGate:
@@ -160,6 +166,16 @@ class RoomGate:
             raise _unseen(user_id, room_id)
         return RoomAccess(room, user_id, membership, ended[-1].until, sight)
 
+    async def access_state(self, user_id: str, room_id: str) -> StateAccess:
+        """As `access_room`, for reading state only: whoever sees the present is let in without a query."""
+        room = await self._cache.get(room_id)
+        if room is None:
+            raise _unseen(user_id, room_id)
+        membership = room.head.membership(user_id)
+        if membership == "join" or room.head.history_visibility is HistoryVisibility.WORLD_READABLE:
+            return StateAccess(room, user_id, membership, None)
+        return await self.access_room(user_id, room_id)
+
     async def sights(self, user_id: str, rooms: Sequence[int]) -> dict[int, Sight]:
         """What the user may see of each room, for filtering events of many rooms with one query."""
         intervals = await self._memberships.intervals(user_id, rooms)
@@ -183,56 +199,52 @@ class RoomGate:
 
     # State as the user sees it.
 
-    async def state_of(self, access: RoomAccess) -> list[RoomEvent]:
+    async def state_of(self, access: StateAccess) -> list[RoomEvent]:
         """The whole state, members included: the present one, or as it was when the user left."""
         room = access.room
         if access.until is not None:
-            return await self._state_as_of(room, access.until)
-        ordinals = BitMap(member.ordinal for member in room.head.members.values())
-        members = await self._load(room, ordinals)
+            return await self.load(room, await self.ordinals_as_of(room, access.until))
+        members = await self.load(room, (member.ordinal for member in room.head.members.values()))
         return [*room.head.state.values(), *members]
 
-    async def state_event(self, access: RoomAccess, event_type: str, state_key: str) -> RoomEvent | None:
-        """One state event as the user sees it."""
-        room = access.room
-        if access.until is not None:
-            state = await self._state_as_of(room, access.until)
-            wanted = (e for e in state if (e.stored.type, e.stored.state_key) == (event_type, state_key))
-            return next(wanted, None)
+    async def present_state_event(self, room: Room, event_type: str, state_key: str) -> RoomEvent | None:
+        """One event of the present state."""
         if event_type != MEMBER:
             return room.head.state.get((event_type, state_key))
         member = room.head.members.get(state_key)
-        return None if member is None else (await self._load(room, (member.ordinal,)))[0]
+        return None if member is None else (await self.load(room, (member.ordinal,)))[0]
 
     async def members(self, room: Room, users: Iterable[str]) -> Mapping[str, RoomEvent]:
         """The present member events of those users, in one query for what is not in memory."""
         members = room.head.members
         ordinals = [member.ordinal for member in map(members.get, users) if member is not None]
-        return {str(entry.stored.state_key): entry for entry in await self._load(room, ordinals)}
+        return {str(entry.stored.state_key): entry for entry in await self.load(room, ordinals)}
 
     async def state_before(self, room: Room, entry: StoredEvent) -> list[RoomEvent]:
         """The state before an event, off its snapshot."""
         if not entry.snapshot:
             return []
-        return await self._load(room, state_at(await self._state.chain(room.key, entry.snapshot)))
+        return await self.load(room, state_at(await self._state.chain(room.key, entry.snapshot)))
 
-    async def state_after(self, room: Room, entry: RoomEvent) -> list[RoomEvent]:
-        """The state once an event had happened."""
-        before = await self.state_before(room, entry.stored)
-        if entry.stored.state_key is None:
-            return before
-        key = (entry.stored.type, entry.stored.state_key)
-        return [e for e in before if (e.stored.type, e.stored.state_key) != key] + [entry]
+    async def ordinals_after(self, room: Room, entry: StoredEvent) -> BitMap:
+        """The state once an event had happened, as ordinals."""
+        ordinals = BitMap()
+        if entry.snapshot:
+            ordinals = state_at(await self._state.chain(room.key, entry.snapshot))
+        if entry.state_key is not None:
+            if entry.replaces is not None:
+                ordinals.discard(entry.replaces)
+            ordinals.add(entry.ordinal)
+        return ordinals
 
-    async def _state_as_of(self, room: Room, position: int) -> list[RoomEvent]:
-        """The state after the event at a position of the room."""
-        timeline = await self._events.timelines([(room.key, position - 1, position)], 1)
+    async def ordinals_as_of(self, room: Room, position: int) -> BitMap:
+        """The state once the room's newest event at or below a stream position had happened, as ordinals."""
+        timeline = await self._events.timelines([(room.key, 0, position)], 1)
         events = timeline[room.key]
-        if not events:
-            return []
-        return await self.state_after(room, self.in_memory(room, events[0]))
+        return await self.ordinals_after(room, events[0]) if events else BitMap()
 
-    async def _load(self, room: Room, ordinals: Iterable[int]) -> list[RoomEvent]:
+    async def load(self, room: Room, ordinals: Iterable[int]) -> list[RoomEvent]:
+        """The events at those ordinals: state, from memory or in one query."""
         current = {entry.stored.ordinal: entry for entry in room.head.state.values()}
         found: list[RoomEvent] = []
         missing: list[int] = []
