@@ -167,7 +167,24 @@ class AccountData:
 
         `change` must make no difference where it was applied already: it may be, again.
         """
-        room = await self._required_key(user_id, room_id)
+        await self.update_managed(user_id, await self._required_key(user_id, room_id), event_type, change)
+
+    # Writing, for the server.
+
+    async def put_managed(
+        self, user_id: str, room: int, event_type: str, content: Mapping[str, Any] | None
+    ) -> None:
+        """Set any type; None deletes it. `room` 0: global. Raises TooLarge."""
+        await self._write(user_id, room, event_type, content)
+
+    async def update_managed(
+        self,
+        user_id: str,
+        room: int,
+        event_type: str,
+        change: Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None],
+    ) -> None:
+        """As `update`, for any type and by room key, 0: global."""
         for _ in range(TRIES):
             row = await self._store.one(user_id, room, event_type)
             present = None if row is None or row.content is None else orjson.loads(row.content)
@@ -181,14 +198,6 @@ class AccountData:
             if written is not None and written.position == position:
                 return
         raise TimeoutError(f"{event_type} of {user_id} was changed {TRIES} times by others meanwhile")
-
-    # Writing, for the server.
-
-    async def put_managed(
-        self, user_id: str, room: int, event_type: str, content: Mapping[str, Any] | None
-    ) -> None:
-        """Set any type; None deletes it. `room` 0: global. Raises TooLarge."""
-        await self._write(user_id, room, event_type, content)
 
     async def depart(self, user_id: str, *, erase: bool) -> None:
         """The account was closed. Account data is deleted if the user asked to be forgotten."""
