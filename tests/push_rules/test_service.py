@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Push rules on a real Postgres: what reaches devices, what two processes change at once, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+
+from homeserver.errors import InvalidParam, NotFound, TooLarge, Unknown
+from homeserver.protocol.push_rules import DEFAULT_COMPILED, NO_RULES, PUSH_RULES, Kind, PushRule
+from storage.database import Database
+from tests.push_rules.rules_fixture import Process
+from tests.rooms.engine_fixture import ALICE, BOB
+
+
+async def test_a_change_reaches_devices_as_account_data(database: Database) -> None:
+    """Nothing is kept for who changed nothing; a change is one entry with all rules; a change of nothing is none."""
+    process = await Process.open(database)
+    rules, start = process.push_rules, process.engine.stream.position
+    assert await rules.content(ALICE) == NO_RULES.content(ALICE)
+    assert await rules.compiled(ALICE) is DEFAULT_COMPILED
+    assert await process.account_data.get(ALICE, PUSH_RULES) is None
+
+    await rules.put(ALICE, "content", PushRule("tea", ("notify",), pattern="tea"))
+    position = process.engine.stream.position
+    (entry,) = (await process.account_data.changed(ALICE, start, position)).global_
+    assert entry == {"type": PUSH_RULES, "content": await rules.content(ALICE)}
+    assert entry["content"]["global"]["content"] == [
+        {"rule_id": "tea", "default": False, "enabled": True, "actions": ["notify"], "pattern": "tea"}
+    ]
+    await rules.switch(ALICE, "content", "tea", enabled=True)
+    assert (await process.account_data.changed(ALICE, position, process.engine.stream.position)).global_ == []
+    assert await rules.compiled(BOB) is DEFAULT_COMPILED
+
+
+async def test_compiled_rules_are_the_same_until_the_rules_change(database: Database) -> None:
+    """Other account data does not make them anew; a rule does; back at the defaults everybody's are used again."""
+    process = await Process.open(database)
+    rules = process.push_rules
+    await rules.put(ALICE, "room", PushRule("!r:localhost", ()))
+    compiled = await rules.compiled(ALICE)
+    await process.account_data.put(ALICE, "org.example.other", {"n": 1})
+    assert await rules.compiled(ALICE) is compiled
+    await rules.switch(ALICE, "room", "!r:localhost", enabled=False)
+    assert await rules.compiled(ALICE) is not compiled
+    await rules.remove(ALICE, "room", "!r:localhost")
+    assert await rules.compiled(ALICE) is DEFAULT_COMPILED
+
+
+async def test_simultaneous_changes_are_all_made(database: Database) -> None:
+    """Two processes, a dozen rules each, all at once: clients do so when they log in."""
+    processes = [await Process.open(database), await Process.open(database)]
+    changes = [
+        Deferred.fromCoroutine(process.push_rules.put(ALICE, "sender", PushRule(f"@{at}.{n}:x", ())))
+        for n in range(12)
+        for at, process in enumerate(processes)
+    ]
+    await gatherResults(changes)
+    fresh = await (await Process.open(database)).push_rules.rules(ALICE)
+    assert {rule.rule_id for rule in fresh.own[Kind.SENDER]} == {
+        f"@{at}.{n}:x" for n in range(12) for at in range(2)
+    }
+
+
+async def test_what_makes_no_sense_is_refused(database: Database) -> None:
+    """Each with its error, and nothing is written."""
+    rules = (await Process.open(database)).push_rules
+    long = PushRule("long", (), pattern="a" * 2000)
+    for kind, rule in (
+        ("nonsense", PushRule("x", ())),
+        ("room", PushRule(".m.rule.mine", ())),
+        ("room", PushRule("a/b", ())),
+        ("room", PushRule("a\\b", ())),
+        ("room", PushRule("a" * 300, ())),
+        ("content", long),
+        ("override", PushRule("x", (), conditions=({"kind": "event_match", "pattern": "a" * 2000},))),
+    ):
+        with pytest.raises(InvalidParam):
+            await rules.put(ALICE, kind, rule)
+    with pytest.raises(Unknown):
+        await rules.put(ALICE, "room", PushRule("x", ()), before="nobody")
+    with pytest.raises(NotFound):
+        await rules.remove(ALICE, "override", ".m.rule.master")
+    with pytest.raises(NotFound):
+        await rules.switch(ALICE, "override", "x", enabled=True)
+    with pytest.raises(NotFound):
+        await rules.act(ALICE, "override", "x", ())
+    with pytest.raises(NotFound):
+        await rules.rule(ALICE, "override", "x")
+    with pytest.raises(InvalidParam):
+        await rules.rule(ALICE, "nonsense", "x")
+    assert await rules.rules(ALICE) is NO_RULES
+
+
+async def test_rules_are_bounded(database: Database) -> None:
+    """What does not fit into account data is refused as too large."""
+    rules = (await Process.open(database)).push_rules
+    conditions = tuple({"kind": "event_match", "key": "k" * 1000, "pattern": "p"} for _ in range(600))
+    with pytest.raises(TooLarge):
+        await rules.put(ALICE, "override", PushRule("big", (), conditions=conditions))
