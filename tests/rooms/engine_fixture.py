@@ -40,6 +40,7 @@ class Engine:
     committer: Committer
     engine: RoomEngine
     cache: RoomCache
+    member_events: MemberEvents
     gate: RoomGate
     user_rooms: UserRooms
     events: EventStore
@@ -79,7 +80,7 @@ class Engine:
             state=StateStore(database),
             member_events=member_events,
         )
-        return cls(database, stream, committer, engine, cache, gate, user_rooms, events)
+        return cls(database, stream, committer, engine, cache, member_events, gate, user_rooms, events)
 
     async def new_room(
         self,
