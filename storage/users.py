@@ -8,7 +8,7 @@ decided in `homeserver/accounts`. Changes that running sessions must notice tell
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ _COLUMNS = (
 _BY_IDS = f"SELECT {_COLUMNS} FROM users WHERE user_id = ANY (%s)"  # noqa: S608
 _LOCK = f"SELECT {_COLUMNS} FROM users WHERE user_id = %s FOR SHARE"  # noqa: S608
 _EXISTING = "SELECT user_id FROM users WHERE user_id = ANY (%s)"
+_GUESTS = "SELECT user_id FROM users WHERE guest AND user_id = ANY (%s)"
+_GUESTS = "SELECT user_id FROM users WHERE user_id = ANY (%s) AND guest"
 _ANY = "SELECT EXISTS (SELECT FROM users)"
 
 _CREATE = """
@@ -133,6 +135,16 @@ class UserStore:
     async def existing(self, user_ids: Sequence[str]) -> set[str]:
         """Which of the ids are taken, be it by deactivated users."""
         rows = await self._database.fetch("users_existing", _EXISTING, (list(user_ids),))
+        return {row[0] for row in rows}
+
+    async def guests_among(self, user_ids: Collection[str]) -> set[str]:
+        """Which of them are guests of this server."""
+        rows = await self._database.fetch("users_guests", _GUESTS, (list(user_ids),))
+        return {str(row[0]) for row in rows}
+
+    async def guests_among(self, user_ids: Collection[str]) -> set[str]:
+        """Which of the ids are guests'."""
+        rows = await self._database.fetch("users_guests", _GUESTS, (list(user_ids),))
         return {row[0] for row in rows}
 
     async def any(self) -> bool:

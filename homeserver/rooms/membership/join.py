@@ -7,6 +7,7 @@ joining once.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Set
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from homeserver.rooms.membership.member_content import MemberProfiles, member_co
 from homeserver.rooms.membership.writing import MEMBER, write_member
 from homeserver.rooms.refusals import unknown_room
 from homeserver.rooms.user_rooms import UserRooms
+
+logger = logging.getLogger(__name__)
 
 
 class PersonalSettings(Protocol):
@@ -91,7 +94,12 @@ class Joining:
         if isinstance(old_room_id, str):
             standings = await self._user_rooms.of(user_id)
             if any(standing.room_id == old_room_id for standing in standings.values()):
-                await self._settings.carry_over(user_id, old_room_id, head.room_id)
+                try:
+                    await self._settings.carry_over(user_id, old_room_id, head.room_id)
+                except (
+                    Exception
+                ):  # the join stands, and telling the client otherwise would be worse than lost tags
+                    logger.exception("settings of %s were not carried over to %s", user_id, head.room_id)
 
 
 def check_may_join(head: RoomHead, user_id: str, elsewhere: Set[str], *, is_guest: bool) -> str | None:
