@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What has news beside events: account data, receipts, typing notices, presence, and a device's own sections.
+
+Owns asking for it and the part of the filter that concerns it. A room that is new to the client gets all of it, the
+others what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from homeserver.protocol.filters import EventFilter, RoomEventFilter
+from homeserver.sync.providers import (
+    AccountData,
+    Extension,
+    JsonObject,
+    Presence,
+    Receipts,
+    Typing,
+    Unread,
+)
+from homeserver.sync.request import Window
+from homeserver.sync.survey import Survey
+
+
+class UserMoved(Protocol):
+    """Tells whether anything of a user's own may have moved; `stream.users` is one."""
+
+    def may_have_changed(self, key: str, since: int) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Providers:
+    """The services that are asked."""
+
+    receipts: Receipts
+    account_data: AccountData
+    typing: Typing
+    presence: Presence
+    unread: Unread
+    extensions: Sequence[Extension] = ()
+
+
+@dataclass(slots=True)
+class News:
+    """Events as objects, by room key where they are a room's."""
+
+    account_data: list[JsonObject] = field(default_factory=list)
+    presence: list[JsonObject] = field(default_factory=list)
+    room_account_data: dict[int, list[JsonObject]] = field(default_factory=dict)
+    ephemeral: dict[int, list[JsonObject]] = field(default_factory=dict)
+    extensions: dict[str, bytes] = field(default_factory=dict)
+    extensions_have_news: bool = False
+
+    @property
+    def rooms(self) -> set[int]:
+        """Rooms that something concerns."""
+        return {*self.room_account_data, *self.ephemeral}
+
+
+class NewsDesk:
+    """Gathers the news. One per process."""
+
+    def __init__(self, providers: Providers, user_moved: UserMoved) -> None:
+        self._providers = providers
+        self._user_moved = user_moved
+
+    async def gather(self, window: Window, survey: Survey) -> News:
+        """All there is in the window for the rooms the user is in, and the user themselves."""
+        news = News()
+        await self._account_data(window, survey, news)
+        await self._ephemeral(window, survey, news)
+        self._presence(window, news)
+        await self._extensions(window, news)
+        return news
+
+    async def _account_data(self, window: Window, survey: Survey, news: News) -> None:
+        user_id, since = window.request.user_id, window.since
+        if since > 0 and not survey.fresh and not self._user_moved.may_have_changed(user_id, since):
+            return
+        changed = await self._providers.account_data.changed(user_id, since, window.upto)
+        wanted, in_rooms = window.request.filter.account_data, window.request.filter.room_account_data
+        news.account_data = _selected(changed.global_, wanted)
+        by_room: Mapping[int, Sequence[JsonObject]] = changed.rooms
+        if survey.fresh:
+            whole = (await self._providers.account_data.changed(user_id, 0, window.upto)).rooms
+            by_room = {**by_room, **{room: whole.get(room, ()) for room in survey.fresh}}
+        named = {**survey.rooms, **{left.room: left.room_id for left in survey.left}}
+        for room, events in by_room.items():
+            if room in named and in_rooms.allows_room(named[room]):
+                selected = _selected(events, in_rooms)
+                if selected:
+                    news.room_account_data[room] = selected
+
+    async def _ephemeral(self, window: Window, survey: Survey, news: News) -> None:
+        wanted = window.request.filter.ephemeral
+        if not survey.rooms:
+            return
+        taken = _Ephemeral(news, wanted, survey.rooms)
+        keys = list(survey.rooms)
+        if wanted.allows("m.receipt", None):
+            receipts, user_id = self._providers.receipts, window.request.user_id
+            contents = await receipts.changed(user_id, keys, window.since, window.upto)
+            if survey.fresh:
+                contents = {**contents, **await receipts.changed(user_id, survey.fresh, 0, window.upto)}
+            for room, content in contents.items():
+                taken.add(room, "m.receipt", content)
+        if wanted.allows("m.typing", None):
+            for room, users in self._typing(window, survey, keys).items():
+                taken.add(room, "m.typing", {"user_ids": list(users)})
+
+    def _typing(self, window: Window, survey: Survey, keys: list[int]) -> Mapping[int, Sequence[str]]:
+        typing, user_id, since = self._providers.typing, window.request.user_id, window.request.since
+        if since is None:
+            return {room: users for room, users in typing.changed(user_id, keys, 0).items() if users}
+        changed = typing.changed(user_id, keys, since.ephemeral)
+        if not survey.fresh:
+            return changed
+        return {**changed, **typing.changed(user_id, survey.fresh, 0)}
+
+    def _presence(self, window: Window, news: News) -> None:
+        wanted = window.request.filter.presence
+        if wanted.types is not None and not wanted.types.match("m.presence"):
+            return
+        since = window.request.since
+        events = self._providers.presence.changed(
+            window.request.user_id, 0 if since is None else since.ephemeral
+        )
+        news.presence = _selected(events, wanted) if events else []
+
+    async def _extensions(self, window: Window, news: News) -> None:
+        request = window.request
+        for extension in self._providers.extensions:
+            found = await extension.changed(request.user_id, request.device_id, window.since, window.upto)
+            news.extensions.update(found.fields)
+            news.extensions_have_news |= found.has_news
+
+
+def _selected(events: Sequence[JsonObject], wanted: EventFilter) -> list[JsonObject]:
+    if wanted.allows_all and wanted.limit is None:
+        return list(events)
+    passed: list[JsonObject] = [
+        event for event in events if wanted.allows(str(event["type"]), event.get("sender"))
+    ]
+    return passed[: wanted.capped(len(passed))]
+
+
+class _Ephemeral:
+    """Takes up ephemeral events of rooms, as far as the filter wants them."""
+
+    def __init__(self, news: News, wanted: RoomEventFilter, names: Mapping[int, str]) -> None:
+        self._by_room = news.ephemeral
+        self._wanted = wanted
+        self._names = names
+
+    def add(self, room: int, event_type: str, content: JsonObject) -> None:
+        name = self._names.get(room)
+        if name is not None and self._wanted.allows_room(name):
+            events = self._by_room.setdefault(room, [])
+            if len(events) < self._wanted.capped(len(events) + 1):
+                events.append({"type": event_type, "content": content})

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timelines as bytes, shared by everyone who is shown the same events of a room at about the same time.
+
+One message to a room of five hundred listeners is rendered once. What differs between readers is not shared: the
+transaction id that a sender's own device gets, other formats, and the view of one who joined later.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import orjson
+
+from homeserver.events.rendering import Past, Reader, render_all
+from homeserver.rooms.engine import RoomHead
+from homeserver.sync.sight import STAY
+from homeserver.sync.timeline import Timeline
+
+BUDGET = 16_000_000
+"""Bytes of fragments kept."""
+SHELF_LIFE = 5_000
+"""Milliseconds after which `age` would be too far off."""
+
+_Key = tuple[int, int, bool, tuple[int, ...]]
+
+
+class TimelineFragments:
+    """One per process."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[_Key, tuple[int, bytes]] = OrderedDict()
+        self._size = 0
+
+    def timeline(self, timeline: Timeline, head: RoomHead, reader: Reader, past: Past) -> bytes:
+        """The value of a room's `timeline`. `past` is `STAY` where the reader was joined all along."""
+        events = timeline.events
+        if not events or past is not STAY or reader.reshapes or _has_own(timeline, reader):
+            return _written(timeline, reader, past)
+        # A redaction, which changes how an event is shown, moves the head.
+        key = (head.room, head.head, timeline.limited, tuple([entry.stored.ordinal for entry in events]))
+        known = self._kept.get(key)
+        if known is not None and reader.now - known[0] < SHELF_LIFE:
+            return known[1]
+        written = _written(timeline, reader, past)
+        self._keep(key, reader.now, written)
+        return written
+
+    def _keep(self, key: _Key, now: int, written: bytes) -> None:
+        before = self._kept.pop(key, None)
+        if before is not None:
+            self._size -= len(before[1])
+        self._kept[key] = (now, written)
+        self._size += len(written)
+        while self._size > BUDGET:
+            _, (_, oldest) = self._kept.popitem(last=False)
+            self._size -= len(oldest)
+
+
+def _has_own(timeline: Timeline, reader: Reader) -> bool:
+    return any(
+        entry.stored.transaction_id is not None
+        and entry.stored.sender == reader.user_id
+        and entry.stored.device_id == reader.device_id
+        for entry in timeline.events
+    )
+
+
+def _written(timeline: Timeline, reader: Reader, past: Past) -> bytes:
+    events = b",".join(render_all(timeline.events, reader, past, room_id=False))
+    limited = b"true" if timeline.limited else b"false"
+    place = timeline.prev_batch
+    prev_batch = b"" if place is None else b',"prev_batch":' + orjson.dumps(str(place))
+    return b'{"events":[' + events + b'],"limited":' + limited + prev_batch + b"}"

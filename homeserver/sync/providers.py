@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the sync needs of other services, as narrow as it can be said.
+
+Positions are the stream's: news is what lies in since < position ≤ upto, `since` 0 asks for everything. What is never
+stored is told apart by serials of the ephemeral clock instead. All of it is asked on every wake-up of every client, so
+"nothing new" must be answered from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+JsonObject = Mapping[str, Any]
+
+
+class Receipts(Protocol):
+    """Read receipts."""
+
+    def changed(
+        self, user_id: str, rooms: Sequence[int], since: int, upto: int
+    ) -> Awaitable[Mapping[int, JsonObject]]:
+        """By room with news: the content of its `m.receipt` event as the user may see it."""
+        ...
+
+
+class AccountDataNews(Protocol):
+    """Account data that changed, as events: `{"type": …, "content": …}`."""
+
+    @property
+    def global_(self) -> Sequence[JsonObject]: ...
+
+    @property
+    def rooms(self) -> Mapping[int, Sequence[JsonObject]]: ...
+
+
+class AccountData(Protocol):
+    """Account data, global and by room, and what the sync itself reads there."""
+
+    def changed(self, user_id: str, since: int, upto: int) -> Awaitable[AccountDataNews]: ...
+
+    def ignored(self, user_id: str) -> Awaitable[frozenset[str]]:
+        """Whom the user ignores (`m.ignored_user_list`)."""
+        ...
+
+
+class Typing(Protocol):
+    """Who is typing."""
+
+    def changed(self, user_id: str, rooms: Iterable[int], since_ms: int) -> Mapping[int, Sequence[str]]:
+        """By room with news since that serial: everyone who is typing there now."""
+        ...
+
+
+class Presence(Protocol):
+    """Who is about."""
+
+    def changed(self, user_id: str, since_ms: int) -> Sequence[JsonObject]:
+        """`m.presence` events since that serial of those who share a room with the user."""
+        ...
+
+    def seen(self, user_id: str, device_id: str | None, set_presence: str) -> object:
+        """The user's device is syncing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many unread events of a room notify, and how many of those are highlighted."""
+
+    notifications: int = 0
+    highlights: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadCounts:
+    """Of one room: all there is, or with threads apart, the main timeline's and each thread's."""
+
+    room: Counts = field(default_factory=Counts)
+    main: Counts = field(default_factory=Counts)
+    threads: Mapping[str, Counts] = field(default_factory=dict)
+
+
+class Unread(Protocol):
+    """Unread notification counts (client-server API, "Receiving notifications")."""
+
+    def counts(self, user_id: str, rooms: Sequence[int], upto: int) -> Awaitable[Mapping[int, UnreadCounts]]:
+        """For each of the rooms; one that is absent has nothing unread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionNews:
+    """Whole top-level keys of the response, each value as JSON bytes; `has_news` ends a long-poll."""
+
+    fields: Mapping[str, bytes]
+    has_news: bool
+
+
+class Extension(Protocol):
+    """Supplies top-level keys that are a device's own: `to_device`, `device_lists`, `device_one_time_keys_count`."""
+
+    def changed(
+        self, user_id: str, device_id: str | None, since: int, upto: int
+    ) -> Awaitable[ExtensionNews]: ...

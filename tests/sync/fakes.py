@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stand-ins for the services beside rooms, kept in memory and controlled by the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from homeserver.stream.ephemeral import EphemeralClock
+from homeserver.sync.beside import Providers
+from homeserver.sync.providers import UnreadCounts
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(slots=True)
+class FakeReceipts:
+    """Each told by position."""
+
+    told: list[tuple[int, int, JsonObject]] = field(default_factory=list)
+    asked: int = 0
+
+    async def changed(
+        self, user_id: str, rooms: Sequence[int], since: int, upto: int
+    ) -> Mapping[int, JsonObject]:
+        self.asked += 1
+        return {
+            room: content
+            for position, room, content in self.told
+            if room in rooms and since < position <= upto
+        }
+
+
+@dataclass(slots=True)
+class FakeNews:
+    global_: list[JsonObject]
+    rooms: dict[int, list[JsonObject]]
+
+
+@dataclass(slots=True)
+class FakeAccountData:
+    """(user, room or 0, type) → (position, content)."""
+
+    kept: dict[tuple[str, int, str], tuple[int, JsonObject]] = field(default_factory=dict)
+    ignoring: dict[str, frozenset[str]] = field(default_factory=dict)
+    asked: int = 0
+
+    async def changed(self, user_id: str, since: int, upto: int) -> FakeNews:
+        self.asked += 1
+        news = FakeNews([], {})
+        for (user, room, event_type), (position, content) in self.kept.items():
+            if user == user_id and since < position <= upto:
+                events = news.rooms.setdefault(room, []) if room else news.global_
+                events.append({"type": event_type, "content": content})
+        return news
+
+    async def ignored(self, user_id: str) -> frozenset[str]:
+        return self.ignoring.get(user_id, frozenset())
+
+
+@dataclass(slots=True)
+class FakeTyping:
+    """Room → (serial, who)."""
+
+    clock: EphemeralClock
+    rooms: dict[int, tuple[int, list[str]]] = field(default_factory=dict)
+
+    def set(self, room: int, *users: str) -> None:
+        self.rooms[room] = (self.clock.next(), list(users))
+
+    def changed(self, user_id: str, rooms: Iterable[int], since_ms: int) -> Mapping[int, Sequence[str]]:
+        wanted = set(rooms)
+        return {
+            room: who for room, (serial, who) in self.rooms.items() if room in wanted and serial > since_ms
+        }
+
+
+@dataclass(slots=True)
+class FakePresence:
+    """User → (serial, presence)."""
+
+    clock: EphemeralClock
+    users: dict[str, tuple[int, str]] = field(default_factory=dict)
+    sightings: list[tuple[str, str | None, str]] = field(default_factory=list)
+
+    def set(self, user_id: str, presence: str) -> None:
+        self.users[user_id] = (self.clock.next(), presence)
+
+    def changed(self, user_id: str, since_ms: int) -> Sequence[JsonObject]:
+        return [
+            {"type": "m.presence", "sender": user, "content": {"presence": presence}}
+            for user, (serial, presence) in self.users.items()
+            if serial > since_ms
+        ]
+
+    def seen(self, user_id: str, device_id: str | None, set_presence: str) -> None:
+        self.sightings.append((user_id, device_id, set_presence))
+
+
+@dataclass(slots=True)
+class FakeUnread:
+    """(user, room) → counts."""
+
+    kept: dict[tuple[str, int], UnreadCounts] = field(default_factory=dict)
+
+    async def counts(self, user_id: str, rooms: Sequence[int], upto: int) -> Mapping[int, UnreadCounts]:
+        return {room: self.kept[user_id, room] for room in rooms if (user_id, room) in self.kept}
+
+
+@dataclass(slots=True)
+class Fakes:
+    """All of them."""
+
+    receipts: FakeReceipts
+    account_data: FakeAccountData
+    typing: FakeTyping
+    presence: FakePresence
+    unread: FakeUnread
+
+    @classmethod
+    def make(cls, clock: EphemeralClock) -> Fakes:
+        return cls(FakeReceipts(), FakeAccountData(), FakeTyping(clock), FakePresence(clock), FakeUnread())
+
+    def providers(self) -> Providers:
+        return Providers(
+            receipts=self.receipts,
+            account_data=self.account_data,
+            typing=self.typing,
+            presence=self.presence,
+            unread=self.unread,
+        )
