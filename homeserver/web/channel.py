@@ -19,7 +19,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
-from homeserver.errors import MatrixError, TooLarge, Unrecognized
+from homeserver.errors import MatrixError, TooLarge, Unknown, Unrecognized
 from homeserver.web.exchange import Exchange
 from homeserver.web.replies import BuildProtocol
 
@@ -114,6 +114,8 @@ class Channel(HTTPChannel):
             return
         if self._saying_goodbye:
             self.transport.abortConnection()
+        elif self.requests and not self._handlingRequest and not self.requests[-1].responded:
+            self._refuse_bytes(408, Unknown("The request did not arrive in time"))
         elif not self._waitingForTransport or now >= self.deadline + timeouts.unread:
             self._saying_goodbye = True
             self.deadline = now + timeouts.linger

@@ -8,14 +8,13 @@ requests in flight finish within a grace, what is left is cut off.
 import resource
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from OpenSSL.crypto import FILETYPE_PEM
-from OpenSSL.SSL import Error as TlsError
-from twisted.internet import ssl
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IOpenSSLContextFactory
+from zope.interface import implementer  # type: ignore[import-untyped]
 
 from homeserver.config import StartRefused
 from homeserver.config.sections import Listener, Tls
@@ -91,7 +90,7 @@ class WebServer:
     def listen(self, listener: Listener) -> Open:
         """Accept connections. Raises StartRefused, saying why, where the address or the certificate is no good."""
         site = self.site(listener)
-        context = None if listener.tls is None else _tls_context(listener.tls)
+        context = None if listener.tls is None else _tls_contexts(listener.tls)
         try:
             if context is None:
                 port = self._reactor.listenTCP(listener.port, site, _BACKLOG, listener.bind)
@@ -166,22 +165,33 @@ def _refusal(listener: Listener, error: CannotListenError) -> str:
     )
 
 
-def _tls_context(tls: Tls) -> ssl.CertificateOptions:
-    """TLS 1.2 and newer, with the chain of the file. Raises StartRefused."""
+@implementer(IOpenSSLContextFactory)
+class _TlsContexts:
+    """Gives every connection the one context; what `listenSSL` asks for."""
+
+    def __init__(self, context: SSL.Context) -> None:
+        self._context = context
+
+    def getContext(self) -> SSL.Context:  # noqa: N802 (Twisted's name)
+        return self._context
+
+
+def _tls_contexts(tls: Tls) -> _TlsContexts:
+    """TLS 1.2 and newer, with the whole chain of the certificate's file. Raises StartRefused."""
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     try:
-        certificates = _pem_certificates(tls.certificate)
-        key = ssl.KeyPair.load(tls.private_key.read_bytes(), FILETYPE_PEM)
-        return ssl.CertificateOptions(
-            privateKey=key.original,
-            certificate=certificates[0].original,
-            extraCertChain=[each.original for each in certificates[1:]],
-            raiseMinimumTo=ssl.TLSVersion.TLSv1_2,
-        )
-    except (OSError, TlsError, ValueError, IndexError) as error:
-        raise StartRefused(f"cannot use {tls.certificate} with {tls.private_key}: {error}") from error
-
-
-def _pem_certificates(path: Path) -> list[ssl.Certificate]:
-    end = b"-----END CERTIFICATE-----"
-    blocks = path.read_bytes().split(end)[:-1]
-    return [ssl.Certificate.loadPEM(block + end) for block in blocks]
+        # OpenSSL reports a file it cannot open without saying why.
+        for path in (tls.certificate, tls.private_key):
+            path.read_bytes()
+        context.use_certificate_chain_file(bytes(tls.certificate))
+        context.use_privatekey_file(bytes(tls.private_key))
+        context.check_privatekey()
+    except OSError as error:
+        raise StartRefused(f"cannot use TLS: {error}") from error
+    except SSL.Error as error:
+        reasons = ", ".join(str(part[-1]) for part in error.args[0]) if error.args else "unreadable"
+        raise StartRefused(f"cannot use {tls.certificate} with {tls.private_key}: {reasons}") from error
+    return _TlsContexts(context)

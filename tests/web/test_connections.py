@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections that are slow, greedy, broken, cut off, many, encrypted, or on their way to WebSocket."""
+
+import datetime
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from autobahn.twisted.websocket import (
+    WebSocketClientFactory,
+    WebSocketClientProtocol,
+    WebSocketServerFactory,
+    WebSocketServerProtocol,
+)
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.task import deferLater
+
+from homeserver.config import StartRefused
+from homeserver.config.sections import Listener, Tls
+from homeserver.web.channel import Timeouts
+from homeserver.web.replies import Reply
+from homeserver.web.request import MatrixRequest
+from homeserver.web.routing import ROOT, Auth, Route
+from homeserver.web.upgrades import upgrade_to
+from tests.reactor import reactor, run
+from tests.web.loopback import Connection, Loopback, request_bytes
+
+QUICK = Timeouts(headers=0.05, body_grace=0.05, body_rate=1e6, idle=0.05, unread=0.05, linger=0.05, look=0.01)
+
+
+class Pending:
+    """Handlers that wait until the test lets them go on, and what became of them."""
+
+    def __init__(self) -> None:
+        self.entered: Deferred[None] = Deferred()
+        self.gate: Deferred[None] = Deferred()
+        self.outcomes: list[str] = []
+        self.ended: Deferred[None] = Deferred()
+
+    async def handle(self, request: MatrixRequest) -> Reply:
+        request.disconnected.subscribe(lambda: self.outcomes.append("disconnected"))
+        self.entered.callback(None)
+        try:
+            await self.gate
+        except CancelledError:
+            self.outcomes.append("cancelled")
+            raise
+        else:
+            self.outcomes.append("finished")
+        finally:
+            self.ended.callback(None)
+        return {"waited": True}
+
+    async def poll(self, request: MatrixRequest) -> Reply:
+        """A long-poll that ends when the server does."""
+        woken: Deferred[None] = Deferred()
+        unsubscribe = request.shutting_down.subscribe(lambda: woken.callback(None))
+        self.entered.callback(None)
+        await woken
+        unsubscribe()
+        return {"stopping": True}
+
+
+async def here(request: MatrixRequest) -> Reply:
+    return {"bytes": len(request.content), "secure": request.secure}
+
+
+class Echo(WebSocketServerProtocol):
+    """Sends back what comes."""
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N803
+        self.sendMessage(payload, isBinary)  # type: ignore[no-untyped-call]
+
+
+def echo_factory() -> Any:
+    factory: Any = WebSocketServerFactory()  # type: ignore[no-untyped-call]
+    factory.protocol = Echo
+    factory.openHandshakeTimeout = 0
+    return factory
+
+
+async def socket(_request: MatrixRequest) -> Reply:
+    return upgrade_to(echo_factory())
+
+
+def routes(pending: Pending) -> tuple[Route, ...]:
+    return (
+        Route("GET", "/here", here, under=ROOT, auth=Auth.NONE),
+        Route("PUT", "/here", here, under=ROOT, auth=Auth.NONE, max_body=1000),
+        Route("PUT", "/there", here, under=ROOT, auth=Auth.NONE),
+        Route("GET", "/wait", pending.handle, under=ROOT, auth=Auth.NONE),
+        Route("GET", "/read", pending.handle, under=ROOT, auth=Auth.NONE, abandon=True),
+        Route("GET", "/poll", pending.poll, under=ROOT, auth=Auth.NONE),
+        Route("GET", "/socket", socket, under=ROOT),
+    )
+
+
+@pytest.fixture
+def pending() -> Pending:
+    return Pending()
+
+
+@pytest.fixture
+def server(pending: Pending) -> Iterator[Loopback]:
+    loopback = Loopback(routes(pending), max_body=5000)
+    yield loopback
+    run(loopback.stop())
+
+
+@pytest.fixture
+def impatient(pending: Pending) -> Iterator[Loopback]:
+    loopback = Loopback(routes(pending), timeouts=QUICK)
+    yield loopback
+    run(loopback.stop())
+
+
+async def test_pipelined_requests_are_answered_in_order(server: Loopback, pending: Pending) -> None:
+    connection = await server.connect()
+    connection.send(request_bytes("GET", "/wait") + request_bytes("PUT", "/here", body=b"abc") * 3)
+    await pending.entered
+    pending.gate.callback(None)
+    assert (await connection.response()).json == {"waited": True}
+    assert [(await connection.response()).json["bytes"] for _ in range(3)] == [3, 3, 3]
+
+
+async def test_a_request_in_single_bytes(server: Loopback) -> None:
+    connection = await server.connect()
+    for byte in request_bytes("PUT", "/here", body=b"abc"):
+        connection.send(bytes([byte]))
+    assert (await connection.response()).json["bytes"] == 3
+
+
+async def test_a_body_too_long_is_refused_before_it_comes(server: Loopback) -> None:
+    connection = await server.connect()
+    head = {"Content-Length": "1001", "Expect": "100-continue"}
+    refused = await connection.request("PUT", "/here", headers=head)
+    assert (refused.status, refused.errcode, refused.headers["connection"]) == (413, "M_TOO_LARGE", "close")
+    assert "access-control-allow-origin" in refused.headers
+    assert (await server.request("PUT", "/here", body=b"x" * 1000)).json["bytes"] == 1000
+    # The route's limit, else the listener's, and little for a path that is not there.
+    assert (await server.request("PUT", "/there", body=b"x" * 5000)).status == 200
+    assert (await server.request("PUT", "/there", body=b"x" * 5001)).status == 413
+    assert (await server.request("PUT", "/nowhere", headers={"Content-Length": "10000000"})).status == 413
+
+
+async def test_the_refusal_arrives_although_the_client_keeps_sending(server: Loopback) -> None:
+    connection = await server.connect()
+    connection.send(request_bytes("PUT", "/here", headers={"Content-Length": "3000000"}) + b"x" * 3_000_000)
+    assert (await connection.response()).status == 413
+
+
+async def test_expecting_clients_are_told_to_continue(server: Loopback) -> None:
+    connection = await server.connect()
+    connection.send(request_bytes("PUT", "/here", headers={"Content-Length": "3", "Expect": "100-continue"}))
+    await connection.until(lambda: connection.received.startswith(b"HTTP/1.1 100"))
+    connection.send(b"abc")
+    assert (await connection.response()).json["bytes"] == 3
+
+
+async def test_chunked_bodies_are_counted(server: Loopback) -> None:
+    chunked = {"Transfer-Encoding": "chunked"}
+    connection = await server.connect()
+    connection.send(request_bytes("PUT", "/here", headers=chunked) + b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
+    assert (await connection.response()).json["bytes"] == 5
+    connection.send(request_bytes("PUT", "/here", headers=chunked) + b"200\r\n" + b"x" * 512 + b"\r\n")
+    connection.send(b"200\r\n" + b"x" * 512 + b"\r\n")
+    assert (await connection.response()).status == 413
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"GET /\x01 HTTP/1.1\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+        (b"GET /here HTTP/1.1\r\nno colon\r\n\r\n", 400),
+        (b"GET /here HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"PUT /here HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"PUT /here HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"PUT /here HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"PUT /here HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n", 431),
+        (b"GET /here HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /here HTTP/1.1\r\n" + b"X: aaaaaaaa\r\n" * 200 + b"\r\n", 400),
+        (b"GET /here HTTP/1.1\r\n" + (b"X: " + b"a" * 9_000 + b"\r\n") * 9 + b"\r\n", 400),
+    ],
+)
+async def test_bytes_that_are_no_http_are_refused_in_json(server: Loopback, raw: bytes, status: int) -> None:
+    connection = await server.connect()
+    connection.send(raw)
+    answer = await connection.response()
+    assert (answer.status, answer.headers["connection"]) == (status, "close")
+    assert answer.errcode in {"M_UNRECOGNIZED", "M_TOO_LARGE"}
+    assert "access-control-allow-origin" in answer.headers
+
+
+async def test_old_clients_and_proxies_forms(server: Loopback) -> None:
+    connection = await server.connect()
+    connection.send(b"GET http://localhost/here HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await connection.response()).status == 200
+    connection.send(b"GET /here HTTP/1.0\r\n\r\n")
+    assert (await connection.response()).headers["connection"] == "close"
+    await connection.end()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"GET /he",
+        b"GET /here HTTP/1.1\r\nHost: x\r\n",
+        b"PUT /here HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc",
+        b"PUT /here HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        request_bytes("GET", "/here"),
+        request_bytes("PUT", "/here", headers={"Content-Length": "2000"}),
+    ],
+    ids=["nothing", "line", "headers", "body", "chunks", "idle", "refused"],
+)
+async def test_a_client_that_stops_is_left(impatient: Loopback, raw: bytes) -> None:
+    connection = await impatient.connect()
+    connection.send(raw)
+    await connection.end()
+
+
+async def test_a_request_may_take_longer_than_any_pause(impatient: Loopback, pending: Pending) -> None:
+    connection = await impatient.connect()
+    connection.send(request_bytes("GET", "/wait"))
+    await pending.entered
+    reactor.callLater(0.2, pending.gate.callback, None)
+    assert (await connection.response()).json == {"waited": True}
+
+
+async def test_a_read_is_cancelled_when_its_client_goes(server: Loopback, pending: Pending) -> None:
+    connection = await server.connect()
+    connection.send(request_bytes("GET", "/read"))
+    await pending.entered
+    connection.drop()
+    await pending.ended
+    await deferLater(reactor, 0)
+    assert pending.outcomes == ["disconnected", "cancelled"]
+    assert "status=499" in server.lines.getvalue()
+
+
+async def test_other_work_goes_on_and_is_told(server: Loopback, pending: Pending) -> None:
+    connection = await server.connect()
+    connection.send(request_bytes("GET", "/wait"))
+    await pending.entered
+    connection.drop()
+    gone: Deferred[None] = Deferred()
+    (exchange,) = server.open.site.running
+    exchange.disconnected.subscribe(lambda: gone.callback(None))
+    await gone
+    pending.gate.callback(None)
+    assert pending.outcomes == ["disconnected", "finished"]
+    assert "status=499" in server.lines.getvalue()
+    assert server.metrics.in_flight == 0
+
+
+async def test_no_more_connections_than_allowed(pending: Pending) -> None:
+    server = Loopback(routes(pending), max_connections=2)
+    kept = [await server.connect() for _ in range(2)]
+    assert [(await each.request("GET", "/here")).status for each in kept] == [200, 200]
+    third = await server.connect()
+    await third.end()
+    assert (await kept[0].request("GET", "/here")).status == 200
+    await server.stop()
+
+
+async def test_stopping_lets_polls_return_and_work_finish() -> None:
+    polling, waiting = Pending(), Pending()
+    server = Loopback(
+        (
+            Route("GET", "/poll", polling.poll, under=ROOT, auth=Auth.NONE),
+            Route("GET", "/wait", waiting.handle, under=ROOT, auth=Auth.NONE),
+        )
+    )
+    idle, first, second = [await server.connect() for _ in range(3)]
+    first.send(request_bytes("GET", "/poll"))
+    second.send(request_bytes("GET", "/wait"))
+    await polling.entered
+    await waiting.entered
+    stopped = Deferred.fromCoroutine(server.server.stop(30.0))
+    answer = await first.response()
+    assert (answer.json, answer.headers["connection"]) == ({"stopping": True}, "close")
+    await idle.end()
+    assert not stopped.called
+    waiting.gate.callback(None)
+    assert (await second.response()).json == {"waited": True}
+    await stopped
+    assert server.server.open == []
+
+
+async def test_stopping_does_not_wait_for_ever(pending: Pending) -> None:
+    server = Loopback(routes(pending))
+    connection = await server.connect()
+    connection.send(request_bytes("GET", "/wait"))
+    await pending.entered
+    await server.server.stop(0.05)
+    await connection.end()
+    pending.gate.callback(None)
+
+
+async def test_a_port_in_use_is_refused_clearly(server: Loopback) -> None:
+    with pytest.raises(StartRefused, match=f"cannot listen on 127.0.0.1 port {server.port}: Address already"):
+        server.server.listen(Listener(port=server.port))
+
+
+def test_a_limit_nobody_knows_is_refused_at_start() -> None:
+    with pytest.raises(ValueError, match="there is no rate limit 'mesages'"):
+        Loopback((Route("GET", "/x", here, limit="mesages"),))
+
+
+def certificate(directory: Path) -> Tls:
+    """A certificate for localhost that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    tls = Tls(certificate=directory / "a.crt", private_key=directory / "a.key")
+    tls.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    tls.private_key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return tls
+
+
+async def test_tls(tmp_path: Path, pending: Pending) -> None:
+    server = Loopback(routes(pending), listener=Listener(port=0, tls=certificate(tmp_path)))
+    answer = await server.request("GET", "/here")
+    assert answer.json == {"bytes": 0, "secure": True}
+    socket = await server.connect()
+    await check_echo(socket)
+    await server.stop()
+
+
+def test_a_bad_certificate_is_refused_clearly(tmp_path: Path, server: Loopback) -> None:
+    tls = certificate(tmp_path)
+    tls.private_key.write_text("no key")
+    with pytest.raises(StartRefused, match=re.escape(f"cannot use {tls.certificate} with {tls.private_key}")):
+        server.server.listen(Listener(port=0, tls=tls))
+
+
+UPGRADE = {
+    "Upgrade": "websocket",
+    "Connection": "keep-alive, Upgrade",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+#: "Hello", masked, and its echo (RFC 6455 section 5.7).
+HELLO = bytes.fromhex("818537fa213d7f9f4d5158")
+HELLO_BACK = b"\x81\x05Hello"
+
+
+async def check_echo(connection: Connection) -> None:
+    """Upgrade, with the first frame right behind the request, then send another."""
+    connection.send(request_bytes("GET", "/socket", headers=UPGRADE, token="alice") + HELLO)
+    answer = await connection.response()
+    assert (answer.status, answer.headers["sec-websocket-accept"]) == (101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    await connection.until(lambda: connection.received == HELLO_BACK)
+    connection.send(HELLO)
+    await connection.until(lambda: connection.received == HELLO_BACK * 2)
+
+
+async def test_a_connection_becomes_a_websocket(server: Loopback) -> None:
+    connection = await server.connect()
+    await check_echo(connection)
+    assert "status=101" in server.lines.getvalue()
+
+
+async def test_a_websocket_on_a_connection_that_was_used(server: Loopback) -> None:
+    connection = await server.connect()
+    assert (await connection.request("GET", "/here")).status == 200
+    await check_echo(connection)
+
+
+class Hello(WebSocketClientProtocol):
+    """Says a long hello and keeps the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: Deferred[bytes] = Deferred()
+        self.gone: Deferred[None] = Deferred()
+
+    def onOpen(self) -> None:
+        self.sendMessage(b"hello " * 20_000)  # type: ignore[no-untyped-call]
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N803
+        self.heard.callback(payload)
+        self.sendClose()
+
+    def onClose(self, wasClean: bool, code: int, reason: str) -> None:  # noqa: N803
+        self.gone.callback(None)
+
+
+async def test_another_implementations_client(server: Loopback) -> None:
+    factory: Any = WebSocketClientFactory(  # type: ignore[no-untyped-call]
+        f"ws://127.0.0.1:{server.port}/socket", headers={"Authorization": "Bearer alice"}
+    )
+    factory.protocol = Hello
+    factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
+    client: Any = await TCP4ClientEndpoint(reactor, "127.0.0.1", server.port).connect(factory)
+    assert await client.heard == b"hello " * 20_000
+    await client.gone
+
+
+@pytest.mark.parametrize(
+    ("token", "headers", "status"),
+    [
+        (None, UPGRADE, 401),
+        ("wrong", UPGRADE, 401),
+        ("alice", {}, 426),
+        ("alice", UPGRADE | {"Connection": "close"}, 426),
+        ("alice", UPGRADE | {"Sec-WebSocket-Version": "8"}, 426),
+        ("alice", UPGRADE | {"Sec-WebSocket-Key": "short"}, 426),
+    ],
+)
+async def test_a_socket_is_refused_in_plain_http(
+    server: Loopback, token: str | None, headers: dict[str, str], status: int
+) -> None:
+    answer = await server.request("GET", "/socket", headers=headers, token=token)
+    assert answer.status == status
+    assert answer.errcode
+    assert "access-control-allow-origin" in answer.headers
