@@ -26,7 +26,6 @@ _BY_IDS = f"SELECT {_COLUMNS} FROM users WHERE user_id = ANY (%s)"  # noqa: S608
 _LOCK = f"SELECT {_COLUMNS} FROM users WHERE user_id = %s FOR SHARE"  # noqa: S608
 _EXISTING = "SELECT user_id FROM users WHERE user_id = ANY (%s)"
 _GUESTS = "SELECT user_id FROM users WHERE guest AND user_id = ANY (%s)"
-_GUESTS = "SELECT user_id FROM users WHERE user_id = ANY (%s) AND guest"
 _ANY = "SELECT EXISTS (SELECT FROM users)"
 
 _CREATE = """
@@ -141,11 +140,6 @@ class UserStore:
         """Which of them are guests of this server."""
         rows = await self._database.fetch("users_guests", _GUESTS, (list(user_ids),))
         return {str(row[0]) for row in rows}
-
-    async def guests_among(self, user_ids: Collection[str]) -> set[str]:
-        """Which of the ids are guests'."""
-        rows = await self._database.fetch("users_guests", _GUESTS, (list(user_ids),))
-        return {row[0] for row in rows}
 
     async def any(self) -> bool:
         """Whether anybody ever had an account here."""
