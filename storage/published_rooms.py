@@ -29,6 +29,7 @@ _BACKWARDS = f"""SELECT {_COLUMNS} {_MATCHING}
 _COUNT = "SELECT count(*) FROM published_rooms JOIN room_summaries s USING (room) WHERE s.joined_members > 0"
 _SUMMARIES = f"""SELECT {_COLUMNS} FROM rooms r JOIN room_summaries s USING (room)
     WHERE r.room_id = ANY (%s)"""  # noqa: S608
+_PUBLISHED_AMONG = "SELECT room FROM published_rooms WHERE room = ANY (%s::bigint[])"
 _IS_PUBLISHED = "SELECT EXISTS (SELECT FROM published_rooms WHERE room = %s)"
 _PUBLISH = "INSERT INTO published_rooms (room) VALUES (%s) ON CONFLICT DO NOTHING"
 _WITHDRAW = "DELETE FROM published_rooms WHERE room = %s"
@@ -106,6 +107,11 @@ class PublishedRoomStore:
         """Whether the room is on the list."""
         row = await self._database.fetch_one("published_rooms_get", _IS_PUBLISHED, (room,))
         return row is not None and bool(row[0])
+
+    async def published_among(self, rooms: Sequence[int]) -> set[int]:
+        """Those of the rooms that are on the list."""
+        rows = await self._database.fetch("published_rooms_among", _PUBLISHED_AMONG, (list(rooms),))
+        return {int(row[0]) for row in rows}
 
     async def publish(self, room: int) -> None:
         """Put the room on the list."""

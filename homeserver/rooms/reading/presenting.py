@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import orjson
@@ -46,6 +46,11 @@ class Presenter:
     async def timeline(self, client: Client, past: Past, entries: Sequence[RoomEvent]) -> list[bytes]:
         """Events of a room's timeline, each rendered."""
         return await self._render(client, past, entries)
+
+    def mixed(self, client: Client, entries: Iterable[tuple[RoomEvent, Past]]) -> list[bytes]:
+        """A few events of several rooms, each with the client's past there."""
+        reader = self.reader(client)
+        return [render(entry, reader, past) for entry, past in entries]
 
     async def _render(self, client: Client, past: Past | None, entries: Sequence[RoomEvent]) -> list[bytes]:
         reader = self.reader(client)

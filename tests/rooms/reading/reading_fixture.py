@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,17 +12,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from homeserver.rooms.engine import Draft
-from homeserver.rooms.reading.by_time import EventsByTime
-from homeserver.rooms.reading.context import EventContext
-from homeserver.rooms.reading.member_history import MemberHistory
-from homeserver.rooms.reading.members import RoomMembers
-from homeserver.rooms.reading.messages import Messages, MessagesQuery
-from homeserver.rooms.reading.places import Places
-from homeserver.rooms.reading.presenting import Presenter
-from homeserver.rooms.reading.room_state import RoomState
-from homeserver.rooms.reading.single_event import SingleEvent
-from homeserver.rooms.reading.timeline import TimelineReader
+from homeserver.rooms.reading.messages import MessagesQuery
+from homeserver.rooms.reading.services import ReadingServices, build_reading_services
 from storage.database import Database
+from storage.room_history import RoomHistoryStore
 from storage.timelines import TimelineStore
 from tests.reactor import reactor
 from tests.rooms.engine_fixture import Engine
@@ -38,62 +31,74 @@ class Client:
     device_id: str | None = "DEVICE"
 
 
-@dataclass(slots=True)
-class Ignoring:
-    """Who ignores whom."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """All account data of a user."""
 
-    lists: dict[str, frozenset[str]] = field(default_factory=dict)
+    global_: Sequence[Mapping[str, Any]] = ()
+    rooms: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class World:
+    """What the services hear from elsewhere."""
+
+    ignoring: dict[str, frozenset[str]] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
+    published: set[int] = field(default_factory=set)
 
     async def ignored(self, user_id: str) -> frozenset[str]:
-        return self.lists.get(user_id, frozenset())
+        return self.ignoring.get(user_id, frozenset())
+
+    async def changed(self, user_id: str, since: int, upto: int) -> Kept:
+        assert since == 0 < upto
+        return self.kept
+
+    async def published_among(self, rooms: Sequence[int]) -> set[int]:
+        return self.published & set(rooms)
+
+
+class Presence:
+    """Alice is always there."""
+
+    def changed(self, user_id: str, since: int) -> Sequence[Mapping[str, Any]]:
+        assert since == 0
+        return [{"type": "m.presence", "sender": "@alice:localhost", "content": {"presence": "online"}}]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The services, as `homeserver/app.py` builds them."""
+    """The services of one process."""
 
     engine: Engine
-    ignoring: Ignoring
-    timeline: TimelineReader
-    messages: Messages
-    context: EventContext
-    event: SingleEvent
-    state: RoomState
-    members: RoomMembers
-    by_time: EventsByTime
+    world: World
+    services: ReadingServices
 
     @classmethod
     async def open(cls, database: Database) -> Reading:
-        engine = await Engine.open(database)
-        gate, events, store = engine.gate, engine.events, TimelineStore(database)
-        walks, ignoring = Places(store), Ignoring()
-        presenter = Presenter(now=lambda: NOW, pause=pause)
-        timeline = TimelineReader(events=events, gate=gate, walks=walks)
-        return cls(
-            engine=engine,
-            ignoring=ignoring,
-            timeline=timeline,
-            messages=Messages(
-                gate=gate,
-                timeline=timeline,
-                walks=walks,
-                members=MemberHistory(store=store, gate=gate),
-                ignored_users=ignoring,
-                presenter=presenter,
-            ),
-            context=EventContext(
-                gate=gate, timeline=timeline, store=store, ignored_users=ignoring, presenter=presenter
-            ),
-            event=SingleEvent(gate=gate, presenter=presenter),
-            state=RoomState(gate=gate, store=store, presenter=presenter),
-            members=RoomMembers(gate=gate, walks=walks, events=events, store=store, presenter=presenter),
-            by_time=EventsByTime(gate=gate, store=store),
+        """Put together as `homeserver/app.py` does."""
+        engine, world = await Engine.open(database), World()
+        services = build_reading_services(
+            clock=reactor,
+            now=lambda: NOW,
+            pause=pause,
+            stream=engine.stream,
+            gate=engine.gate,
+            cache=engine.cache,
+            user_rooms=engine.user_rooms,
+            events=engine.events,
+            timelines=TimelineStore(database),
+            history=RoomHistoryStore(database),
+            published=world,
+            account_data=world,
+            presence=Presence(),
         )
+        return cls(engine, world, services)
 
     async def page(self, user: str, room_id: str, **query: Any) -> dict[str, Any]:
         """One page of messages, backwards unless told otherwise."""
         asked = MessagesQuery(**{"backwards": True, **query})
-        answer: dict[str, Any] = orjson.loads(await self.messages.page(Client(user), room_id, asked))
+        answer: dict[str, Any] = orjson.loads(await self.services.messages.page(Client(user), room_id, asked))
         return answer
 
     async def walk(self, user: str, room_id: str, *, most: int = 200, **query: Any) -> list[str]:

@@ -198,7 +198,7 @@ async def test_ignored_users_messages_are_left_out_but_not_their_state(database:
     room = await reading.engine.new_room()
     await reading.engine.join(room.room_id, BOB)
     await reading.write(room.room_id, message(BOB, "noise"), message(ALICE, "signal"))
-    reading.ignoring.lists[ALICE] = frozenset({BOB})
+    reading.world.ignoring[ALICE] = frozenset({BOB})
     answer = await reading.page(ALICE, room.room_id, limit=50)
     assert [event["type"] for event in answer["chunk"] if event["sender"] == BOB] == ["m.room.member"]
 

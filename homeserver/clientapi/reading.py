@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of everything that reads rooms."""
+
+from homeserver.clientapi.event_stream import EventStreamEndpoints
+from homeserver.clientapi.room_state import RoomStateEndpoints
+from homeserver.clientapi.room_timeline import RoomTimelineEndpoints
+from homeserver.rooms.reading.services import ReadingServices
+from homeserver.web.routing import Route
+
+
+def reading_routes(reading: ReadingServices) -> tuple[Route, ...]:
+    """All of them."""
+    return (
+        *RoomTimelineEndpoints(
+            messages=reading.messages, context=reading.context, event=reading.event, by_time=reading.by_time
+        ).routes(),
+        *RoomStateEndpoints(state=reading.state, members=reading.members).routes(),
+        *EventStreamEndpoints(stream=reading.event_stream, initial_sync=reading.initial_sync).routes(),
+    )

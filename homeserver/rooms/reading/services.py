@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reading services, built in the order of their needs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from homeserver.rooms.access import RoomGate
+from homeserver.rooms.engine import RoomCache
+from homeserver.rooms.reading.by_time import EventsByTime
+from homeserver.rooms.reading.context import EventContext
+from homeserver.rooms.reading.event_stream import Clock, EventStream, Peekers
+from homeserver.rooms.reading.initial_sync import AccountData, InitialSync, Presence, Published
+from homeserver.rooms.reading.member_history import MemberHistory
+from homeserver.rooms.reading.members import RoomMembers
+from homeserver.rooms.reading.messages import Messages
+from homeserver.rooms.reading.places import Places
+from homeserver.rooms.reading.presenting import Presenter
+from homeserver.rooms.reading.room_state import RoomState
+from homeserver.rooms.reading.single_event import SingleEvent
+from homeserver.rooms.reading.timeline import TimelineReader
+from homeserver.rooms.user_rooms import UserRooms
+from homeserver.stream import Stream
+from storage.events import EventStore
+from storage.room_history import RoomHistoryStore
+from storage.timelines import TimelineStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingServices:
+    """What endpoints call."""
+
+    messages: Messages
+    context: EventContext
+    event: SingleEvent
+    by_time: EventsByTime
+    state: RoomState
+    members: RoomMembers
+    event_stream: EventStream
+    initial_sync: InitialSync
+
+
+def build_reading_services(
+    *,
+    clock: Clock,
+    now: Callable[[], int],
+    pause: Callable[[], Awaitable[None]],
+    stream: Stream,
+    gate: RoomGate,
+    cache: RoomCache,
+    user_rooms: UserRooms,
+    events: EventStore,
+    timelines: TimelineStore,
+    history: RoomHistoryStore,
+    published: Published,
+    account_data: AccountData,
+    presence: Presence,
+) -> ReadingServices:
+    """Build them all. `now` gives milliseconds; `pause` lets the reactor turn in the middle of a long response."""
+    presenter = Presenter(now=now, pause=pause)
+    walks = Places(timelines)
+    timeline = TimelineReader(events=events, gate=gate, walks=walks)
+    peekers = Peekers()
+    stream.subscribe(peekers)
+    return ReadingServices(
+        messages=Messages(
+            gate=gate,
+            timeline=timeline,
+            walks=walks,
+            members=MemberHistory(store=timelines, gate=gate),
+            ignored_users=account_data,
+            presenter=presenter,
+        ),
+        context=EventContext(
+            gate=gate, timeline=timeline, store=timelines, ignored_users=account_data, presenter=presenter
+        ),
+        event=SingleEvent(gate=gate, presenter=presenter),
+        by_time=EventsByTime(gate=gate, store=timelines),
+        state=RoomState(gate=gate, store=timelines, presenter=presenter),
+        members=RoomMembers(gate=gate, walks=walks, events=events, store=timelines, presenter=presenter),
+        event_stream=EventStream(
+            clock=clock,
+            stream=stream,
+            peekers=peekers,
+            gate=gate,
+            cache=cache,
+            user_rooms=user_rooms,
+            store=timelines,
+            ignored_users=account_data,
+            presenter=presenter,
+        ),
+        initial_sync=InitialSync(
+            stream=stream,
+            gate=gate,
+            cache=cache,
+            user_rooms=user_rooms,
+            events=events,
+            history=history,
+            published=published,
+            account_data=account_data,
+            presence=presence,
+            presenter=presenter,
+        ),
+    )
