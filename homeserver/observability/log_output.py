@@ -8,23 +8,17 @@ that instant.
 
 import contextlib
 import time
-from typing import Final, Protocol, TextIO
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TextIO
 
 LATEST: Final = 0.2
 _MOST_BUFFERED: Final = 64 * 1024
 
 
-class DelayedCall(Protocol):
-    """What a scheduler gives back."""
-
-    def active(self) -> int: ...
-    def cancel(self) -> None: ...
-
-
 class Scheduler(Protocol):
     """The part of a reactor this needs."""
 
-    def __call__(self, delay: float, callback: object, /) -> DelayedCall: ...
+    def __call__(self, delay: float, callback: Callable[..., object], /) -> Any: ...
 
 
 class LogOutput:
@@ -35,7 +29,7 @@ class LogOutput:
         self._lines: list[str] = []
         self._size = 0
         self._scheduler: Scheduler | None = None
-        self._call: DelayedCall | None = None
+        self._call: Any = None
         self._second = (0, "")
 
     def buffer(self, scheduler: Scheduler) -> None:

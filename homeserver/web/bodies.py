@@ -22,7 +22,7 @@ readers by hand because the declaration is the documentation, and checking costs
 """
 
 import re
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, dataclass_transform
 
 import msgspec
 import orjson
@@ -38,6 +38,7 @@ _LARGEST: Final = 2**53 - 1
 _LONG_NUMBER: Final = re.compile(rb"\d{16}|[0-9][eE]")
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class Struct(msgspec.Struct, frozen=True, kw_only=True):
     """Base of declared bodies: immutable, named fields."""
 

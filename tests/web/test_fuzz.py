@@ -22,7 +22,7 @@ from tests.web.loopback import Answer, Loopback, request_bytes
 SOON = Timeouts(headers=0.2, body_grace=0.2, look=0.05, linger=0.05)
 
 
-class Anything(Struct, frozen=True):
+class Anything(Struct):
     """A body with a bit of everything."""
 
     text: str = ""
