@@ -22,9 +22,9 @@ from homeserver.accounts.openid import OpenId
 from homeserver.accounts.own_account import OwnAccount
 from homeserver.accounts.passwords import PasswordHasher
 from homeserver.accounts.registration import Registration
+from homeserver.accounts.registration_by_secret import SharedSecretRegistration
 from homeserver.accounts.registration_gate import RegistrationGate
 from homeserver.accounts.sessions import Sessions
-from homeserver.accounts.shared_secret import SharedSecretRegistration
 from homeserver.accounts.sightings import Sightings
 from homeserver.accounts.stages import Affirmation, PasswordStage, RegistrationTokenStage, Stage
 from homeserver.accounts.token_cache import TokenCache

@@ -2,7 +2,7 @@
 """Log-in sessions: opening a device with its tokens, refreshing them, ending them.
 
 Owns how tokens are made and how long they live. Who may log in was decided by the caller (`login`, `registration`,
-`shared_secret`); finding the owner of a token is `authentication`'s.
+`registration_by_secret`); finding the owner of a token is `authentication`'s.
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 """The part of `/_synapse/admin` that is about accounts, in the form the ecosystem's tools speak."""
 
 from homeserver.accounts.moderation import Moderation
+from homeserver.accounts.registration_by_secret import SharedSecretRegistration, SharedSecretRequest
 from homeserver.accounts.sessions import DeviceRequest
-from homeserver.accounts.shared_secret import SharedSecretRegistration, SharedSecretRequest
 from homeserver.accounts.usernames import Usernames
 from homeserver.clientapi.login import logged_in
 from homeserver.web.bodies import Struct

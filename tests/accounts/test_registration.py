@@ -11,8 +11,8 @@ from immutables import Map
 from twisted.internet.defer import Deferred, DeferredList
 
 from homeserver.accounts.registration import RegistrationRequest
+from homeserver.accounts.registration_by_secret import SharedSecretRequest
 from homeserver.accounts.sessions import DeviceRequest
-from homeserver.accounts.shared_secret import SharedSecretRequest
 from homeserver.config.sections import Policy, PolicyDocument, Registration
 from homeserver.errors import (
     Forbidden,
@@ -291,7 +291,7 @@ async def test_nonces_expire_and_cannot_be_made_up(closed: Setting) -> None:
 
 def test_an_empty_secret_is_no_secret() -> None:
     """A server must refuse to run with one rather than let anybody in."""
-    from homeserver.accounts.shared_secret import SharedSecretRegistration
+    from homeserver.accounts.registration_by_secret import SharedSecretRegistration
 
     nothing: Any = None
     with pytest.raises(ValueError, match="empty"):

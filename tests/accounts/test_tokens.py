@@ -212,3 +212,15 @@ def test_impossible_devices_are_refused(wishes: dict[str, str]) -> None:
     """Before anything else is asked."""
     with pytest.raises(InvalidParam):
         DeviceRequest(device_id=wishes.get("device_id"), display_name=wishes.get("display_name")).check()
+
+
+async def test_stopping_writes_what_was_seen(accounts: Setting) -> None:
+    """The recurring work begins and ends with the services, and nothing noted is lost by a clean stop."""
+    made = await accounts.register("alice")
+    assert made.access_token is not None and made.device_id is not None
+    await accounts.accounts.start()
+    await accounts.accounts.authentication.authenticate(made.access_token, ip="192.0.2.1", user_agent="x\0y")
+    await accounts.accounts.housekeeping.stop()
+    await accounts.accounts.sightings.stop()
+    seen = await accounts.accounts.own_devices.get(made.user_id, made.device_id)
+    assert (seen.last_seen_ip, seen.last_seen_user_agent) == ("192.0.2.1", "xy")

@@ -217,10 +217,10 @@ async def test_devices(site: AccountSite) -> None:
     path = "/devices/THR%2FEE"
     asked = await site.call("DELETE", path, token=token)
     assert asked.status == 401
-    body: dict[str, Any] = {"auth": password_auth("alice", asked.json["session"])}
-    assert (await site.call("DELETE", path, body, token=token)).status == 200
-    body = {"devices": ["TWO", "FOUR", "NONE"], "auth": password_auth("alice")}
-    assert (await site.call("POST", "/delete_devices", body, token=token)).status == 200
+    one = {"auth": password_auth("alice", asked.json["session"])}
+    assert (await site.call("DELETE", path, one, token=token)).status == 200
+    many = {"devices": ["TWO", "FOUR", "NONE"], "auth": password_auth("alice")}
+    assert (await site.call("POST", "/delete_devices", many, token=token)).status == 200
     listed = (await site.call("GET", "/devices", token=token)).json["devices"]
     assert [device["device_id"] for device in listed] == ["ONE"]
 
