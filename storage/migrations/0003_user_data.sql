@@ -69,12 +69,14 @@ CREATE TABLE profiles (
     fields text NOT NULL DEFAULT '{}'  -- the other fields, as a JSON object
 );
 
--- What outlives a user's presence. Written now and then, not with each change.
+-- What outlives a user's presence. The status message is written when set, the rest now and then.
 CREATE TABLE presence (
     user_id text COLLATE "C" PRIMARY KEY REFERENCES users,
     status_msg text,
-    last_active_ts bigint NOT NULL
+    last_active_ts bigint NOT NULL,
+    online boolean NOT NULL DEFAULT false  -- others may have been told so: after a restart they are told otherwise
 ) WITH (fillfactor = 70);
+CREATE INDEX presence_online ON presence (user_id) WHERE online;
 
 -- People by the words of their names. Users of this server who set no name are found by the index below instead.
 CREATE TABLE user_directory (

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Presence (client-server API, "Presence"): what users do, what they learn, and the rhythm of it.
+
+What keeps a thousand online users cheap: a device's request is noted in memory and nothing else, and only a change of
+state is news; news goes out in bounded batches (`publication`); who may know of whom is a set operation on rooms in
+memory (`sharing`); processes tell each other in batches (`peers`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from homeserver.errors import Forbidden, InvalidParam
+from homeserver.presence.board import Board
+from homeserver.presence.peers import Peers
+from homeserver.presence.person import STATES, Choice, Device, Person, Shown, State, content
+from homeserver.presence.publication import Publication, restore
+from homeserver.presence.sharing import Sharing
+from homeserver.stream.listeners import Listeners
+from storage.presence import PresenceStore, SeenUser
+
+logger = logging.getLogger(__name__)
+
+TICK = 5.0
+"""Seconds between looks at everybody: who is gone, who is idle."""
+FIRST_WAIT = 0.2
+"""Seconds from the first news to its publication, for what comes with it."""
+KEEP_EVERY = 60_000
+FORGET_AFTER = 3_600_000
+"""Milliseconds that an offline user is remembered, so that clients that come back are told they went."""
+MAX_STATUS = 500
+
+
+class Scheduler(Protocol):
+    """The reactor's part that is needed here."""
+
+    def callLater(self, delay: float, fn: Callable[..., object], /, *args: object) -> Any: ...  # noqa: N802
+
+
+class RoomOfUser(Protocol):
+    @property
+    def room(self) -> int: ...
+
+
+class RoomsOfUser(Protocol):
+    async def joined(self, user_id: str) -> Sequence[RoomOfUser]: ...
+
+
+class Presence:
+    """One per process. Unless `enabled` nothing is kept or told, and everybody is offline."""
+
+    def __init__(
+        self,
+        *,
+        enabled: bool,
+        board: Board,
+        sharing: Sharing,
+        publication: Publication,
+        peers: Peers,
+        store: PresenceStore,
+        user_rooms: RoomsOfUser,
+        listeners: Listeners,
+        scheduler: Scheduler,
+        now: Callable[[], int],
+    ) -> None:
+        """`sharing` must be subscribed to the stream, and `heard` be called with what the channel says."""
+        self._enabled = enabled
+        self._board = board
+        self._sharing = sharing
+        self._publication = publication
+        self._peers = peers
+        self._store = store
+        self._user_rooms = user_rooms
+        self._listeners = listeners
+        self._scheduler = scheduler
+        self._now = now
+        self._unkept: dict[str, Person] = {}
+        self._kept_at = now()
+        self._flush_call: Any = None
+        self._tick_call: Any = None
+        self._flushing = False
+
+    # Life.
+
+    async def start(self) -> None:
+        """Begin. Whoever was online before a restart is taken for it until they would be gone."""
+        if not self._enabled:
+            return
+        now = self._now()
+        self._tick_call = self._scheduler.callLater(TICK, self._tick)
+        for kept in await self._store.online():
+            person = self._board.person(kept.user_id)
+            restore(person, kept)
+            person.devices[None] = Device(now, "online")
+            self._sharing.track(kept.user_id)
+            self._look_at(person)
+        await self._peers.greet()
+
+    async def stop(self) -> None:
+        """End, and keep what is to outlive this process."""
+        for call in (self._tick_call, self._flush_call):
+            if call is not None and call.active():
+                call.cancel()
+        self._tick_call = self._flush_call = None
+        await self._keep()
+
+    # What users do.
+
+    def seen(self, user_id: str, device_id: str | None, set_presence: str) -> None:
+        """A device asks for news and wants to be shown so (`set_presence` of `/sync`)."""
+        if not self._enabled:
+            return
+        now = self._now()
+        person = self._board.person(user_id)
+        wanted: State = next((state for state in STATES if state == set_presence), "online")
+        if wanted != "offline" and person.connected(now) == "offline":
+            # They come back: what they chose before they went does not hold any more, and to come is to be active.
+            person.last_active = now
+            if person.choice.manual is not None:
+                person.choice = Choice(person.choice.status_msg, None, now)
+        person.devices[device_id] = Device(now, wanted)
+        if self._sharing.track(user_id):
+            self._flush_soon()
+        self._look_at(person)
+
+    def active(self, user_id: str) -> None:
+        """The user did something that others notice."""
+        person = self._board.get(user_id) if self._enabled else None
+        if person is None or not person.devices:
+            return
+        person.last_active = self._now()
+        if person.choice.manual == "unavailable":
+            person.choice = Choice(person.choice.status_msg, None, person.last_active)
+        if person.state != "online":
+            self._look_at(person)
+
+    async def put(
+        self,
+        user_id: str,
+        target: str,
+        device_id: str | None,
+        state: str,
+        status_msg: str | None,
+        *,
+        keep_status: bool = False,
+    ) -> None:
+        """Set one's presence. Raises Forbidden, InvalidParam.
+
+        `target`: whose it is, which must be the user. `keep_status`: leave the status message as it is. What is set
+        holds while the user is connected: `online` until idle, `unavailable` until they do something, `offline` until
+        they were gone and come back.
+        """
+        if target != user_id:
+            raise Forbidden("You can only set your own presence")
+        chosen: State | None = next((each for each in STATES if each == state), None)
+        if chosen is None:
+            raise InvalidParam(f"presence must be one of {', '.join(STATES)}")
+        if status_msg is not None and (len(status_msg) > MAX_STATUS or "\0" in status_msg):
+            raise InvalidParam(f"status_msg must be at most {MAX_STATUS} characters, none of them NUL")
+        if not self._enabled:
+            return
+        now = self._now()
+        person = self._board.person(user_id)
+        if not person.choice.set_at:
+            kept = (await self._store.get([user_id])).get(user_id)
+            if kept is not None:
+                restore(person, kept)
+        status = person.choice.status_msg if keep_status else status_msg or None
+        if status != person.choice.status_msg:
+            await self._store.set_status(user_id, status, now)
+        person.choice = Choice(status, None if chosen == "online" else chosen, now)
+        person.last_active = now
+        person.devices[device_id] = Device(now, "online")
+        if self._sharing.track(user_id):
+            self._flush_soon()
+        self._look_at(person)
+
+    def profile_changed(self, user_id: str, names: Mapping[str, str | None]) -> None:
+        """The user has another display name or avatar: presence tells of it too ("Events on change of profile")."""
+        person = self._board.get(user_id) if self._enabled else None
+        if person is not None:
+            person.displayname = names.get("displayname")
+            person.avatar_url = names.get("avatar_url")
+            self._look_at(person)
+
+    async def depart(self, user_id: str, *, erase: bool) -> None:
+        """The account was closed: nothing is kept in any case."""
+        self._board.forget(user_id)
+        self._sharing.untrack(user_id)
+        self._publication.drop(user_id)
+        self._peers.drop(user_id)
+        self._unkept.pop(user_id, None)
+        await self._store.delete(user_id)
+
+    # What users learn.
+
+    def changed(self, user_id: str, since_ms: int) -> Sequence[dict[str, Any]]:
+        """`m.presence` events published since a serial of those who share a room with the user."""
+        return self._board.events(user_id, since_ms) if self._enabled else ()
+
+    async def get(self, user_id: str, target: str) -> dict[str, Any]:
+        """A user's presence as of now. Raises Forbidden for who shares no room with them."""
+        if target != user_id:
+            theirs = {standing.room for standing in await self._user_rooms.joined(target)}
+            if not any(standing.room in theirs for standing in await self._user_rooms.joined(user_id)):
+                raise Forbidden("You are not allowed to see their presence")
+        if not self._enabled:
+            return {"presence": "offline"}
+        person = self._board.get(target)
+        if person is not None:
+            return content(person.shown(), person.last_active_anywhere, self._now())
+        kept = (await self._store.get([target])).get(target)
+        if kept is None:
+            return {"presence": "offline"}
+        return content(Shown("offline", kept.status_msg), kept.last_active_ts, self._now())
+
+    async def heard(self, payload: str) -> None:
+        """A notification of the channel."""
+        if not self._enabled:
+            return
+        persons, hello = self._peers.read(payload)
+        for person in persons:
+            self._sharing.track(person.user_id)
+            self._publication.consider(person)
+        if persons:
+            self._flush_soon()
+        if hello:
+            await self._peers.tell_all(at_once=True)
+
+    # The rhythm.
+
+    def _look_at(self, person: Person) -> None:
+        """Something of a person may have changed."""
+        view = person.view(self._now())
+        before = person.views.get(self._peers.origin)
+        if view != before and (before is not None or view.state != "offline"):
+            person.views[self._peers.origin] = view
+            self._peers.mark(person)
+            self._unkept[person.user_id] = person
+        if self._publication.consider(person):
+            self._peers.mark(person)
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._flush_call is None and self._tick_call is not None and not self._flushing:
+            wait = max(FIRST_WAIT, (self._publication.not_before - self._now()) / 1000)
+            self._flush_call = self._scheduler.callLater(wait, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_call = None
+        self._flushing = True
+
+        async def publish() -> None:
+            await self._publication.publish()
+            await self._peers.tell()
+
+        def done(result: object) -> None:
+            self._flushing = False
+            if isinstance(result, Failure):
+                logger.error("presence could not be published", exc_info=result.value)
+            if self._publication.pending:
+                self._flush_soon()
+
+        Deferred.fromCoroutine(publish()).addBoth(done)
+
+    def _tick(self) -> None:
+        now = self._now()
+        self._tick_call = self._scheduler.callLater(TICK, self._tick)
+        waiting = self._listeners.users
+        self._peers.bury()
+        for person in list(self._board):
+            if person.user_id in waiting:
+                person.keep_alive(now)
+            self._look_at(person)
+            gone_since = now - max(person.published_at, person.last_active_anywhere)
+            if not person.devices and person.published.state == "offline" and gone_since > FORGET_AFTER:
+                self._board.forget(person.user_id)
+                self._sharing.untrack(person.user_id)
+        if self._publication.pending:
+            self._flush_soon()
+        Deferred.fromCoroutine(self._keep_house(now)).addErrback(
+            lambda failure: logger.error("presence could not be kept", exc_info=failure.value)
+        )
+
+    async def _keep_house(self, now: int) -> None:
+        if now - self._kept_at >= KEEP_EVERY:
+            self._kept_at = now
+            await self._keep()
+        await self._peers.tell_all()
+
+    async def _keep(self) -> None:
+        unkept, self._unkept = self._unkept, {}
+        if unkept:
+            await self._store.put(
+                SeenUser(person.user_id, person.last_active, person.state != "offline")
+                for person in unkept.values()
+            )
