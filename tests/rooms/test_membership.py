@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.errors import (
     BadJson,
@@ -361,6 +362,28 @@ async def test_member_events_sent_as_state_mean_the_verbs(database: Database) ->
             await put(actor, target, membership)
 
 
+async def test_changes_that_meet_in_one_batch_see_each_other(database: Database) -> None:
+    """An invite by somebody whose own join, and change of name, is on its way in the same commit."""
+    house = await House.open(database)
+    room_id = await house.create(preset="public_chat", power_levels={"invite": 0})
+    nick = {"membership": "join", "displayname": "Robert"}
+    doing: list[Deferred[str]] = [
+        Deferred.fromCoroutine(house.rooms.joining.join(bob, room_id)),
+        Deferred.fromCoroutine(house.set(bob, room_id, "m.room.member", nick, BOB)),
+        Deferred.fromCoroutine(house.rooms.joining.join(bob, room_id)),
+    ]
+    joined, renamed, again = await gatherResults(doing)
+    assert joined != renamed == again
+    more: list[Deferred[str]] = [
+        Deferred.fromCoroutine(house.rooms.joining.join(dan, room_id)),
+        Deferred.fromCoroutine(house.rooms.inviting.invite(dan, room_id, CAROL)),
+    ]
+    await gatherResults(more)
+    standing = next(iter((await house.engine.user_rooms.of(CAROL)).values()))
+    shown = orjson.loads(standing.stripped_state or "")
+    assert [event["state_key"] for event in shown if event["type"] == "m.room.member"] == [DAN]
+
+
 async def test_a_user_departs_from_every_room(database: Database) -> None:
     """Joined rooms, invites and knocks end, bans stay, over more rooms than are written at once."""
     house = await House.open(database)
@@ -373,7 +396,7 @@ async def test_a_user_departs_from_every_room(database: Database) -> None:
     await house.rooms.banning.ban(alice, banned, BOB)
     fresh = await House.open(database)
     await fresh.departure.leave_all(BOB)
-    await fresh.departure.leave_all(BOB)
+    await fresh.departure.depart(BOB, erase=True)
     for room_id in (*joined, invited, knocked):
         assert (await fresh.head(room_id)).membership(BOB) == "leave"
     assert (await fresh.head(banned)).membership(BOB) == "ban"

@@ -79,6 +79,8 @@ async def test_the_same_state_again_is_no_new_event(database: Database) -> None:
     first = await house.set(alice, room_id, "m.room.topic", {"topic": "tea"})
     assert await house.set(alice, room_id, "m.room.topic", {"topic": "tea"}) == first
     assert await house.set(bob, room_id, "m.room.topic", {"topic": "tea"}) != first
+    one = await house.set(alice, room_id, "m.x", {"x": 1})
+    assert await house.set(alice, room_id, "m.x", {"x": True}) != one
     assert await house.set(alice, room_id, "m.room.topic", {"topic": "tea"}) != first
 
 

@@ -20,6 +20,10 @@ class RoomDeparture:
         self._engine = engine
         self._user_rooms = user_rooms
 
+    async def depart(self, user_id: str, *, erase: bool) -> None:
+        """What accounts ask of everybody when one is closed; erasing asks no more of rooms than leaving them."""
+        await self.leave_all(user_id)
+
     async def leave_all(self, user_id: str) -> None:
         """Leave every room the user is joined or invited to or has knocked on. Does no harm when repeated."""
         standings = [s for s in (await self._user_rooms.of(user_id)).values() if s.membership in _PRESENT]

@@ -18,6 +18,7 @@ from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
 from homeserver.rooms.membership.writing import MEMBER, write_member
 from homeserver.rooms.refusals import unknown_room
+from homeserver.rooms.same_content import same_content
 from homeserver.rooms.user_rooms import UserRooms
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,9 @@ class Joining:
             raise unknown_room(room_id)
         was_joined = room.head.is_joined(user_id)
         profile = (await self._profiles.member_profiles((user_id,))).get(user_id)
-        elsewhere = {standing.room_id for standing in await self._user_rooms.joined(user_id)}
+        elsewhere: Set[str] = frozenset()
+        if is_restricted(room.head) and room.head.membership(user_id) not in ("join", "invite"):
+            elsewhere = {standing.room_id for standing in await self._user_rooms.joined(user_id)}
 
         def plan(head: RoomHead) -> Draft | None:
             joined = head.is_joined(user_id)
@@ -75,7 +78,7 @@ class Joining:
             content = member_content("join", profile=profile, reason=reason, extra=extra)
             if joined:
                 present = self._engine.member_event(head, user_id)
-                if present is not None and present.event.content == content:
+                if present is not None and same_content(present.event.content, content):
                     return None
             else:
                 authoriser = check_may_join(head, user_id, elsewhere, is_guest=actor.is_guest)

@@ -20,6 +20,7 @@ from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.changes import MembershipChanges
 from homeserver.rooms.membership.writing import MEMBER
 from homeserver.rooms.refusals import not_joined
+from homeserver.rooms.same_content import same_content
 
 GUEST_ACCESS = "m.room.guest_access"
 _MAX_ASKED = 3
@@ -93,7 +94,7 @@ class SettingState:
             if (
                 present is not None
                 and present.stored.sender == draft.sender
-                and present.event.content == draft.content
+                and same_content(present.event.content, draft.content)
             ):
                 first.append(present.stored.event_id)
                 return gone
