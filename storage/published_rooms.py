@@ -27,8 +27,6 @@ _BACKWARDS = f"""SELECT {_COLUMNS} {_MATCHING}
     ORDER BY s.joined_members, r.room DESC LIMIT %(limit)s"""
 
 _COUNT = "SELECT count(*) FROM published_rooms JOIN room_summaries s USING (room) WHERE s.joined_members > 0"
-_SUMMARIES = f"""SELECT {_COLUMNS} FROM rooms r JOIN room_summaries s USING (room)
-    WHERE r.room_id = ANY (%s)"""  # noqa: S608
 _PUBLISHED_AMONG = "SELECT room FROM published_rooms WHERE room = ANY (%s::bigint[])"
 _IS_PUBLISHED = "SELECT EXISTS (SELECT FROM published_rooms WHERE room = %s)"
 _PUBLISH = "INSERT INTO published_rooms (room) VALUES (%s) ON CONFLICT DO NOTHING"
@@ -97,11 +95,6 @@ class PublishedRoomStore:
         row = await self._database.fetch_one("published_rooms_count", _COUNT)
         assert row is not None
         return int(row[0])
-
-    async def summaries(self, room_ids: Sequence[str]) -> dict[str, ListedRoom]:
-        """The summaries of rooms, published or not; unknown ones are absent."""
-        rows = await self._database.fetch("room_summaries", _SUMMARIES, (list(room_ids),))
-        return {row[1]: ListedRoom._make(row) for row in rows}
 
     async def is_published(self, room: int) -> bool:
         """Whether the room is on the list."""
