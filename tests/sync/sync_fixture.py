@@ -142,6 +142,14 @@ class Client:
         assert len(keyed) == len(events), "a key of the state stands there twice"
         return keyed
 
+    def shown(self, room_id: str, section: str = "join") -> dict[tuple[str, str], Json]:
+        """The state once the timeline has been played on it."""
+        state = dict(self.state(room_id, section))
+        for event in self.timeline(room_id, section):
+            if "state_key" in event:
+                state[event["type"], event["state_key"]] = event
+        return state
+
     def members(self, room_id: str, section: str = "join") -> set[str]:
         """Whose member events the state has."""
         return {key[1] for key in self.state(room_id, section) if key[0] == "m.room.member"}
