@@ -5,15 +5,17 @@ Owns which routes a listener serves, opening its port, and the order of stopping
 requests in flight finish within a grace, what is left is cut off.
 """
 
+import errno
 import resource
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IOpenSSLContextFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer  # type: ignore[import-untyped]
 
 from homeserver.config import StartRefused
@@ -33,6 +35,33 @@ _MOST_CONNECTIONS: Final = 10_000
 #: File descriptors kept for the database, files and outgoing requests.
 _RESERVED_DESCRIPTORS: Final = 256
 _POLL: Final = 0.02
+
+
+def open_socket(listener: Listener) -> socket.socket:
+    """A listening socket for `WebServer.listen`, to be opened before processes part. Raises StartRefused.
+
+    An IPv6 wildcard takes IPv4 connections too, where the system is set so.
+    """
+    try:
+        found = socket.getaddrinfo(
+            listener.bind, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _name, address = found[0]
+        opened = socket.socket(family, kind, protocol)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.setblocking(False)
+            opened.bind(address)
+            opened.listen(_BACKLOG)
+        except OSError:
+            opened.close()
+            raise
+    except OSError as error:
+        reason = f"cannot listen on {listener.bind} port {listener.port}: {error.strerror}"
+        if error.errno == errno.EADDRINUSE:
+            reason += "; another program, or another instance of this server, is using it"
+        raise StartRefused(reason) from error
+    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +116,24 @@ class WebServer:
             if route.limit is not None and route.limit not in limits:
                 raise ValueError(f"{route.label}: there is no rate limit {route.limit!r}")
 
-    def listen(self, listener: Listener) -> Open:
-        """Accept connections. Raises StartRefused, saying why, where the address or the certificate is no good."""
+    def listen(self, listener: Listener, shared: socket.socket | None = None) -> Open:
+        """Accept connections, on `shared` if another process of this server opened it for all of them.
+
+        Raises StartRefused, saying why, where the address or the certificate is no good.
+        """
         site = self.site(listener)
-        context = None if listener.tls is None else _tls_contexts(listener.tls)
-        try:
-            if context is None:
-                port = self._reactor.listenTCP(listener.port, site, _BACKLOG, listener.bind)
-            else:
-                port = self._reactor.listenSSL(listener.port, site, context, _BACKLOG, listener.bind)
-        except CannotListenError as error:
-            raise StartRefused(_refusal(listener, error)) from error
-        opened = Open(listener, site, port)
-        self.open.append(opened)
-        return opened
+        factory: Any = site
+        if listener.tls is not None:
+            contexts: Any = _tls_contexts(listener.tls)
+            factory = TLSMemoryBIOFactory(contexts, False, factory)
+        opened = open_socket(listener) if shared is None else shared
+        # The port gets a duplicate of the descriptor, so that the socket itself stays whose it was.
+        port = self._reactor.adoptStreamPort(opened.fileno(), opened.family, factory)
+        if shared is None:
+            opened.close()
+        result = Open(listener, site, port)
+        self.open.append(result)
+        return result
 
     def site(self, listener: Listener) -> Site:
         """What answers on a listener: the routes of the resources it serves, and `/health`."""
@@ -155,14 +188,6 @@ def _affordable() -> int:
     if soft == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
     return max(16, min(_MOST_CONNECTIONS, soft - _RESERVED_DESCRIPTORS))
-
-
-def _refusal(listener: Listener, error: CannotListenError) -> str:
-    reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
-    return (
-        f"cannot listen on {listener.bind} port {listener.port}: {reason}. "
-        "Another program, or another instance of this server, may be using it"
-    )
 
 
 @implementer(IOpenSSLContextFactory)

@@ -7,6 +7,7 @@ Owns the connection as a client sees it: what it sends in whichever pieces, and 
 import gzip
 import io
 import json
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -185,6 +186,7 @@ class Loopback:
         timeouts: Timeouts | None = None,
         max_connections: int = 100,
         listener: Listener | None = None,
+        shared: socket.socket | None = None,
     ) -> None:
         self.lines = io.StringIO()
         self.metrics = HttpMetrics()
@@ -202,7 +204,7 @@ class Loopback:
             timeouts=timeouts,
             max_connections=max_connections,
         )
-        self.open: Open = self.server.listen(listener or Listener(port=0))
+        self.open: Open = self.server.listen(listener or Listener(port=0), shared)
         self._connections: list[Connection] = []
         self._tls: Tls | None = listener.tls if listener else None
 

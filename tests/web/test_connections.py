@@ -25,6 +25,7 @@ from twisted.internet.task import deferLater
 from homeserver.config import StartRefused
 from homeserver.config.sections import Listener, Tls
 from homeserver.web.channel import Timeouts
+from homeserver.web.listeners import open_socket
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import ROOT, Auth, Route
@@ -311,6 +312,23 @@ async def test_stopping_does_not_wait_for_ever(pending: Pending) -> None:
 async def test_a_port_in_use_is_refused_clearly(server: Loopback) -> None:
     with pytest.raises(StartRefused, match=f"cannot listen on 127.0.0.1 port {server.port}: Address already"):
         server.server.listen(Listener(port=server.port))
+
+
+async def test_processes_share_a_socket(pending: Pending) -> None:
+    with open_socket(Listener(port=0)) as shared:
+        port = shared.getsockname()[1]
+        servers = [Loopback(routes(pending), listener=Listener(port=port), shared=shared) for _ in range(2)]
+        assert {server.port for server in servers} == {port}
+        # Whichever of them accepts, it answers; when one is gone, the other goes on.
+        assert (await servers[0].request("GET", "/here")).status == 200
+        await servers[0].stop()
+        assert (await servers[1].request("GET", "/here")).status == 200
+        await servers[1].stop()
+
+
+def test_an_address_that_is_not_ours_is_refused_clearly(server: Loopback) -> None:
+    with pytest.raises(StartRefused, match=re.escape("cannot listen on 192.0.2.1 port 0: Cannot assign")):
+        server.server.listen(Listener(bind="192.0.2.1", port=0))
 
 
 def test_a_limit_nobody_knows_is_refused_at_start() -> None:
