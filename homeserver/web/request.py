@@ -37,6 +37,7 @@ class MatrixRequest:
         "route",
         "secure",
         "shutting_down",
+        "target",
     )
 
     def __init__(
@@ -45,6 +46,7 @@ class MatrixRequest:
         id: str,
         method: str,
         path: str,
+        target: str,
         route: Route,
         parameters: Mapping[str, str],
         query: Query,
@@ -60,6 +62,8 @@ class MatrixRequest:
         self.method = method
         self.path = path
         """As sent, without the query."""
+        self.target = target
+        """As sent, with the query: what a server's signature covers."""
         self.route = route
         self.query = query
         self.content = content

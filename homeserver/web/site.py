@@ -181,6 +181,7 @@ class Site(ServerFactory):
             id=exchange.id,
             method=exchange.method,
             path=exchange.path.decode("latin-1"),
+            target=exchange.target.decode("latin-1"),
             route=route,
             parameters=exchange.match.parameters,
             query=Query(exchange.query),

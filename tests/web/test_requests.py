@@ -27,6 +27,7 @@ async def echo(request: MatrixRequest) -> Reply:
         "event_type": request.param("event_type", ""),
         "state_key": request.param("state_key", "none"),
         "query": request.query.strings("q"),
+        "target": request.target,
         "address": request.address,
         "secure": request.secure,
     }
@@ -363,6 +364,7 @@ async def test_large_json_is_compressed_for_those_who_ask(
 async def test_other_templates_have_the_same_parameters(server: Loopback) -> None:
     answer = await server.request("GET", "/old/!a/t/k?q=1&q=b+c%2B&_cacheBuster=%ff")
     assert (answer.json["state_key"], answer.json["query"]) == ("k", ["1", "b c+"])
+    assert answer.json["target"] == "/old/!a/t/k?q=1&q=b+c%2B&_cacheBuster=%ff"
 
 
 async def test_the_log_names_the_route_and_no_secret(server: Loopback) -> None:
