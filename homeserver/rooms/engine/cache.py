@@ -11,7 +11,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 
 from prometheus_client import Gauge
-from twisted.internet.defer import Deferred
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.errors import UnsupportedRoomVersionError
@@ -31,15 +30,19 @@ RECENT_EVENTS = 64
 class Room:
     """A room in memory."""
 
-    __slots__ = ("head", "loading", "recent", "recent_floor", "stale", "weight")
+    __slots__ = ("beyond", "cleared", "head", "recent", "recent_floor", "suspected", "weight")
 
     def __init__(self, head: RoomHead) -> None:
         self.head = head
         self.recent: deque[RoomEvent] = deque()
         self.recent_floor = head.position
         """Every event above this position is in `recent`."""
-        self.stale = False
-        self.loading: Deferred[None] | None = None
+        self.beyond = 0
+        """The newest event is known to be above this position."""
+        self.suspected = 0
+        """How often it was thought that the head had moved, nobody knew where to."""
+        self.cleared = 0
+        """How many of these times a load has answered since."""
         self.weight = 0
 
     @property
@@ -49,6 +52,11 @@ class Room:
     @property
     def key(self) -> int:
         return self.head.room
+
+    @property
+    def stale(self) -> bool:
+        """Whether the head is known, or thought, to have moved elsewhere."""
+        return self.head.position <= self.beyond or self.suspected != self.cleared
 
     def recent_since(self, position: int) -> list[RoomEvent] | None:
         """Events above a position, oldest first; None if they are not all in memory."""
@@ -96,6 +104,12 @@ class RoomCache:
         self._weight = 0
         self._by_id: OrderedDict[str, Room] = OrderedDict()
         self._by_key: dict[int, Room] = {}
+        self._loads = 0
+        """Loads on their way."""
+        self._moved: dict[int, int] = {}
+        """What to set `beyond` to when they arrive: they may have read the room as it was before."""
+        self._holes = 0
+        """How often it was not told which rooms had moved."""
         _ROOMS.set_function(lambda: len(self._by_id))
         _BYTES.set_function(lambda: self._weight + member_events.weight)
 
@@ -142,17 +156,26 @@ class RoomCache:
         return found
 
     async def _load(self, room_ids: Sequence[str], keys: Sequence[int]) -> list[Room]:
-        stale = [room for room in (self._by_id.get(room_id) for room_id in room_ids) if room is not None]
-        stale.extend(room for room in (self._by_key.get(key) for key in keys) if room is not None)
-        for room in stale:
-            room.stale = False  # a change that arrives while loading marks it again
+        held = [room for room in (self._by_id.get(room_id) for room_id in room_ids) if room is not None]
+        held.extend(room for room in (self._by_key.get(key) for key in keys) if room is not None)
+        suspicions = {room.key: room.suspected for room in held}
+        holes = self._holes
+        self._loads += 1
         try:
             loaded = await self._store.load(rooms=keys, room_ids=room_ids)
-        except BaseException:
-            for room in stale:
-                room.stale = True
-            raise
-        return [room for room in map(self._install, loaded) if room is not None]
+            rooms = []
+            for each in loaded:
+                room = self._install(each)
+                if room is not None:
+                    room.cleared = max(room.cleared, suspicions.get(room.key, 0))
+                    if holes != self._holes and room.key not in suspicions:
+                        room.suspected += 1
+                    rooms.append(room)
+        finally:
+            self._loads -= 1
+            if not self._loads:
+                self._moved.clear()
+        return rooms
 
     def _install(self, loaded: LoadedRoom) -> Room | None:
         try:
@@ -166,6 +189,7 @@ class RoomCache:
             self._by_key[head.room] = room
         else:
             room.replace(head)
+        room.beyond = max(room.beyond, self._moved.get(room.key, 0))
         self._weigh(room)
         return room
 
@@ -232,22 +256,25 @@ class RoomCache:
         """The room's head had moved elsewhere."""
         room = self._by_id.get(room_id)
         if room is not None:
-            room.stale = True
+            room.suspected += 1
 
     def changed(self, change: Change) -> Iterable[str]:
-        """Another process wrote rooms. Wake, besides whom it named, the members known here."""
-        if not change.foreign:
-            return ()
+        """Rooms were written. Wake, if it was by another process, besides whom it named the members known here."""
         if change.unknown:
+            self._holes += 1
             for room in self._by_id.values():
-                room.stale = True
+                room.suspected += 1
             return ()
         wake: set[str] = set()
         for key in change.rooms:
+            if self._loads:
+                self._moved[key] = change.before
             held = self._by_key.get(key)
             if held is not None:
-                held.stale = True
-                wake.update(held.head.joined_users())
+                # Of ours the head has moved already, unless the room went out of memory and came back meanwhile.
+                held.beyond = max(held.beyond, change.before)
+                if change.foreign:
+                    wake.update(held.head.joined_users())
         return wake
 
     def _weigh(self, room: Room) -> None:

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rooms in memory while others write them: whoever reads a room finds everything the stream has shown."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from homeserver.rooms.engine import RoomCache
+from homeserver.rooms.engine.member_events import MemberEvents
+from storage.database import Database
+from storage.rooms import LoadedRoom, RoomStore
+from tests.reactor import reactor
+from tests.rooms.engine_fixture import ALICE, Engine
+
+
+class SlowStore(RoomStore):
+    """Reads rooms, and lets something happen before what it read arrives."""
+
+    def __init__(self, database: Database, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(database)
+        self._meanwhile = meanwhile
+
+    async def load(self, *, rooms: Sequence[int] = (), room_ids: Sequence[str] = ()) -> list[LoadedRoom]:
+        loaded = await super().load(rooms=rooms, room_ids=room_ids)
+        await self._meanwhile()
+        return loaded
+
+
+async def reach(engine: Engine, position: int) -> None:
+    while engine.stream.position < position:
+        await deferLater(reactor, 0)
+
+
+async def test_a_room_that_is_being_loaded_again_is_not_shown_as_it_was(database: Database) -> None:
+    """Between the news and the load's answer nobody gets the old head."""
+    here, there = await Engine.open(database), await Engine.open(database)
+    room = await here.new_room()
+    await there.send(room.room_id, ALICE, "news")
+    await reach(here, there.stream.position)
+    loading = Deferred.fromCoroutine(here.cache.get(room.room_id))
+    assert here.cache.peek(room.room_id) is None
+    assert here.cache.peek_key(room.key) is None
+    await loading
+    again = here.cache.peek(room.room_id)
+    assert again is not None
+    assert again.head.position == there.stream.position
+
+
+async def test_what_is_written_while_a_room_is_loaded_is_not_missed(database: Database) -> None:
+    """The load read the room before, the news came before its answer: the room is known to be out of date."""
+    here, there = await Engine.open(database), await Engine.open(database)
+    room = await there.new_room()
+    await reach(here, there.stream.position)
+
+    async def news() -> None:
+        await there.send(room.room_id, ALICE, "news")
+        await reach(here, there.stream.position)
+
+    cache = RoomCache(SlowStore(database, news), MemberEvents(here.events, 1_000_000), 1_000_000)
+    here.stream.subscribe(cache)
+    old = await cache.get(room.room_id)
+    assert old is not None
+    assert old.head.position < here.stream.position
+    assert cache.peek(room.room_id) is None
+
+
+async def test_after_a_hole_in_the_news_every_room_is_loaded_again(database: Database) -> None:
+    """Those in memory, and those that were on their way when it was found."""
+    engine = await Engine.open(database)
+    held, coming = await engine.new_room(), await engine.new_room()
+
+    async def hole() -> None:
+        engine.stream.missed(engine.stream.position)
+
+    cache = RoomCache(SlowStore(database, hole), MemberEvents(engine.events, 1_000_000), 1_000_000)
+    engine.stream.subscribe(cache)
+    await cache.get(coming.room_id)
+    assert cache.peek(coming.room_id) is None
+    assert engine.cache.peek(held.room_id) is None
+    assert await engine.cache.get(held.room_id) is held
+    assert engine.cache.peek(held.room_id) is held
