@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 class Core:
     """One per process."""
 
+    origin: str
+    """Names this process to the others."""
     database: Database
     stream: Stream
     committer: Committer
@@ -111,6 +113,7 @@ async def build_core(reactor: Any, config: Config, dsn: str, signing_key: Signin
         member_events=member_events,
     )
     return Core(
+        origin=origin,
         database=database,
         stream=stream,
         committer=committer,

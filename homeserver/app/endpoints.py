@@ -8,6 +8,9 @@ from prometheus_client import CollectorRegistry
 from homeserver.app.core import Core
 from homeserver.app.services import Services
 from homeserver.clientapi.accounts import account_routes, discovery_routes
+from homeserver.clientapi.push_rules import PushRuleEndpoints
+from homeserver.clientapi.reading import reading_routes
+from homeserver.clientapi.rooms import room_routes
 from homeserver.clientapi.versions import UnstableFeatures
 from homeserver.config import Config
 from homeserver.web.operations import Operations
@@ -24,6 +27,9 @@ def build_routes(config: Config, core: Core, services: Services, registry: Colle
     groups = (
         Operations(registry, check).routes(),
         account_routes(services.accounts, config, services.limits),
+        room_routes(services.rooms, services.reports, config.server_name),
+        reading_routes(services.reading),
+        PushRuleEndpoints(services.data.push_rules).routes(),
         discovery_routes(config, features),
     )
     return [route for group in groups for route in group]

@@ -3,40 +3,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from homeserver.account_data.invite_permissions import InvitePermissions
+from homeserver.account_data.memory import UserDataCache
+from homeserver.account_data.service import AccountData
+from homeserver.account_data.upgrades import CarryOver
 from homeserver.accounts import Accounts, build_accounts
-from homeserver.app.core import Core
+from homeserver.app.core import Core, now_ms
+from homeserver.app.lives import Departures
 from homeserver.clientapi.token_authenticator import GuessBrake, TokenAuthenticator
 from homeserver.config import Config
+from homeserver.directory import DirectoryIndex, MutualRooms, UserSearch
+from homeserver.presence.board import Board
+from homeserver.presence.service import CHANNEL as PRESENCE
+from homeserver.presence.service import Presence
+from homeserver.presence.sharing import Sharing
+from homeserver.profiles.service import Profiles
+from homeserver.push_rules.service import PushRules
+from homeserver.receipts.recent import RecentReceipts
+from homeserver.receipts.service import Receipts
+from homeserver.reports import Reports
+from homeserver.rooms.engine.writer import concerned
+from homeserver.rooms.membership.departure import RoomDeparture
+from homeserver.rooms.membership.propagation import ProfilePropagation
+from homeserver.rooms.reading.services import ReadingServices, build_reading_services
+from homeserver.rooms.services import RoomServices, build_room_services
+from homeserver.stream.ephemeral import EphemeralClock
+from homeserver.sync.beside import Providers
+from homeserver.sync.building import build_sync
+from homeserver.sync.foreign_wakes import ForeignWakes
+from homeserver.sync.long_poll import LongPoll
+from homeserver.sync.service import SyncService
+from homeserver.typing.service import CHANNEL as TYPING
+from homeserver.typing.service import Typing, TypingNews
+from homeserver.unread.service import Unread
 from homeserver.web.authentication import Authenticator
 from homeserver.web.rate_limits import RateLimits
+from storage.account_data import AccountDataStore
+from storage.notifications import NotificationStore
+from storage.presence import PresenceStore
+from storage.profiles import ProfileStore
+from storage.published_rooms import PublishedRoomStore
+from storage.receipts import CHANNEL as RECEIPTS
+from storage.receipts import ReceiptStore
+from storage.reports import ReportStore
+from storage.room_aliases import RoomAliasStore
+from storage.room_history import RoomHistoryStore
+from storage.timelines import TimelineStore
+from storage.unread import UnreadStore
+from storage.user_directory import UserDirectoryStore
+from storage.users import UserStore
 
 
-class _Nobody:
-    async def arrive(self, user_id: str, display_name: str | None) -> None:
-        return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserData:
+    """What users keep, and what is known of them while they are about."""
 
-    async def depart(self, user_id: str, *, erase: bool) -> None:
-        return None
+    account_data: AccountData
+    profiles: Profiles
+    presence: Presence
+    receipts: Receipts
+    recent_receipts: RecentReceipts
+    typing: Typing
+    typing_news: TypingNews
+    push_rules: PushRules
+    unread: Unread
+    search: UserSearch
+    mutual_rooms: MutualRooms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What the endpoints call."""
 
+    core: Core
     limits: RateLimits
     authenticator: Authenticator
     accounts: Accounts
-    config: Config
+    data: UserData
+    rooms: RoomServices
+    reading: ReadingServices
+    reports: Reports
+    sync: SyncService
+    long_poll: LongPoll
 
     async def start(self) -> None:
-        """Begin what runs by itself."""
+        """Hear the other processes, and begin what runs by itself."""
+        database, data = self.core.database, self.data
+        await database.listen(TYPING, data.typing.heard)
+        await database.listen(RECEIPTS, data.recent_receipts.heard)
+        await database.listen(PRESENCE, lambda payload: _run(data.presence.heard(payload)))
+        await data.presence.start()
         await self.accounts.start()
 
     async def stop(self) -> None:
         """End it; the database is still there."""
+        await self.data.presence.stop()
+        self.data.typing_news.stop()
         await self.accounts.stop()
 
     async def first_account_token(self) -> str | None:
@@ -44,21 +113,168 @@ class Services:
         return await self.accounts.gate.ensure_first_account_token()
 
 
+def _run(work: Any) -> None:
+    Deferred.fromCoroutine(work)
+
+
 def build_services(reactor: Any, config: Config, core: Core, registration_secret: str) -> Services:
     """Build every service; nothing runs before `start`."""
     limits = RateLimits(reactor.seconds, enabled=config.rate_limits.enabled)
+    clock = EphemeralClock(now_ms)
+
+    def pause() -> Awaitable[None]:
+        return deferLater(reactor, 0)
+
+    departure = RoomDeparture(engine=core.engine, user_rooms=core.user_rooms)
+    data = _build_user_data(reactor, config, core, clock, pause)
     accounts = build_accounts(
         reactor,
         config,
         core.database,
         registration_secret=registration_secret,
-        arrivals=_Nobody(),
-        departures=_Nobody(),
+        arrivals=data.profiles,
+        departures=Departures(departure, data.profiles, data.account_data, data.presence),
         guesses=GuessBrake(limits),
     )
+    users, published = UserStore(core.database), PublishedRoomStore(core.database)
+    rooms = build_room_services(
+        engine=core.engine,
+        gate=core.gate,
+        user_rooms=core.user_rooms,
+        committer=core.committer,
+        events=core.events,
+        alias_store=RoomAliasStore(core.database),
+        published=published,
+        profiles=data.profiles,
+        permissions=InvitePermissions(data.account_data),
+        settings=CarryOver(data.account_data),
+        guests=users,
+        publication=config.room_directory.publication,
+        default_version=config.rooms.default_version,
+    )
+    reading = build_reading_services(
+        clock=reactor,
+        now=now_ms,
+        pause=pause,
+        stream=core.stream,
+        gate=core.gate,
+        cache=core.cache,
+        user_rooms=core.user_rooms,
+        events=core.events,
+        timelines=TimelineStore(core.database),
+        history=RoomHistoryStore(core.database),
+        published=published,
+        account_data=data.account_data,
+        presence=data.presence,
+    )
+    sync = build_sync(
+        database=core.database,
+        stream=core.stream,
+        clock=clock,
+        cache=core.cache,
+        member_events=core.member_events,
+        user_rooms=core.user_rooms,
+        gate=core.gate,
+        providers=Providers(
+            receipts=data.receipts,
+            account_data=data.account_data,
+            typing=data.typing,
+            presence=data.presence,
+            unread=data.unread,
+        ),
+        now=now_ms,
+    )
+    foreign_wakes = ForeignWakes(core.user_rooms)
+    core.stream.subscribe(foreign_wakes)
     return Services(
+        core=core,
         limits=limits,
         authenticator=TokenAuthenticator(accounts.authentication),
         accounts=accounts,
-        config=config,
+        data=data,
+        rooms=rooms,
+        reading=reading,
+        reports=Reports(store=ReportStore(core.database), gate=core.gate, users=users, now=now_ms),
+        sync=sync,
+        long_poll=LongPoll(sync, core.stream, foreign_wakes, reactor),
+    )
+
+
+def _build_user_data(
+    reactor: Any, config: Config, core: Core, clock: EphemeralClock, pause: Callable[[], Awaitable[None]]
+) -> UserData:
+    database, stream = core.database, core.stream
+    notifications = NotificationStore(database)
+
+    def readers(room_key: int) -> Iterable[str]:
+        """Of the users who wait, those in a room; everybody if it is not known here who that is."""
+        room = core.cache.peek_key(room_key)
+        return tuple(stream.listeners.users) if room is None else concerned(room.head, stream.listeners.users)
+
+    kept = UserDataCache()
+    account_data = AccountData(
+        store=AccountDataStore(database),
+        committer=core.committer,
+        moved=stream.users,
+        user_rooms=core.user_rooms,
+        cache=kept,
+    )
+    recent_receipts = RecentReceipts(stream.position, readers)
+    receipts = Receipts(
+        store=ReceiptStore(database),
+        recent=recent_receipts,
+        committer=core.committer,
+        gate=core.gate,
+        events=core.events,
+        account_data=account_data,
+        readers=readers,
+        now=now_ms,
+    )
+    typing_news = TypingNews(clock=clock, scheduler=reactor, cache=core.cache, listeners=stream.listeners)
+    sharing = Sharing()
+    for subscriber in (kept, recent_receipts, typing_news, sharing):
+        stream.subscribe(subscriber)
+    presence = Presence(
+        enabled=config.presence.enabled,
+        origin=core.origin,
+        board=Board(sharing=sharing, clock=clock, now=now_ms),
+        sharing=sharing,
+        store=PresenceStore(database),
+        user_rooms=core.user_rooms,
+        listeners=stream.listeners,
+        notify=notifications.notify_all,
+        scheduler=reactor,
+        serial=clock.next,
+        now=now_ms,
+    )
+    directory_store = UserDirectoryStore(database)
+    push_rules = PushRules(account_data)
+    return UserData(
+        account_data=account_data,
+        profiles=Profiles(
+            database=database,
+            store=ProfileStore(database),
+            index=DirectoryIndex(directory_store),
+            propagation=ProfilePropagation(engine=core.engine, user_rooms=core.user_rooms),
+            watcher=presence,
+        ),
+        presence=presence,
+        receipts=receipts,
+        recent_receipts=recent_receipts,
+        typing=Typing(origin=core.origin, gate=core.gate, news=typing_news, notify=notifications.notify),
+        typing_news=typing_news,
+        push_rules=push_rules,
+        unread=Unread(
+            stream=stream,
+            rooms=core.cache,
+            member_events=core.member_events,
+            events=core.events,
+            store=UnreadStore(database),
+            recent_receipts=recent_receipts,
+            rules=push_rules,
+            ignoring=account_data,
+            pause=pause,
+        ),
+        search=UserSearch(directory_store, search_all=config.user_directory.search_all),
+        mutual_rooms=MutualRooms(core.user_rooms),
     )

@@ -9,8 +9,10 @@ stored is told apart by serials of the ephemeral clock instead. All of it is ask
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from homeserver.unread.counts import UnreadCounts
 
 JsonObject = Mapping[str, Any]
 
@@ -63,23 +65,6 @@ class Presence(Protocol):
     def seen(self, user_id: str, device_id: str | None, set_presence: str) -> object:
         """The user's device is syncing."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many unread events of a room notify, and how many of those are highlighted."""
-
-    notifications: int = 0
-    highlights: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class UnreadCounts:
-    """Of one room: all there is, or with threads apart, the main timeline's and each thread's."""
-
-    room: Counts = field(default_factory=Counts)
-    main: Counts = field(default_factory=Counts)
-    threads: Mapping[str, Counts] = field(default_factory=dict)
 
 
 class Unread(Protocol):

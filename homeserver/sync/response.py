@@ -15,8 +15,8 @@ import orjson
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Past, Reader, render_all
 from homeserver.protocol.tokens import SyncToken
-from homeserver.sync.providers import Counts, UnreadCounts
 from homeserver.sync.request import StateAfter
+from homeserver.unread.counts import Counts, UnreadCounts
 
 NO_EVENTS = b'{"events":[]}'
 NO_TIMELINE = b'{"events":[],"limited":false}'

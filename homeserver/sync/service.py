@@ -22,10 +22,10 @@ from homeserver.sync.fragments import TimelineFragments
 from homeserver.sync.joined import JoinedRooms, JoinedUpdate, members_shown
 from homeserver.sync.lazy_members import NOTHING_SENT, SentMembers
 from homeserver.sync.left import LeftRooms, LeftUpdate
-from homeserver.sync.providers import UnreadCounts
 from homeserver.sync.request import SyncRequest, SyncResponse, Window
 from homeserver.sync.state import StateKey
 from homeserver.sync.survey import Survey, Surveyor
+from homeserver.unread.counts import UnreadCounts
 
 
 class Positions(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.beside import Providers
-from homeserver.sync.providers import UnreadCounts
+from homeserver.unread.counts import UnreadCounts
 
 JsonObject = dict[str, Any]
 

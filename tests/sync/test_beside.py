@@ -8,10 +8,11 @@ import orjson
 from homeserver.protocol.filters import SyncFilter
 from homeserver.protocol.tokens import SyncToken
 from homeserver.sync.beside import NewsDesk, Providers
-from homeserver.sync.providers import Counts, ExtensionNews, UnreadCounts
+from homeserver.sync.providers import ExtensionNews
 from homeserver.sync.request import SyncRequest, Window
 from homeserver.sync.response import whole
 from homeserver.sync.survey import Survey
+from homeserver.unread.counts import Counts, UnreadCounts
 from storage.database import Database
 from tests.rooms.engine_fixture import ALICE, BOB
 from tests.sync.fakes import Fakes
