@@ -163,8 +163,9 @@ $$;
 --            snapshot_weight, last, transactions}], `r` the number other lists name it by, `expected` 0 for a new room,
 --            `last` the offset of its newest event; a new room's may have {alias, alias_creator, published}
 -- p_events  rows of `events` with {r, i}: `i` is the offset that gives the position
--- p_state   {snapshots: [...], current: [...], ended: [...], begun: [...], renewed: [...], summaries: [...]}
--- p_redactions [{r, ordinal, redacted_by, pdu}]
+-- p_state   {snapshots: [...], current: [...], ended: [...], begun: [...], renewed: [...], summaries: [...],
+--            relations: [...]}
+-- p_redactions [{r, ordinal, redacted_by, pdu, relates_to}]
 -- p_writes  {kind: [{i, ...}]}, each list handed to the function write_<kind>(rows json, before bigint)
 -- p_count   positions to take; p_origin and p_users go into the notification
 --
@@ -230,14 +231,18 @@ BEGIN
             transaction uuid, transaction_id text, device_id text, auth_chain text, pdu text)
         JOIN unnest(written, keys) AS a(r, room) USING (r);
 
-        IF p_state IS NOT NULL THEN
+        IF p_state -> 'snapshots' IS NOT NULL THEN
             PERFORM commit_state(p_state, before, written, keys);
+        END IF;
+        IF p_state -> 'relations' IS NOT NULL THEN  -- see migration 0007
+            PERFORM commit_relations(p_state -> 'relations', before, written, keys);
         END IF;
         IF p_redactions IS NOT NULL THEN
             UPDATE events e SET redacted_by = x.redacted_by, pdu = x.pdu
             FROM json_to_recordset(p_redactions) AS x(r int, ordinal int, redacted_by text, pdu text)
             JOIN unnest(written, keys) AS a(r, room) USING (r)
             WHERE e.room = a.room AND e.ordinal = x.ordinal AND e.redacted_by IS NULL;
+            PERFORM commit_lost_relations(p_redactions, written, keys);
         END IF;
     END IF;
     IF p_writes IS NOT NULL THEN

@@ -25,6 +25,7 @@ from homeserver.protocol.event_auth import auth_types_for, check_event_auth
 from homeserver.protocol.events import Event
 from homeserver.protocol.hashes import reference_hash
 from homeserver.protocol.redaction import redact
+from homeserver.protocol.relations import Relation, may_be_bundled, relation_of
 from homeserver.protocol.signing import SigningKey
 from homeserver.protocol.unpadded_base64 import encode_base64
 from homeserver.rooms.engine.drafts import Draft
@@ -66,6 +67,7 @@ class _Rows:
     ended: dict[str, Row] = field(default_factory=dict)
     renewed: dict[str, Row] = field(default_factory=dict)
     redactions: list[Row] = field(default_factory=list)
+    relations: list[Row] = field(default_factory=list)
     summary: bool = False
 
     def copy(self) -> _Rows:
@@ -77,6 +79,7 @@ class _Rows:
             dict(self.ended),
             dict(self.renewed),
             list(self.redactions),
+            list(self.relations),
             self.summary,
         )
 
@@ -178,6 +181,8 @@ class WorkingRoom:
                 "renewed": list(rows.renewed.values()),
                 "summaries": [head.summary()] if rows.summary else [],
             }
+        if rows.relations:
+            state["relations"] = rows.relations
         return RoomBatch(
             room={
                 "room": head.room or None,
@@ -338,6 +343,9 @@ class WorkingRoom:
             self._snapshot(stored)
         if draft.redacts is not None:
             self._strike(draft.redacts, entry)
+        relation = relation_of(draft.content)
+        if relation is not None:
+            self._rows.relations.append(_relation_row(relation, stored, draft, len(self.appended)))
 
     def _move_state(self, entry: RoomEvent) -> None:
         stored = entry.stored
@@ -420,11 +428,16 @@ class WorkingRoom:
         if target.redacted_by is not None:
             return
         version = self.head.version
-        pdu = encode_canonical(
-            redact(orjson.loads(target.pdu), version), strict=version.strict_canonical_json
-        ).decode()
+        whole = orjson.loads(target.pdu)
+        relation = relation_of(whole["content"])
+        pdu = encode_canonical(redact(whole, version), strict=version.strict_canonical_json).decode()
         self._rows.redactions.append(
-            {"ordinal": target.ordinal, "redacted_by": redaction.stored.event_id, "pdu": pdu}
+            {
+                "ordinal": target.ordinal,
+                "redacted_by": redaction.stored.event_id,
+                "pdu": pdu,
+                "relates_to": None if relation is None else relation.event_id,
+            }
         )
         self.struck.append((target, pdu, redaction))
         if target.state_key is not None:
@@ -460,6 +473,19 @@ def _event_row(stored: StoredEvent, draft: Draft) -> Row:
         row["transaction_id"] = draft.transaction.transaction_id
         row["device_id"] = draft.transaction.device_id
     return row
+
+
+def _relation_row(relation: Relation, stored: StoredEvent, draft: Draft, offset: int) -> Row:
+    return {
+        "i": offset,
+        "relates_to": relation.event_id,
+        "depth": stored.depth,
+        "ordinal": stored.ordinal,
+        "sender": stored.sender,
+        "type": stored.type,
+        "rel_type": relation.rel_type,
+        "bundled": may_be_bundled(relation, stored.type, stored.state_key, draft.content),
+    }
 
 
 def _current_row(stored: StoredEvent) -> Row:
