@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts of unread notifications, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many unread events notify, and how many of those are highlighted."""
+
+    notifications: int = 0
+    highlights: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadCounts:
+    """Of one room: all there is, the main timeline's part, and each thread's that has any, by the root's event id."""
+
+    room: Counts = field(default_factory=Counts)
+    main: Counts = field(default_factory=Counts)
+    threads: Mapping[str, Counts] = field(default_factory=dict)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which events notify a user, and which show that they have read.
+
+Owns what counts at all: not what the user sent, not what those they ignore sent, not what was redacted. Sending a
+message is reading its thread up to there (client-server API, "Marking notifications as read"); a state event is not,
+since a new display name writes one into every room.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from homeserver.events import RoomEvent
+from homeserver.protocol.push_rules import CompiledRules, EventView, Reader, RoomFacts, evaluate
+from homeserver.receipts.threads import direct_link
+from homeserver.unread.threads import own_thread
+from storage.unread import UnreadEvent
+
+VIEWS = 4096
+"""Events whose view is kept: the members of a busy room ask of the same few."""
+
+
+class Item(NamedTuple):
+    """An event to judge, from memory or from the database."""
+
+    position: int
+    event_id: str
+    sender: str
+    is_state: bool
+    pdu: Mapping[str, Any]
+
+    @classmethod
+    def of_memory(cls, entry: RoomEvent) -> Item:
+        stored = entry.stored
+        return cls(
+            stored.position, stored.event_id, stored.sender, stored.state_key is not None, entry.event.pdu
+        )
+
+    @classmethod
+    def of_row(cls, row: UnreadEvent) -> Item:
+        return cls(row.position, row.event_id, row.sender, row.state_key is not None, orjson.loads(row.pdu))
+
+
+class Verdict(NamedTuple):
+    """An event that changes what is unread: the user sent it, or it notifies them."""
+
+    position: int
+    event_id: str
+    own: bool
+    highlight: bool
+    thread: str | None
+    """None: the event's parent decides."""
+    parent: str | None
+
+
+class Views:
+    """Views of the newest events, by event id: what is computed once for all members of a room."""
+
+    def __init__(self) -> None:
+        self._views: OrderedDict[str, EventView] = OrderedDict()
+
+    def of(self, item: Item, room_id: str) -> EventView:
+        view = self._views.get(item.event_id)
+        if view is None:
+            view = self._views[item.event_id] = EventView(item.pdu, event_id=item.event_id, room_id=room_id)
+            if len(self._views) > VIEWS:
+                self._views.popitem(last=False)
+        return view
+
+
+class Judge:
+    """For one user and one room."""
+
+    __slots__ = ("_facts", "_ignored", "_reader", "_room_id", "_rules")
+
+    def __init__(
+        self,
+        rules: CompiledRules,
+        reader: Reader,
+        *,
+        room_id: str,
+        facts: RoomFacts,
+        ignored: frozenset[str],
+    ) -> None:
+        self._rules = rules
+        self._reader = reader
+        self._room_id = room_id
+        self._facts = facts
+        self._ignored = ignored
+
+    def judge(self, items: Iterable[Item], views: Views | None) -> list[Verdict]:
+        """Verdicts in the order of the events. `views` for those that others will ask of too."""
+        verdicts: list[Verdict] = []
+        for item in items:
+            own = item.sender == self._reader.user_id
+            highlight = False
+            if own:
+                if item.is_state:
+                    continue
+            elif item.sender in self._ignored:
+                continue
+            else:
+                view = (
+                    EventView(item.pdu, event_id=item.event_id, room_id=self._room_id)
+                    if views is None
+                    else views.of(item, self._room_id)
+                )
+                actions = evaluate(self._rules, view, self._facts, self._reader)
+                if not actions.notify:
+                    continue
+                highlight = actions.highlight
+            link = direct_link(item.event_id, item.pdu["content"])
+            verdicts.append(
+                Verdict(item.position, item.event_id, own, highlight, own_thread(link), link.parent)
+            )
+        return verdicts

@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unread counts, worked out when a sync asks for them and kept in memory from then on.
+
+Owns when to look at what. A room that a user asks of for the first time costs its share of two queries for all such
+rooms (receipts, and the newest events after them); from then on each new event is judged once per user who asks, from
+memory, and a receipt only drops places off a list. For a room without news an answer is a look into a dictionary.
+
+Events are judged by the rules and the state of the room when they are first looked at, as soon after they came as
+somebody asks. Changing rules changes what is to come, not what was counted.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from homeserver.events import RoomEvent
+from homeserver.protocol.push_rules import CompiledRules, Reader, RoomFacts
+from homeserver.rooms.engine import Room, RoomCache
+from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.stream import Stream
+from homeserver.unread.counts import UnreadCounts
+from homeserver.unread.judging import Item, Judge, Verdict, Views
+from homeserver.unread.ledger import MAIN, MOST, UNTHREADED, Ledger
+from homeserver.unread.threads import Related, find_threads
+from storage.events import EventStore
+from storage.receipts import Receipt
+from storage.unread import UnreadEvent, UnreadRange
+
+CAPACITY = 100_000
+"""Rooms of users kept in memory, some 600 bytes each."""
+SLICE = 200
+"""Events from the database judged in one turn of the reactor."""
+ROUNDS = 4
+"""Attempts at an answer while rooms and receipts move underneath."""
+_LATEST = 2**63 - 1
+
+
+class Rules(Protocol):
+    def compiled(self, user_id: str) -> Awaitable[CompiledRules]: ...
+
+
+class Ignoring(Protocol):
+    def ignored(self, user_id: str) -> Awaitable[frozenset[str]]: ...
+
+
+class RecentReceipts(Protocol):
+    """Receipts that moved lately; see `homeserver.receipts.recent`."""
+
+    def since(
+        self, rooms: dict[int, Ledger], since: int, upto: int
+    ) -> tuple[Mapping[int, Sequence[Receipt]], Sequence[int]]: ...
+
+
+class UnreadStore(Protocol):
+    def read(
+        self, user_id: str, rooms: Sequence[int]
+    ) -> Awaitable[Mapping[int, Sequence[tuple[str, int]]]]: ...
+
+    def events(
+        self, ranges: Sequence[UnreadRange], limit: int
+    ) -> Awaitable[Mapping[int, Sequence[UnreadEvent]]]: ...
+
+
+class _User:
+    """What is known of one user. Receipts up to `checked` are in the ledgers."""
+
+    __slots__ = ("checked", "epoch", "ignored", "ledgers", "size", "user_id")
+
+    def __init__(self, user_id: str, checked: int) -> None:
+        self.user_id = user_id
+        self.checked = checked
+        self.ledgers: dict[int, Ledger] = {}
+        self.ignored: frozenset[str] = frozenset()
+        self.epoch = 0
+        """Grows when all that was counted became void."""
+        self.size = 0
+        """How many ledgers were counted towards the capacity."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """A room to bring up to date: events in after < position ≤ upto. `fresh`: its ledger is not yet in use."""
+
+    room: Room
+    ledger: Ledger
+    fresh: bool
+    after: int
+    upto: int
+    recent: list[RoomEvent] | None = None
+    struck: list[int] = field(default_factory=list)
+    """Positions of events that were redacted meanwhile."""
+    void: bool = False
+    """Something was redacted whose place is not known, or that the user sent: with it goes the sign that they read."""
+    verdicts: list[Verdict] = field(default_factory=list)
+
+
+class Unread:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        stream: Stream,
+        rooms: RoomCache,
+        member_events: MemberEvents,
+        events: EventStore,
+        store: UnreadStore,
+        recent_receipts: RecentReceipts,
+        rules: Rules,
+        ignoring: Ignoring,
+        pause: Callable[[], Awaitable[None]],
+        capacity: int = CAPACITY,
+    ) -> None:
+        """`pause` lets the reactor turn once."""
+        self._stream = stream
+        self._rooms = rooms
+        self._member_events = member_events
+        self._events = events
+        self._store = store
+        self._recent_receipts = recent_receipts
+        self._rules = rules
+        self._ignoring = ignoring
+        self._pause = pause
+        self._capacity = capacity
+        self._users: OrderedDict[str, _User] = OrderedDict()
+        self._size = 0
+        self._views = Views()
+
+    async def counts(self, user_id: str, rooms: Sequence[int], upto: int) -> dict[int, UnreadCounts]:
+        """For each of those rooms (by key) that the user is joined to and in which something is unread.
+
+        Every event up to the stream position `upto` is in, later ones may be. At most MOST per room are counted.
+        """
+        user = self._user(user_id)
+        ignored = await self._ignoring.ignored(user_id)
+        if ignored is not user.ignored and ignored != user.ignored:
+            user.ledgers.clear()
+            user.epoch += 1
+        user.ignored = ignored
+        behind: Sequence[int] = rooms
+        for _ in range(ROUNDS):
+            self._apply_receipts(user)
+            behind = [key for key in behind if not self._is_current(user, key, upto)]
+            if not behind:
+                break
+            behind = await self._catch_up(user, behind)
+        found: dict[int, UnreadCounts] = {}
+        for key in rooms:
+            ledger = user.ledgers.get(key)
+            if ledger is not None and not ledger.is_empty:
+                found[key] = ledger.counts
+        self._trim(user)
+        return found
+
+    # What is in memory.
+
+    def _user(self, user_id: str) -> _User:
+        user = self._users.get(user_id)
+        if user is None:
+            user = self._users[user_id] = _User(user_id, self._stream.position)
+        self._users.move_to_end(user_id)
+        return user
+
+    def _trim(self, present: _User) -> None:
+        """Keep within the capacity, but for the user who just asked."""
+        if self._users.get(present.user_id) is not present:
+            return  # evicted while something was waited for
+        self._size += len(present.ledgers) - present.size
+        present.size = len(present.ledgers)
+        while self._size > self._capacity and len(self._users) > 1:
+            _, evicted = self._users.popitem(last=False)
+            self._size -= evicted.size
+
+    def _is_current(self, user: _User, key: int, upto: int) -> bool:
+        ledger = user.ledgers.get(key)
+        if ledger is None:
+            return False
+        if ledger.position >= upto or not self._stream.rooms.may_have_changed(key, ledger.position):
+            return True
+        room = self._rooms.peek_key(key)
+        if room is None or room.head.position > ledger.position:
+            return False
+        ledger.advance(self._stream.position)  # the next look need not go so far
+        return True
+
+    def _apply_receipts(self, user: _User) -> None:
+        """What the user has read since the last look."""
+        position = self._stream.position
+        if user.ledgers:
+            moved, unknown = self._recent_receipts.since(user.ledgers, user.checked, _LATEST)
+            for key, receipts in moved.items():
+                _apply(user.ledgers[key], user.user_id, receipts)
+            for key in unknown:
+                del user.ledgers[key]
+        user.checked = position
+
+    # Catching up.
+
+    async def _catch_up(self, user: _User, keys: Sequence[int]) -> list[int]:
+        """Bring rooms up to date; the keys of those that moved on meanwhile.
+
+        Only what is not in memory is waited for. While it is, other requests of the same user may do the same work:
+        whoever comes second finds its beginning out of date and drops what it did.
+        """
+        began, epoch = self._stream.position, user.epoch
+        rules = await self._rules.compiled(user.user_id)
+        works = [self._plan(user, room) for room in await self._load(keys) if _is_joined(room, user)]
+        fresh = [work for work in works if work.fresh]
+        if fresh:
+            read = await self._store.read(user.user_id, [work.room.key for work in fresh])
+            for work in fresh:
+                for thread, place in read.get(work.room.key, ()):
+                    work.ledger.read(thread, place)
+        await self._judge(user, rules, works)
+        await self._find_threads(works)
+        if user.epoch != epoch:
+            return [work.room.key for work in works]
+        return self._settle(user, works, began)
+
+    async def _load(self, keys: Sequence[int]) -> list[Room]:
+        rooms = [self._rooms.peek_key(key) for key in keys]
+        missing = [key for key, room in zip(keys, rooms, strict=True) if room is None]
+        found = [room for room in rooms if room is not None]
+        if missing:
+            found.extend((await self._rooms.get_many(keys=missing)).values())
+        return found
+
+    def _plan(self, user: _User, room: Room) -> _Work:
+        ledger = user.ledgers.get(room.key)
+        since = room.head.members[user.user_id].since
+        upto = room.head.position
+        if ledger is None or ledger.since != since:
+            return _Work(room, Ledger(since), True, since, upto)
+        work = _Work(room, ledger, False, ledger.position, upto, room.recent_since(ledger.position))
+        for entry in work.recent or ():
+            if entry.stored.type == "m.room.redaction":
+                target = entry.event.redacts
+                struck = next((e.stored for e in room.recent if e.stored.event_id == target), None)
+                if struck is None:
+                    work.void |= _matters(entry.stored.sender, work, user)
+                elif struck.redacted_by is not None:
+                    work.void |= struck.sender == user.user_id
+                    work.struck.append(struck.position)
+        return work
+
+    async def _judge(self, user: _User, rules: CompiledRules, works: Sequence[_Work]) -> None:
+        names: Mapping[int, str] = {}
+        if rules.needs_display_name:
+            names = await self._display_names(user.user_id, works)
+        cold: list[tuple[_Work, Judge]] = []
+        for work in works:
+            head = work.room.head
+            facts = RoomFacts(head.joined_count, head.power_levels)
+            reader = Reader(user.user_id, names.get(head.room))
+            judge = Judge(rules, reader, room_id=head.room_id, facts=facts, ignored=user.ignored)
+            if work.recent is None:
+                cold.append((work, judge))
+            else:
+                events = (entry for entry in work.recent if entry.stored.redacted_by is None)
+                work.verdicts = judge.judge(map(Item.of_memory, events), self._views)
+        if cold:
+            await self._judge_stored(user, cold)
+
+    async def _judge_stored(self, user: _User, cold: Sequence[tuple[_Work, Judge]]) -> None:
+        """What is not in memory, in one query for all rooms."""
+        ranges = []
+        for work, _ in cold:
+            after = work.ledger.read_up_to(UNTHREADED) if work.fresh else work.after
+            if after < work.upto:
+                main = work.ledger.read_up_to(MAIN) if work.fresh else after
+                ranges.append(UnreadRange(work.room.key, after, main, work.upto))
+        stored = await self._store.events(ranges, MOST)
+        judged = 0
+        for work, judge in cold:
+            rows = stored.get(work.room.key, ())
+            if not work.fresh:
+                redactions = (row for row in rows if row.type == "m.room.redaction")
+                work.void |= any(_matters(row.sender, work, user) for row in redactions)
+            for start in range(0, len(rows), SLICE):
+                part = rows[start : start + SLICE]
+                work.verdicts += judge.judge(map(Item.of_row, part), None)
+                judged += len(part)
+                if judged >= SLICE:
+                    judged = 0
+                    await self._pause()
+
+    async def _display_names(self, user_id: str, works: Iterable[_Work]) -> dict[int, str]:
+        """The user's display name by room."""
+        found: list[tuple[int, object]] = []
+        missing: list[tuple[int, int]] = []
+        for work in works:
+            place = (work.room.key, work.room.head.members[user_id].ordinal)
+            entry = self._member_events.peek(*place)
+            if entry is None:
+                missing.append(place)
+            else:
+                found.append((work.room.key, entry.event.content.get("displayname")))
+        if missing:
+            versions = {work.room.key: work.room for work in works}
+            for stored in await self._events.by_ordinals(missing):
+                room = versions[stored.room]
+                entry = RoomEvent(stored, room.room_id, room.head.version)
+                self._member_events.put(entry)
+                found.append((stored.room, entry.event.content.get("displayname")))
+        return {room: name for room, name in found if isinstance(name, str)}
+
+    async def _find_threads(self, works: Iterable[_Work]) -> None:
+        """Fill in the threads that the events do not tell themselves."""
+        unsure = [work for work in works if any(verdict.thread is None for verdict in work.verdicts)]
+        related = [
+            Related(work.room.key, verdict.event_id, verdict.parent)
+            for work in unsure
+            for verdict in work.verdicts
+            if verdict.thread is None and verdict.parent is not None
+        ]
+        if related:
+            threads = await find_threads(self._events, related)
+            for work in unsure:
+                work.verdicts = [
+                    verdict
+                    if verdict.thread is not None
+                    else verdict._replace(thread=threads[verdict.event_id])
+                    for verdict in work.verdicts
+                ]
+
+    def _settle(self, user: _User, works: Iterable[_Work], began: int) -> list[int]:
+        """Take over what was found, unless another request was quicker; the keys of what must be looked at again."""
+        again: list[int] = []
+        fresh: dict[int, Ledger] = {}
+        for work in works:
+            key, ledger = work.room.key, work.ledger
+            present = user.ledgers.get(key)
+            if work.fresh:
+                if present is None or present.since != ledger.since or present.position < work.upto:
+                    fresh[key] = ledger
+                else:
+                    continue
+            elif present is not ledger or ledger.position != work.after:
+                again.append(key)
+                continue
+            elif work.void:
+                del user.ledgers[key]
+                again.append(key)
+                continue
+            _enter(work)
+        if fresh:  # receipts that came while the events were read
+            moved, unknown = self._recent_receipts.since(fresh, began, _LATEST)
+            for key, receipts in moved.items():
+                _apply(fresh[key], user.user_id, receipts)
+            for key in unknown:
+                del fresh[key]
+                again.append(key)
+            user.ledgers.update(fresh)
+        return again
+
+
+def _is_joined(room: Room, user: _User) -> bool:
+    if room.head.is_joined(user.user_id):
+        return True
+    user.ledgers.pop(room.key, None)
+    return False
+
+
+def _matters(redactor: str, work: _Work, user: _User) -> bool:
+    """Whether a redaction of an event whose place is not known may change what is unread."""
+    return redactor == user.user_id or not work.ledger.is_empty
+
+
+def _apply(ledger: Ledger, user_id: str, receipts: Iterable[Receipt]) -> None:
+    for receipt in receipts:
+        if receipt.user_id == user_id:
+            ledger.read(receipt.thread, receipt.place)
+
+
+def _enter(work: _Work) -> None:
+    """Put what was found into the ledger."""
+    ledger = work.ledger
+    for place in work.struck:
+        ledger.strike(place)
+    for verdict in work.verdicts:
+        thread = verdict.thread or MAIN
+        if verdict.own:
+            ledger.read(thread, verdict.position)
+        else:
+            ledger.add(thread, verdict.position, highlight=verdict.highlight)
+    ledger.advance(work.upto)
