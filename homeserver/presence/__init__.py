@@ -6,9 +6,7 @@
 """
 
 from homeserver.presence.board import Board
-from homeserver.presence.peers import Peers
-from homeserver.presence.publication import Publication
 from homeserver.presence.service import Presence
 from homeserver.presence.sharing import Sharing
 
-__all__ = ["Board", "Peers", "Presence", "Publication", "Sharing"]
+__all__ = ["Board", "Presence", "Sharing"]

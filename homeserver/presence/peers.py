@@ -9,13 +9,12 @@ from homeserver.presence.board import Board
 from homeserver.presence.messages import Report, decode, encode
 from homeserver.presence.person import Person, View
 
-CHANNEL = "presence"
 HEARTBEAT = 60_000
 """Milliseconds between two repetitions of everything, by which a process lives."""
 GONE_AFTER = 150_000
 
-Notify = Callable[[str, Sequence[str]], Awaitable[object]]
-"""`notify(channel, payloads)`: tells all processes, this one too."""
+Notify = Callable[[Sequence[str]], Awaitable[object]]
+"""Sends payloads to all processes, this one too."""
 
 
 class Peers:
@@ -39,7 +38,7 @@ class Peers:
 
     async def greet(self) -> None:
         """Make oneself known, upon which the others tell what they know."""
-        await self._notify(CHANNEL, list(encode(self.origin, (), hello=True)))
+        await self._notify(list(encode(self.origin, (), hello=True)))
 
     async def tell(self) -> None:
         """Tell the others what is new."""
@@ -56,7 +55,7 @@ class Peers:
 
     async def _send(self, persons: Iterable[Person]) -> None:
         people = [(person, person.views.get(self.origin, View("offline", 0))) for person in persons]
-        await self._notify(CHANNEL, list(encode(self.origin, people)))
+        await self._notify(list(encode(self.origin, people)))
 
     def read(self, payload: str) -> tuple[list[Person], bool]:
         """A notification: the persons it tells of, brought up to date, and whether its sender knows of nobody yet."""

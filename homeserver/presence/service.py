@@ -9,7 +9,7 @@ memory (`sharing`); processes tell each other in batches (`peers`).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -26,6 +26,7 @@ from storage.presence import PresenceStore, SeenUser
 
 logger = logging.getLogger(__name__)
 
+CHANNEL = "presence"
 TICK = 5.0
 """Seconds between looks at everybody: who is gone, who is idle."""
 FIRST_WAIT = 0.2
@@ -34,6 +35,10 @@ KEEP_EVERY = 60_000
 FORGET_AFTER = 3_600_000
 """Milliseconds that an offline user is remembered, so that clients that come back are told they went."""
 MAX_STATUS = 500
+
+
+Notify = Callable[[str, Sequence[str]], Awaitable[object]]
+"""`notify(channel, payloads)`: tells all processes, this one too."""
 
 
 class Scheduler(Protocol):
@@ -58,22 +63,30 @@ class Presence:
         self,
         *,
         enabled: bool,
+        origin: str,
         board: Board,
         sharing: Sharing,
-        publication: Publication,
-        peers: Peers,
         store: PresenceStore,
         user_rooms: RoomsOfUser,
         listeners: Listeners,
+        notify: Notify,
         scheduler: Scheduler,
+        serial: Callable[[], int],
         now: Callable[[], int],
     ) -> None:
-        """`sharing` must be subscribed to the stream, and `heard` be called with what the channel says."""
+        """`sharing` must be subscribed to the stream, and `heard` be called with what the channel says.
+
+        `origin` names this process; `serial` gives the next one of the ephemeral clock, `now` the time in milliseconds.
+        """
         self._enabled = enabled
         self._board = board
         self._sharing = sharing
-        self._publication = publication
-        self._peers = peers
+        self._publication = Publication(
+            board=board, sharing=sharing, store=store, listeners=listeners, serial=serial, now=now
+        )
+        self._peers = Peers(
+            origin=origin, board=board, notify=lambda payloads: notify(CHANNEL, payloads), now=now
+        )
         self._store = store
         self._user_rooms = user_rooms
         self._listeners = listeners

@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.task import Clock, deferLater
 
 from homeserver.errors import Forbidden, InvalidParam
-from homeserver.presence import Board, Peers, Presence, Publication, Sharing
+from homeserver.presence import Board, Presence, Sharing
 from homeserver.stream.ephemeral import EphemeralClock
 from storage.database import Database, Transaction
 from storage.presence import PresenceStore
@@ -50,19 +50,17 @@ class Process:
 
         clock, sharing, store = EphemeralClock(now), Sharing(), PresenceStore(database)
         board = Board(sharing=sharing, clock=clock, now=now)
-        listeners = engine.stream.listeners
         presence = Presence(
             enabled=enabled,
             board=board,
             sharing=sharing,
-            publication=Publication(
-                board=board, sharing=sharing, store=store, listeners=listeners, serial=clock.next, now=now
-            ),
-            peers=Peers(origin=secrets.token_hex(4), board=board, notify=notify, now=now),
+            origin=secrets.token_hex(4),
             store=store,
             user_rooms=engine.user_rooms,
-            listeners=listeners,
+            listeners=engine.stream.listeners,
+            notify=notify,
             scheduler=time,
+            serial=clock.next,
             now=now,
         )
         engine.stream.subscribe(sharing)
