@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -27,6 +27,7 @@ FULLY_READ = "m.fully_read"
 MAX_THREAD_BYTES = 255
 
 Kind = Literal["m.read", "m.read.private", "m.fully_read"]
+KINDS: Final[tuple[Kind, ...]] = ("m.read", "m.read.private", "m.fully_read")
 
 
 class Committer(Protocol):
