@@ -11,6 +11,7 @@ from homeserver.clientapi.accounts import account_routes, discovery_routes
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.reading import reading_routes
 from homeserver.clientapi.rooms import room_routes
+from homeserver.clientapi.user_data import UNSTABLE_FLAGS, user_data_routes
 from homeserver.clientapi.versions import UnstableFeatures
 from homeserver.config import Config
 from homeserver.web.operations import Operations
@@ -23,13 +24,23 @@ def build_routes(config: Config, core: Core, services: Services, registry: Colle
     async def check() -> object:
         return await core.database.fetch_one("health", "SELECT 1")
 
-    features = UnstableFeatures()
+    features = UnstableFeatures(UNSTABLE_FLAGS)
+    data = services.data
     groups = (
         Operations(registry, check).routes(),
         account_routes(services.accounts, config, services.limits),
         room_routes(services.rooms, services.reports, config.server_name),
         reading_routes(services.reading),
-        PushRuleEndpoints(services.data.push_rules).routes(),
+        PushRuleEndpoints(data.push_rules).routes(),
+        user_data_routes(
+            account_data=data.account_data,
+            profiles=data.profiles,
+            presence=data.presence,
+            receipts=data.receipts,
+            typing=data.typing,
+            search=data.search,
+            mutual_rooms=data.mutual_rooms,
+        ),
         discovery_routes(config, features),
     )
     return [route for group in groups for route in group]
