@@ -19,18 +19,35 @@ MOST: Final = 1000
 _NONE: Final = UnreadCounts()
 
 
+class _Thread:
+    """What is unread of one thread: oldest first, twice the position of each, plus one if it is highlighted."""
+
+    __slots__ = ("highlights", "places")
+
+    def __init__(self) -> None:
+        self.places: list[int] = []
+        self.highlights = 0
+
+    def remove(self, start: int, end: int) -> int:
+        """Take out those from index `start` to before `end`; how many there were."""
+        self.highlights -= sum(place & 1 for place in self.places[start:end])
+        del self.places[start:end]
+        return end - start
+
+
 class Ledger:
     """One user's room. `position`: how far events were looked at; `since`: where the user's membership began."""
 
-    __slots__ = ("_counts", "_read", "_unread", "position", "since")
+    __slots__ = ("_counts", "_read", "_size", "_unread", "position", "since")
 
     def __init__(self, since: int) -> None:
         self.since = since
         self.position = since
         self._read: dict[str, int] = {UNTHREADED: since}
         """By thread, the position up to which it is read; only what is ahead of the events looked at matters."""
-        self._unread: dict[str, list[int]] = {}
-        """By thread, oldest first, twice the position of each notification, plus one if it is highlighted."""
+        self._unread: dict[str, _Thread] = {}
+        """The threads that have any."""
+        self._size = 0
         self._counts: UnreadCounts | None = _NONE
 
     @property
@@ -46,23 +63,24 @@ class Ledger:
         if position <= self._read.get(thread, 0):
             return
         self._read[thread] = position
-        threads = tuple(self._unread) if thread == UNTHREADED else (thread,)
-        for each in threads:
-            places = self._unread.get(each)
-            if places is not None and places[0] >> 1 <= position:
-                del places[: bisect_right(places, 2 * position + 1)]
-                self._changed(each, places)
+        for each in tuple(self._unread) if thread == UNTHREADED else (thread,):
+            unread = self._unread.get(each)
+            if unread is not None:
+                self._remove(each, 0, bisect_right(unread.places, 2 * position + 1))
 
     def add(self, thread: str, position: int, *, highlight: bool) -> None:
         """A notification, newer than all so far in its thread; nothing happens if it was read already."""
         if position <= self.read_up_to(thread):
             return
-        self._unread.setdefault(thread, []).append(2 * position + highlight)
+        unread = self._unread.get(thread)
+        if unread is None:
+            unread = self._unread[thread] = _Thread()
+        unread.places.append(2 * position + highlight)
+        unread.highlights += highlight
+        self._size += 1
         self._counts = None
-        if sum(map(len, self._unread.values())) > MOST:
-            oldest = min(self._unread, key=lambda each: self._unread[each][0])
-            del self._unread[oldest][0]
-            self._changed(oldest, self._unread[oldest])
+        if self._size > MOST:
+            self._remove(min(self._unread, key=lambda each: self._unread[each].places[0]), 0, 1)
 
     def advance(self, position: int) -> None:
         """All events up to a position were looked at."""
@@ -73,16 +91,17 @@ class Ledger:
 
     def strike(self, position: int) -> None:
         """The event at a position was redacted."""
-        for thread, places in tuple(self._unread.items()):
-            at = bisect_left(places, 2 * position)
-            if at < len(places) and places[at] >> 1 == position:
-                del places[at]
-                self._changed(thread, places)
+        for thread, unread in tuple(self._unread.items()):
+            at = bisect_left(unread.places, 2 * position)
+            self._remove(thread, at, bisect_right(unread.places, 2 * position + 1))
 
-    def _changed(self, thread: str, places: list[int]) -> None:
-        self._counts = None
-        if not places:
-            del self._unread[thread]
+    def _remove(self, thread: str, start: int, end: int) -> None:
+        if start < end:
+            unread = self._unread[thread]
+            self._size -= unread.remove(start, end)
+            self._counts = None
+            if not unread.places:
+                del self._unread[thread]
 
     @property
     def counts(self) -> UnreadCounts:
@@ -92,12 +111,11 @@ class Ledger:
         return self._counts
 
     def _count(self) -> UnreadCounts:
-        by_thread = {
-            thread: Counts(len(places), sum(place & 1 for place in places))
-            for thread, places in self._unread.items()
+        threads = {
+            thread: Counts(len(unread.places), unread.highlights) for thread, unread in self._unread.items()
         }
-        whole = Counts(
-            sum(counts.notifications for counts in by_thread.values()),
-            sum(counts.highlights for counts in by_thread.values()),
-        )
-        return UnreadCounts(whole, by_thread.pop(MAIN, Counts()), by_thread)
+        main = threads.pop(MAIN, None)
+        if not threads and main is not None:
+            return UnreadCounts(main, main, threads)
+        highlights = sum(unread.highlights for unread in self._unread.values())
+        return UnreadCounts(Counts(self._size, highlights), main or Counts(), threads)

@@ -147,6 +147,8 @@ class Unread:
             if not behind:
                 break
             behind = await self._catch_up(user, behind)
+            if not behind:
+                break
         found: dict[int, UnreadCounts] = {}
         for key in rooms:
             ledger = user.ledgers.get(key)
