@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.account_data.ignored import IGNORED_USER_LIST, check_ignored_user_list, ignored_users
 from homeserver.account_data.memory import UserData, UserDataCache
-from homeserver.errors import BadJson, NotFound, TooLarge
+from homeserver.errors import BadJson, InvalidParam, NotFound, TooLarge
 from storage.account_data import AccountDataEntry
 
 GLOBAL = 0
@@ -254,9 +254,11 @@ class AccountData:
 
 
 def check_settable(event_type: str) -> None:
-    """Raise BadJson for a type that only the server sets, or that is too long."""
+    """Raise BadJson for a type that only the server sets, InvalidParam or TooLarge for what cannot be one."""
     if event_type in SERVER_MANAGED:
         raise BadJson(f"Cannot set {event_type} through this API")
+    if "\0" in event_type:
+        raise InvalidParam("A type cannot contain NUL")
     if len(event_type.encode()) > MAX_TYPE_BYTES:
         raise TooLarge(f"A type is at most {MAX_TYPE_BYTES} bytes")
 

@@ -125,6 +125,13 @@ class RecentReceipts:
                     found[key] = receipts
         return found, unknown
 
+    def listening_since(self, position: int) -> None:
+        """The channel is heard from now on; `position` was read from the database after that began.
+
+        Of what other processes wrote up to there nothing was heard.
+        """
+        self._forget(position)
+
     def heard(self, payload: str) -> None:
         """A notification: kept now, shown once the stream tells of its commit. Our own are known already."""
         receipt = heard(payload)
@@ -134,10 +141,7 @@ class RecentReceipts:
     def changed(self, change: Change) -> Iterable[str]:
         """A commit: wake those who may see the receipts other processes wrote with it."""
         if change.unknown:
-            self._rooms.clear()
-            self._size = 0
-            self._floor = max(self._floor, change.position)
-            self._untold.clear()
+            self._forget(change.position)
             return ()
         if not self._untold:
             return ()
@@ -147,3 +151,9 @@ class RecentReceipts:
         for receipt in told:
             wake.update((receipt.user_id,) if receipt.private else self._readers(receipt.room))
         return wake
+
+    def _forget(self, position: int) -> None:
+        self._rooms.clear()
+        self._size = 0
+        self._floor = max(self._floor, position)
+        self._untold.clear()

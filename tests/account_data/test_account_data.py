@@ -19,7 +19,7 @@ from homeserver.account_data import (
     Tags,
     UserDataCache,
 )
-from homeserver.errors import BadJson, InvalidParam, NotFound
+from homeserver.errors import BadJson, InvalidParam, NotFound, TooLarge
 from storage.account_data import AccountDataStore
 from storage.database import Database
 from tests.reactor import reactor
@@ -125,6 +125,16 @@ async def test_what_the_server_manages_is_not_for_clients(database: Database, ev
             await process.account_data.put(ALICE, event_type, {}, room_id)
         with pytest.raises(BadJson):
             await process.account_data.delete(ALICE, event_type, room_id)
+
+
+@pytest.mark.parametrize(("event_type", "error"), [("a\0b", InvalidParam), ("ä" * 128, TooLarge)])
+async def test_what_cannot_be_a_type(database: Database, event_type: str, error: type[Exception]) -> None:
+    """Nothing that Postgres could not store reaches a commit, which is shared."""
+    process = await Process.open(database)
+    with pytest.raises(error):
+        await process.account_data.put(ALICE, event_type, {})
+    with pytest.raises(TooLarge):
+        await process.account_data.put(ALICE, "org.example.a", {"a": "x" * 600_000})
 
 
 async def test_a_room_one_never_was_in_takes_no_data(database: Database) -> None:

@@ -68,3 +68,5 @@ def test_after_a_hole_nothing_older_is_claimed() -> None:
     board.changed(Change(before=5, count=0, unknown=True))
     assert board.since([1], 4, 5) == ({}, [1])
     assert board.since([1], 5, 6) == ({}, [])
+    board.listening_since(7)
+    assert board.since([1], 6, 7) == ({}, [1])
