@@ -7,6 +7,7 @@ nothing behind, which is how an aborted connection ends its work.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -48,6 +49,17 @@ class Clock(Protocol):
     def callLater(self, delay: float, callable: Any, *args: Any) -> Any: ...  # noqa: N802
 
 
+class Ending(Protocol):
+    """Something that will end, a server for instance."""
+
+    @property
+    def fired(self) -> bool: ...
+
+    def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """Be told; at once if it has ended. Returns what takes it back."""
+        ...
+
+
 class LongPoll:
     """Waits. One per process."""
 
@@ -56,11 +68,9 @@ class LongPoll:
         self._waking = waking
         self._waiting = waiting
         self._clock = clock
-        self._listeners: set[Listener] = set()
-        self._stopping = False
 
-    async def respond(self, request: SyncRequest, timeout: float) -> SyncResponse:
-        """The first response that has news, or the one there is after `timeout` seconds, or when the server stops.
+    async def respond(self, request: SyncRequest, timeout: float, ending: Ending) -> SyncResponse:
+        """The first response that has news, or the one there is after `timeout` seconds, or when the server ends.
 
         A client that has nothing yet, or wants the whole state, is not kept waiting.
         """
@@ -68,19 +78,19 @@ class LongPoll:
             return await self._syncing.sync(request)
         deadline = self._clock.seconds() + min(timeout, LONGEST_WAIT)
         listener = self._waking.listen(request.user_id)
-        self._listeners.add(listener)
         self._waiting.begin(request.user_id)
+        unsubscribe = ending.subscribe(listener.wake)
         try:
             timed_out = False
             while True:
                 await self._waiting.refresh(request.user_id)
                 response = await self._syncing.sync(request)
-                if timed_out or response.has_news or self._stopping:
+                if timed_out or response.has_news or ending.fired:
                     return response
                 timed_out = await self._wait(listener, deadline - self._clock.seconds())
         finally:
+            unsubscribe()
             self._waiting.end(request.user_id)
-            self._listeners.discard(listener)
             listener.close()
 
     async def _wait(self, listener: Listener, seconds: float) -> bool:
@@ -103,9 +113,3 @@ class LongPoll:
         self._clock.callLater(0, turn.callback, None)
         await turn
         return False
-
-    def stop(self) -> None:
-        """Have everyone who waits answered with what there is, and let nobody wait any more."""
-        self._stopping = True
-        for listener in tuple(self._listeners):
-            listener.wake()

@@ -89,3 +89,7 @@ class Extension(Protocol):
     def changed(
         self, user_id: str, device_id: str | None, since: int, upto: int
     ) -> Awaitable[ExtensionNews]: ...
+
+    def acknowledge(self, user_id: str, device_id: str | None, position: int) -> Awaitable[None]:
+        """The device has processed everything up to the position: what was kept for it alone may go."""
+        ...

@@ -105,6 +105,9 @@ class Letters:
         )
         return ExtensionNews({"to_device": letter}, since < 5 <= upto)
 
+    async def acknowledge(self, user_id: str, device_id: str | None, position: int) -> None:
+        raise AssertionError("nobody acknowledges here")
+
 
 async def test_a_devices_own_sections_are_supplied_by_extensions() -> None:
     fakes = Fakes.make(None)  # type: ignore[arg-type]

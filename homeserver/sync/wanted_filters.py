@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The filter a client names with each request, by id or as JSON: found and read once, then remembered.
+
+A filter's id is made of its content, so what is remembered of it never grows old.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable
+from typing import Protocol
+
+import orjson
+
+from homeserver.errors import InvalidParam, NotFound, NotJson
+from homeserver.protocol.filters import NO_FILTER, SyncFilter
+
+_REMEMBERED = 5_000
+_LONGEST_REMEMBERED = 8_192
+
+
+class KeptFilters(Protocol):
+    """Filters that were uploaded."""
+
+    def get(self, user_id: str, filter_id: str) -> Awaitable[str]:
+        """A filter's JSON. Raises NotFound."""
+        ...
+
+
+class WantedFilters:
+    """One per process."""
+
+    def __init__(self, kept: KeptFilters) -> None:
+        self._kept = kept
+        self._read: OrderedDict[tuple[str, str], SyncFilter] = OrderedDict()
+
+    async def find(self, user_id: str, text: str | None) -> SyncFilter:
+        """The filter of a `filter` parameter. Raises InvalidParam for an unknown id, NotJson, FilterError."""
+        if not text:
+            return NO_FILTER
+        inline = text.startswith("{")
+        key = ("" if inline else user_id, text)
+        known = self._read.get(key)
+        if known is not None:
+            self._read.move_to_end(key)
+            return known
+        found = _parsed(text if inline else await self._uploaded(user_id, text))
+        if len(text) <= _LONGEST_REMEMBERED:
+            self._read[key] = found
+            while len(self._read) > _REMEMBERED:
+                self._read.popitem(last=False)
+        return found
+
+    async def _uploaded(self, user_id: str, filter_id: str) -> str:
+        try:
+            return await self._kept.get(user_id, filter_id)
+        except NotFound as error:
+            raise InvalidParam("No such filter") from error
+
+
+def _parsed(text: str) -> SyncFilter:
+    try:
+        source = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise NotJson("The filter is not JSON") from error
+    return SyncFilter.parse(source)
