@@ -40,6 +40,7 @@ class Core:
     """Names this process to the others."""
     database: Database
     stream: Stream
+    stream_store: StreamStore
     committer: Committer
     engine: RoomEngine
     cache: RoomCache
@@ -116,6 +117,7 @@ async def build_core(reactor: Any, config: Config, dsn: str, signing_key: Signin
         origin=origin,
         database=database,
         stream=stream,
+        stream_store=stream_store,
         committer=committer,
         engine=engine,
         cache=cache,

@@ -25,7 +25,7 @@ from homeserver.presence.service import CHANNEL as PRESENCE
 from homeserver.presence.service import Presence
 from homeserver.presence.sharing import Sharing
 from homeserver.profiles.service import Profiles
-from homeserver.push_rules.service import PushRules
+from homeserver.push_rules import AccountDataWithRules, PushRules
 from homeserver.receipts.recent import RecentReceipts
 from homeserver.receipts.service import Receipts
 from homeserver.reports import Reports
@@ -98,6 +98,7 @@ class Services:
         database, data = self.core.database, self.data
         await database.listen(TYPING, data.typing.heard)
         await database.listen(RECEIPTS, data.recent_receipts.heard)
+        data.recent_receipts.listening_since(await self.core.stream_store.settled_position())
         await database.listen(PRESENCE, lambda payload: _run(data.presence.heard(payload)))
         await data.presence.start()
         await self.accounts.start()
@@ -177,7 +178,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         gate=core.gate,
         providers=Providers(
             receipts=data.receipts,
-            account_data=data.account_data,
+            account_data=AccountDataWithRules(data.account_data, data.push_rules),
             typing=data.typing,
             presence=data.presence,
             unread=data.unread,

@@ -17,7 +17,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import Deferred
 
 from homeserver.stream.changes import Change
-from storage.database import ConnectionLost
+from storage.database import ConnectionLost, DatabaseFailure, UnstorableText
 from storage.stream import CommitResult, StreamBatch
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,9 @@ class Committer:
                 deferred.callback(None)
 
     async def _commit_next(self) -> None:
-        rooms, writes = self._take()
+        await self._commit(*self._take())
+
+    async def _commit(self, rooms: list[_PendingRoom], writes: list[_PendingWrite]) -> None:
         batch, starts = _assemble(rooms, writes)
         try:
             result = await self._store.commit(batch)
@@ -163,10 +165,24 @@ class Committer:
             await self._recover(rooms, writes, error)
             return
         except Exception as error:
-            _fail(rooms, writes, error)
+            await self._separate(rooms, writes, error)
             return
         _BATCH.observe(batch.count)
         self._announce(batch, result, rooms, writes, starts)
+
+    async def _separate(
+        self, rooms: list[_PendingRoom], writes: list[_PendingWrite], error: Exception
+    ) -> None:
+        """The database refused the batch: whatever is wrong with one part of it must not fail the others."""
+        of_the_database = isinstance(error, DatabaseFailure) and not isinstance(error, UnstorableText)
+        if of_the_database or len(rooms) + len(writes) == 1:
+            _fail(rooms, writes, error)
+            return
+        logger.warning("a batch was refused and is committed part by part", exc_info=error)
+        for room in rooms:
+            await self._commit([room], [])
+        for write in writes:
+            await self._commit([], [write])
 
     async def _recover(
         self, rooms: list[_PendingRoom], writes: list[_PendingWrite], error: ConnectionLost

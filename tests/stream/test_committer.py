@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Group commit without a database: what shares a commit, what fails alone, what is done again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from homeserver.stream import Change, Committer, RoomBatch, RoomCommit
+from storage.database import ConnectionLost, DatabaseOverloaded
+from storage.stream import CommitResult, StreamBatch
+
+
+class Door:
+    """A database whose commits are answered by the test, oldest first."""
+
+    def __init__(self) -> None:
+        self.batches: list[StreamBatch] = []
+        self._answers: list[Deferred[CommitResult]] = []
+        self.position = 0
+
+    def commit(self, batch: StreamBatch) -> Deferred[CommitResult]:
+        self.batches.append(batch)
+        answer: Deferred[CommitResult] = Deferred()
+        self._answers.append(answer)
+        return answer
+
+    def accept(self, *, refused_rooms: Sequence[int] = ()) -> None:
+        """The oldest commit stands, but for rooms whose head had moved."""
+        batch = self.batches[-1]
+        before, self.position = self.position, self.position + batch.count
+        written = {row["r"]: 100 + row["r"] for row in batch.rooms if row["r"] not in refused_rooms}
+        self._answers.pop(0).callback(CommitResult(before, written))
+
+    def refuse(self, error: Exception) -> None:
+        self._answers.pop(0).errback(error)
+
+
+class Announcements:
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+
+    def announce(self, change: Change) -> None:
+        self.changes.append(change)
+
+
+class Resync:
+    def __init__(self) -> None:
+        self.times = 0
+
+    async def resync(self) -> None:
+        self.times += 1
+
+
+class House:
+    def __init__(self) -> None:
+        self.door, self.announcements, self.resync = Door(), Announcements(), Resync()
+        self.committer = Committer(self.door, self.announcements, self.resync)
+
+    def room(self, events: int = 1) -> Deferred[RoomCommit | None]:
+        batch = RoomBatch(room={}, events=[{} for _ in range(events)])
+        return self.committer.commit_room(batch, lambda _commit: ["@woken:localhost"])
+
+    def write(self, kind: str = "receipts", count: int = 1) -> Deferred[int]:
+        return self.committer.write(kind, [{} for _ in range(count)], users=("@u:localhost",))
+
+
+def result_of(deferred: Deferred[Any]) -> Any:
+    found: list[Any] = []
+    deferred.addBoth(found.append)
+    assert found, "not answered yet"
+    return found[0]
+
+
+def test_what_arrives_during_a_commit_shares_the_next() -> None:
+    """One commit at a time; the second takes everything that gathered, in positions without a hole."""
+    house = House()
+    first = house.room()
+    others: list[Deferred[Any]] = [house.room(2), house.room(), house.write(count=3)]
+    assert len(house.door.batches) == 1
+    house.door.accept()
+    assert result_of(first) == RoomCommit(0, 100)
+    assert len(house.door.batches) == 2
+    assert house.door.batches[1].count == 6
+    house.door.accept()
+    assert [result_of(other) for other in others] == [RoomCommit(1, 100), RoomCommit(3, 101), 4]
+    assert [(change.before, change.count) for change in house.announcements.changes] == [(0, 1), (1, 6)]
+    assert house.announcements.changes[1].wake == {"@woken:localhost"}
+
+
+def test_a_room_that_lost_the_race_is_told_alone() -> None:
+    """The others of the batch don't notice."""
+    house = House()
+    house.room()
+    loser, winner = house.room(), house.room()
+    house.door.accept()
+    house.door.accept(refused_rooms=[0])
+    assert result_of(loser) is None
+    assert result_of(winner) == RoomCommit(2, 101)
+
+
+def test_a_batch_the_database_refuses_is_committed_part_by_part() -> None:
+    """What is wrong with one part is that part's own failure."""
+    house = House()
+    house.room()
+    good, bad, write = house.room(), house.room(), house.write()
+    house.door.accept()
+    house.door.refuse(ValueError("bad data somewhere"))
+    house.door.accept()
+    house.door.refuse(ValueError("bad data here"))
+    house.door.accept()
+    assert result_of(good) == RoomCommit(1, 100)
+    with pytest.raises(ValueError, match="here"):
+        result_of(bad).raiseException()
+    assert result_of(write) == 2
+
+
+def test_an_overloaded_database_is_not_asked_again_for_each_part() -> None:
+    """The failure is the database's: everybody hears of it at once."""
+    house = House()
+    house.room()
+    pending: list[Deferred[Any]] = [house.room(), house.write()]
+    house.door.accept()
+    house.door.refuse(DatabaseOverloaded("full"))
+    for deferred in pending:
+        with pytest.raises(DatabaseOverloaded):
+            result_of(deferred).raiseException()
+    assert len(house.door.batches) == 2
+
+
+def test_a_lost_connection_is_found_out_about() -> None:
+    """Writes are done again, rooms are told that nobody knows; both after memory was brought up to date."""
+    house = House()
+    house.room()
+    room, write = house.room(), house.write()
+    house.door.accept()
+    house.door.refuse(ConnectionLost("gone"))
+    assert house.resync.times == 1
+    with pytest.raises(ConnectionLost):
+        result_of(room).raiseException()
+    house.door.accept()
+    assert result_of(write) == 1
+
+
+def test_a_huge_queue_is_split_into_bounded_commits() -> None:
+    """A commit takes a thousand positions at most, unless a single part is larger."""
+    house = House()
+    house.room()
+    pending = [house.room(400) for _ in range(5)]
+    house.door.accept()
+    counts: list[int] = []
+    while len(house.door.batches) > len(counts) + 1:
+        counts.append(house.door.batches[-1].count)
+        house.door.accept()
+    assert counts == [800, 800, 400]
+    assert all(result_of(each) is not None for each in pending)
+
+
+def test_wait_idle_fires_when_nothing_is_left() -> None:
+    """For a clean stop."""
+    house = House()
+    house.room()
+    house.room()
+    idle = house.committer.wait_idle()
+    house.door.accept()
+    assert not idle.called
+    house.door.accept()
+    assert idle.called
