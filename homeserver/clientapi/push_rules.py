@@ -6,6 +6,7 @@ The only scope is `global`, which the paths of old specifications left open.
 
 from typing import Any
 
+from homeserver.clientapi.path_user import own_user_id
 from homeserver.errors import BadJson, InvalidParam, MissingParam
 from homeserver.protocol.push_rules import CONDITIONAL, KINDS, Action, Kind, PushRule
 from homeserver.push_rules import PushRules
@@ -54,6 +55,7 @@ class PushRuleEndpoints:
             Route("PUT", f"{_RULE}/enabled", self.put_enabled),
             Route("GET", f"{_RULE}/actions", self.get_actions),
             Route("PUT", f"{_RULE}/actions", self.put_actions),
+            Route("GET", "/user/{user_id}/account_data/m.push_rules", self.get_account_data),
         )
 
     async def get_all(self, request: MatrixRequest) -> Reply:
@@ -105,6 +107,10 @@ class PushRuleEndpoints:
         actions = _checked_actions(request.body(ActionsBody).actions)
         await self._push_rules.act(*_named(request), actions)
         return {}
+
+    async def get_account_data(self, request: MatrixRequest) -> Reply:
+        """`GET /user/{userId}/account_data/m.push_rules`: there is nothing stored of who never changed a rule."""
+        return await self._push_rules.content(own_user_id(request))
 
     async def _rule(self, request: MatrixRequest) -> PushRule:
         return await self._push_rules.rule(*_named(request))

@@ -44,6 +44,9 @@ async def test_the_rules_are_got_put_changed_and_deleted(database: Database) -> 
     assert await client.ok("GET", "/_matrix/client/v3/pushrules/") == everything
     assert await client.ok("GET", "/_matrix/client/r0/pushrules") == everything
     assert await client.ok("GET", f"{GLOBAL}/") == everything["global"]
+    account_data = "/_matrix/client/v3/user/{}/account_data/m.push_rules"
+    assert await client.ok("GET", account_data.format(ALICE.user_id)) == everything
+    assert (await client.request("GET", account_data.format("@other:test"))).errcode == "M_FORBIDDEN"
 
     path = f"{GLOBAL}/content/cake"
     rule = {"pattern": "cake*lie", "actions": ["notify", "coalesce", {"set_tweak": "sound", "value": "bing"}]}

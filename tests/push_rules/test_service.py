@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.errors import InvalidParam, NotFound, TooLarge, Unknown
 from homeserver.protocol.push_rules import DEFAULT_COMPILED, NO_RULES, PUSH_RULES, Kind, PushRule
+from homeserver.push_rules import AccountDataWithRules
 from storage.database import Database
 from tests.push_rules.rules_fixture import Process
 from tests.rooms.engine_fixture import ALICE, BOB
@@ -98,3 +99,42 @@ async def test_rules_are_bounded(database: Database) -> None:
     conditions = tuple({"kind": "event_match", "key": "k" * 1000, "pattern": "p"} for _ in range(600))
     with pytest.raises(TooLarge):
         await rules.put(ALICE, "override", PushRule("big", (), conditions=conditions))
+
+
+async def test_an_initial_sync_has_the_rules_of_everybody(database: Database) -> None:
+    """Also of who never changed any; an increment only after a change; other account data passes through."""
+    process = await Process.open(database)
+    shown = AccountDataWithRules(process.account_data, process.push_rules)
+    stream = process.engine.stream
+    defaults = {"type": PUSH_RULES, "content": NO_RULES.content(ALICE)}
+    assert (await shown.changed(ALICE, 0, stream.position)).global_ == [defaults]
+    start = stream.position
+    other = {"type": "org.example.other", "content": {"n": 1}}
+    await process.account_data.put(ALICE, "org.example.other", {"n": 1})
+    assert (await shown.changed(ALICE, start, stream.position)).global_ == [other]
+    await process.push_rules.switch(ALICE, "override", ".m.rule.master", enabled=True)
+    changed = {"type": PUSH_RULES, "content": await process.push_rules.content(ALICE)}
+    assert changed != defaults
+    assert (await shown.changed(ALICE, start, stream.position)).global_ == [other, changed]
+    assert (await shown.changed(ALICE, 0, stream.position)).global_ == [other, changed]
+    assert await shown.ignored(ALICE) == frozenset()
+
+
+async def test_defaults_that_were_stored_give_way_to_those_of_today(database: Database) -> None:
+    """An entry written under other defaults shows today's, with what the user changed."""
+    process = await Process.open(database)
+    old = {
+        "global": {
+            "override": [
+                {"rule_id": ".m.rule.master", "default": True, "enabled": True, "actions": ["dont_notify"]},
+                {"rule_id": ".m.rule.gone", "default": True, "enabled": True, "actions": ["notify"]},
+            ],
+            "room": [{"rule_id": "!r:localhost", "default": False, "enabled": True, "actions": []}],
+        }
+    }
+    await process.account_data.put_managed(ALICE, 0, PUSH_RULES, old)
+    shown = AccountDataWithRules(process.account_data, process.push_rules)
+    (entry,) = (await shown.changed(ALICE, 0, process.engine.stream.position)).global_
+    expected = NO_RULES.put(Kind.ROOM, PushRule("!r:localhost", ()))
+    expected = expected.switch(Kind.OVERRIDE, ".m.rule.master", enabled=True)
+    assert entry["content"] == expected.content(ALICE)
