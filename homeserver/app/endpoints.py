@@ -11,6 +11,7 @@ from homeserver.clientapi.accounts import account_routes, discovery_routes
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.reading import reading_routes
 from homeserver.clientapi.rooms import room_routes
+from homeserver.clientapi.sync import SyncEndpoints
 from homeserver.clientapi.user_data import UNSTABLE_FLAGS, user_data_routes
 from homeserver.clientapi.versions import UnstableFeatures
 from homeserver.config import Config
@@ -29,7 +30,10 @@ def build_routes(config: Config, core: Core, services: Services, registry: Colle
     groups = (
         Operations(registry, check).routes(),
         account_routes(services.accounts, config, services.limits),
-        room_routes(services.rooms, services.reports, config.server_name),
+        room_routes(services.rooms, services.reports, config.server_name, data.presence.active),
+        SyncEndpoints(
+            long_poll=services.long_poll, filters=services.wanted_filters, sightings=data.presence
+        ).routes(),
         reading_routes(services.reading),
         PushRuleEndpoints(data.push_rules).routes(),
         user_data_routes(

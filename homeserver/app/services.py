@@ -40,6 +40,7 @@ from homeserver.sync.building import build_sync
 from homeserver.sync.foreign_wakes import ForeignWakes
 from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.service import SyncService
+from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.typing.service import CHANNEL as TYPING
 from homeserver.typing.service import Typing, TypingNews
 from homeserver.unread.service import Unread
@@ -52,6 +53,7 @@ from storage.profiles import ProfileStore
 from storage.published_rooms import PublishedRoomStore
 from storage.receipts import CHANNEL as RECEIPTS
 from storage.receipts import ReceiptStore
+from storage.relations import RelationStore
 from storage.reports import ReportStore
 from storage.room_aliases import RoomAliasStore
 from storage.room_history import RoomHistoryStore
@@ -92,6 +94,7 @@ class Services:
     reports: Reports
     sync: SyncService
     long_poll: LongPoll
+    wanted_filters: WantedFilters
 
     async def start(self) -> None:
         """Hear the other processes, and begin what runs by itself."""
@@ -164,6 +167,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         events=core.events,
         timelines=TimelineStore(core.database),
         history=RoomHistoryStore(core.database),
+        relations=RelationStore(core.database),
         published=published,
         account_data=data.account_data,
         presence=data.presence,
@@ -198,6 +202,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         reports=Reports(store=ReportStore(core.database), gate=core.gate, users=users, now=now_ms),
         sync=sync,
         long_poll=LongPoll(sync, core.stream, foreign_wakes, reactor),
+        wanted_filters=WantedFilters(accounts.filters),
     )
 
 

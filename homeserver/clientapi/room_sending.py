@@ -4,6 +4,8 @@
 Suspended users get as far as the services, which let them redact what they said themselves.
 """
 
+from collections.abc import Callable
+
 from homeserver.errors import BadJson
 from homeserver.rooms.engine import SendTransaction
 from homeserver.rooms.sending.messages import Sending
@@ -17,10 +19,19 @@ from homeserver.web.routing import Auth, Route
 class RoomSendingEndpoints:
     """`send`, `redact` and setting `state`."""
 
-    def __init__(self, *, sending: Sending, redacting: Redacting, setting_state: SettingState) -> None:
+    def __init__(
+        self,
+        *,
+        sending: Sending,
+        redacting: Redacting,
+        setting_state: SettingState,
+        active: Callable[[str], object],
+    ) -> None:
+        """`active` is told of users who do something (presence)."""
         self._sending = sending
         self._redacting = redacting
         self._setting_state = setting_state
+        self._active = active
 
     def routes(self) -> tuple[Route, ...]:
         state = "/rooms/{room_id}/state/{event_type}"
@@ -40,6 +51,7 @@ class RoomSendingEndpoints:
     async def send(self, request: MatrixRequest) -> Reply:
         """`PUT /rooms/{roomId}/send/{eventType}/{txnId}`."""
         room_id, event_type = request.param("room_id"), request.param("event_type")
+        self._active(request.requester.user_id)
         event_id = await self._sending.send(
             request.requester,
             room_id,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes of everything that changes rooms or lists them."""
 
+from collections.abc import Callable
+
 from homeserver.clientapi.create_room import CreateRoomEndpoints
 from homeserver.clientapi.reporting import ReportingEndpoints
 from homeserver.clientapi.room_aliases import RoomAliasEndpoints
@@ -15,8 +17,10 @@ from homeserver.rooms.services import RoomServices
 from homeserver.web.routing import Route
 
 
-def room_routes(rooms: RoomServices, reports: Reports, server_name: str) -> tuple[Route, ...]:
-    """All of them."""
+def room_routes(
+    rooms: RoomServices, reports: Reports, server_name: str, active: Callable[[str], object]
+) -> tuple[Route, ...]:
+    """All of them. `active` is told of users who do something."""
     return (
         *CreateRoomEndpoints(rooms.creation).routes(),
         *RoomUpgradeEndpoints(rooms.upgrade).routes(),
@@ -35,7 +39,10 @@ def room_routes(rooms: RoomServices, reports: Reports, server_name: str) -> tupl
             unbanning=rooms.unbanning,
         ).routes(),
         *RoomSendingEndpoints(
-            sending=rooms.sending, redacting=rooms.redacting, setting_state=rooms.setting_state
+            sending=rooms.sending,
+            redacting=rooms.redacting,
+            setting_state=rooms.setting_state,
+            active=active,
         ).routes(),
         *RoomAliasEndpoints(aliases=rooms.aliases, server_name=server_name).routes(),
         *RoomDirectoryEndpoints(directory=rooms.directory, server_name=server_name).routes(),

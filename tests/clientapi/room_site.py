@@ -62,7 +62,7 @@ class RoomSite:
         self.log = io.StringIO()
         self._server = WebServer(
             reactor,
-            routes=room_routes(house.rooms, reports, "localhost"),
+            routes=room_routes(house.rooms, reports, "localhost", lambda _user_id: None),
             authenticator=TOKENS,
             limits=RateLimits(reactor.seconds, enabled=False),
             metrics=HttpMetrics(),
