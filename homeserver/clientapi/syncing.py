@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes by which clients follow what happens: `/sync` and the WebSocket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homeserver.clientapi.sync import Sightings, SyncEndpoints
+from homeserver.clientapi.websocket.endpoint import WatchUser, WebSocketEndpoints
+from homeserver.clientapi.websocket.methods import Methods, MethodServices
+from homeserver.sync.long_poll import LongPoll
+from homeserver.sync.wanted_filters import WantedFilters
+from homeserver.web.authentication import Authenticator
+from homeserver.web.rate_limits import RateLimits
+from homeserver.web.routing import Route
+
+
+def syncing_routes(
+    reactor: Any,
+    *,
+    long_poll: LongPoll,
+    filters: WantedFilters,
+    sightings: Sightings,
+    methods: MethodServices,
+    authenticator: Authenticator,
+    limits: RateLimits,
+    watch_user: WatchUser,
+) -> tuple[Route, ...]:
+    """All of them."""
+    return (
+        *SyncEndpoints(long_poll=long_poll, filters=filters, sightings=sightings).routes(),
+        *WebSocketEndpoints(
+            reactor,
+            updates=long_poll,
+            methods=Methods(methods, limits),
+            filters=filters,
+            sightings=sightings,
+            authenticator=authenticator,
+            watch_user=watch_user,
+        ).routes(),
+    )

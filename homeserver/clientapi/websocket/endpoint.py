@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way in: parameters, token and subprotocol are judged before the upgrade, as for any request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from homeserver.clientapi.sync import PRESENCES, Sightings, sync_request
+from homeserver.clientapi.websocket.methods import Methods
+from homeserver.clientapi.websocket.session import Peer, Session, Updates
+from homeserver.clientapi.websocket.wire import SUBPROTOCOL, Wire, wire_factory
+from homeserver.errors import InvalidParam, UnknownToken, UserLocked
+from homeserver.sync.wanted_filters import WantedFilters
+from homeserver.web.authentication import Authenticator, Requester, token_of
+from homeserver.web.replies import Reply, Upgrade
+from homeserver.web.request import MatrixRequest
+from homeserver.web.routing import Auth, Route
+
+PATH: Final = "/_matrix/client/ws/r0"
+ALIASES: Final = (
+    "/_matrix/client/unstable/stream",
+    "/_matrix/client/r0/stream",
+    "/_matrix/client/v3/stream",
+)
+
+WatchUser = Callable[[str, Callable[[], None]], Callable[[], None]]
+"""Have a callback called when a user's tokens, rights or standing may have changed; returns the way to stop."""
+
+
+class WebSocketEndpoints:
+    """`GET /_matrix/client/ws/r0` and its aliases."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        updates: Updates,
+        methods: Methods,
+        filters: WantedFilters,
+        sightings: Sightings,
+        authenticator: Authenticator,
+        watch_user: WatchUser,
+    ) -> None:
+        self._factory = wire_factory(reactor)
+        self._updates = updates
+        self._methods = methods
+        self._filters = filters
+        self._sightings = sightings
+        self._authenticator = authenticator
+        self._watch_user = watch_user
+
+    def routes(self) -> tuple[Route, ...]:
+        return (
+            Route("GET", PATH, self.connect, under=("",), also=ALIASES, auth=Auth.GUEST_OK, limit="sync"),
+        )
+
+    async def connect(self, request: MatrixRequest) -> Reply:
+        """Let a client in."""
+        offered = [
+            name.strip() for value in request.headers("Sec-WebSocket-Protocol") for name in value.split(",")
+        ]
+        if offered and SUBPROTOCOL not in offered:
+            raise InvalidParam(f"Only the subprotocol {SUBPROTOCOL} is spoken here")
+        query, requester = request.query, request.requester
+        presence = query.enum("presence", PRESENCES) or query.enum("set_presence", PRESENCES, "online")
+        wanted = await sync_request(query, requester.user_id, requester.device_id, self._filters)
+
+        async def authenticate() -> Requester:
+            return await self._authenticate(request)
+
+        def make_session(peer: Peer) -> Session:
+            return Session(
+                peer=peer,
+                requester=requester,
+                request=wanted,
+                presence=presence,
+                authenticate=authenticate,
+                watch=lambda callback: self._watch_user(requester.user_id, callback),
+                updates=self._updates,
+                methods=self._methods,
+                sightings=self._sightings,
+                ending=request.shutting_down,
+            )
+
+        return Upgrade(lambda _peer: Wire(self._factory, make_session))
+
+    async def _authenticate(self, request: MatrixRequest) -> Requester:
+        """Whose the token is by now. Raises UnknownToken, UserLocked."""
+        token = token_of(request.headers("Authorization"), request.query.strings("access_token"))
+        if token is None:
+            raise UnknownToken
+        requester = await self._authenticator.authenticate(token, request)
+        if requester.is_locked:
+            raise UserLocked
+        return requester
