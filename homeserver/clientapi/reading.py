@@ -2,6 +2,7 @@
 """The routes of everything that reads rooms."""
 
 from homeserver.clientapi.event_stream import EventStreamEndpoints
+from homeserver.clientapi.room_relations import RoomRelationEndpoints
 from homeserver.clientapi.room_state import RoomStateEndpoints
 from homeserver.clientapi.room_timeline import RoomTimelineEndpoints
 from homeserver.rooms.reading.services import ReadingServices
@@ -14,6 +15,7 @@ def reading_routes(reading: ReadingServices) -> tuple[Route, ...]:
         *RoomTimelineEndpoints(
             messages=reading.messages, context=reading.context, event=reading.event, by_time=reading.by_time
         ).routes(),
+        *RoomRelationEndpoints(related=reading.related, threads=reading.threads).routes(),
         *RoomStateEndpoints(state=reading.state, members=reading.members).routes(),
         *EventStreamEndpoints(stream=reading.event_stream, initial_sync=reading.initial_sync).routes(),
     )

@@ -72,6 +72,10 @@ ENDPOINTS = [
     ("/rooms/{room}/state/m.room.member/@alice:localhost", {}),
     ("/rooms/{room}/members", {}),
     ("/rooms/{room}/joined_members", {}),
+    ("/rooms/{room}/relations/{said}", {"recurse": "true"}),
+    ("/rooms/{room}/relations/{said}/m.thread", {"dir": "f"}),
+    ("/rooms/{room}/relations/{said}/m.thread/m.room.message", {}),
+    ("/rooms/{room}/threads", {"include": "participated"}),
     ("/rooms/{room}/initialSync", {}),
     ("/initialSync", {}),
     ("/events", {"timeout": "0"}),
@@ -92,11 +96,13 @@ async def test_every_path_answers_under_every_prefix(database: Database) -> None
 
 async def test_guests_read_what_is_open_to_the_world(database: Database) -> None:
     """All that the specification's "Guest Access" lists, and nothing else."""
-    closed = {"/rooms/{room}/timestamp_to_event", "/rooms/{room}/joined_members", "/initialSync"}
+    closed = ("timestamp_to_event", "joined_members", "/relations/", "/threads")
     async with opened(database, "world_readable") as site:
         for path, parameters in ENDPOINTS:
             query = {name: value.replace("{room}", site.room_id) for name, value in parameters.items()}
-            refused = path in closed or (path == "/events" and "room_id" not in query)
+            refused = any(name in path for name in closed) or (
+                path in {"/events", "/initialSync"} and "room_id" not in query
+            )
             answer = await site.get(path, token="guest", **query)
             assert answer.status == (403 if refused else 200), (path, answer.raw)
             if refused:
@@ -110,7 +116,8 @@ async def test_strangers_are_refused(database: Database) -> None:
             if "{room}" not in path:
                 continue
             answer = await site.get(path, token="bob", **parameters)
-            status, code = (404, "M_NOT_FOUND") if "/event/" in path else (403, "M_FORBIDDEN")
+            hidden = "/event/" in path or "/relations/" in path
+            status, code = (404, "M_NOT_FOUND") if hidden else (403, "M_FORBIDDEN")
             assert (answer.status, answer.errcode) == (status, code), path
 
 
@@ -136,6 +143,11 @@ async def test_strangers_are_refused(database: Database) -> None:
         ("/rooms/{room}/state/m.room.create", {"format": "x"}, 400, "M_INVALID_PARAM"),
         ("/rooms/{room}/members", {"membership": "x"}, 400, "M_INVALID_PARAM"),
         ("/rooms/{room}/members", {"at": "x"}, 400, "M_INVALID_PARAM"),
+        ("/rooms/{room}/relations/$none", {}, 404, "M_NOT_FOUND"),
+        ("/rooms/{room}/relations/{said}", {"dir": "x"}, 400, "M_INVALID_PARAM"),
+        ("/rooms/{room}/relations/{said}", {"recurse": "x"}, 400, "M_INVALID_PARAM"),
+        ("/rooms/{room}/threads", {"include": "x"}, 400, "M_INVALID_PARAM"),
+        ("/rooms/{room}/threads", {"from_": "s1"}, 400, "M_INVALID_PARAM"),
         ("/events", {"from_": "t1_1"}, 400, "M_INVALID_PARAM"),
         ("/initialSync", {"archived": "x"}, 400, "M_INVALID_PARAM"),
     ],
@@ -191,3 +203,27 @@ async def test_the_event_nearest_to_a_time(database: Database) -> None:
         for prefix in ("/_matrix/client/v1", "/_matrix/client/unstable/org.matrix.msc3030"):
             answer = await site.get("/rooms/{room}/timestamp_to_event", prefix=prefix, ts="2000", dir="b")
             assert answer.json == expected
+
+
+async def test_children_and_threads(database: Database) -> None:
+    """The types in the path choose; `recursion_depth` is told to whom asked; the old name of `threads` answers."""
+    async with opened(database) as site:
+        relation = {"rel_type": "m.thread", "event_id": site.said[1]}
+        reply = await site.reading.write(
+            site.room_id, Draft("m.room.message", ALICE, {"m.relates_to": relation})
+        )
+        for path, found in (
+            ("", reply),
+            ("/m.thread", reply),
+            ("/m.thread/m.sticker", []),
+            ("/m.replace", []),
+        ):
+            answer = (await site.get("/rooms/{room}/relations/{said}" + path)).json
+            assert [event["event_id"] for event in answer["chunk"]] == found
+            assert "recursion_depth" not in answer
+        answer = (await site.get("/rooms/{room}/relations/{said}", recurse="true", limit="1")).json
+        assert answer["recursion_depth"] == 3
+        for prefix in ("/_matrix/client/v1", "/_matrix/client/unstable/org.matrix.msc3856"):
+            chunk = (await site.get("/rooms/{room}/threads", prefix=prefix)).json["chunk"]
+            assert [event["event_id"] for event in chunk] == [site.said[1]]
+            assert chunk[0]["unsigned"]["m.relations"]["m.thread"]["count"] == 1

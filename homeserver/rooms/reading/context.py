@@ -43,7 +43,8 @@ class EventContext:
         """
         access, target = await self._gate.access_event(client.user_id, room_id, event_id)
         limit = DEFAULT_LIMIT if limit is None else max(0, min(limit, MOST))
-        wanted = wanted_by(wish, await self._ignored.ignored(client.user_id), access.room)
+        ignored = await self._ignored.ignored(client.user_id)
+        wanted = wanted_by(wish, ignored, access.room)
         stored = target.stored
         earlier = later = TimelinePage([], None)
         if limit // 2:
@@ -54,15 +55,17 @@ class EventContext:
             later = await self._timeline.page(access, start, limit - limit // 2, wanted)
         first = earlier.events[-1] if earlier.events else target
         last = later.events[-1] if later.events else target
-        state = await self._state(access, last, [*earlier.events, target, *later.events], wish)
-        past = access.sight
+        shown = [target, *earlier.events, *later.events]
+        state = await self._state(access, last, shown, wish)
+        event, *neighbours = await self._presenter.history(client, access, shown, ignored)
+        count = len(earlier.events)
         return json_object(
             {
                 "start": text(places.token_of(places.before(first.stored))),
                 "end": text(places.token_of(places.after(last.stored))),
-                "event": (await self._presenter.timeline(client, past, [target]))[0],
-                "events_before": array(await self._presenter.timeline(client, past, earlier.events)),
-                "events_after": array(await self._presenter.timeline(client, past, later.events)),
+                "event": event,
+                "events_before": array(neighbours[:count]),
+                "events_after": array(neighbours[count:]),
                 "state": array(await self._presenter.state(client, state)),
             }
         )

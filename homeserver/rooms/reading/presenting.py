@@ -10,6 +10,8 @@ import orjson
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Past, Reader, array, render
+from homeserver.rooms.access import RoomAccess
+from homeserver.rooms.reading.aggregations import Aggregations, Shown
 
 PORTION = 100
 """Events rendered in one go: two or three milliseconds."""
@@ -31,9 +33,12 @@ class Presenter:
     `now` gives milliseconds, `pause` lets the reactor turn.
     """
 
-    def __init__(self, *, now: Callable[[], int], pause: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, *, now: Callable[[], int], pause: Callable[[], Awaitable[None]], aggregations: Aggregations
+    ) -> None:
         self._now = now
         self._pause = pause
+        self._aggregations = aggregations
 
     def reader(self, client: Client) -> Reader:
         """The client as renderings address it."""
@@ -41,24 +46,40 @@ class Presenter:
 
     async def state(self, client: Client, entries: Sequence[RoomEvent]) -> list[bytes]:
         """State events, each rendered, without what depends on the reader's past."""
-        return await self._render(client, None, entries)
+        return await self._render(self.reader(client), None, entries, {})
 
     async def timeline(self, client: Client, past: Past, entries: Sequence[RoomEvent]) -> list[bytes]:
-        """Events of a room's timeline, each rendered."""
-        return await self._render(client, past, entries)
+        """Events of a room's timeline, each rendered, nothing aggregated."""
+        return await self._render(self.reader(client), past, entries, {})
+
+    async def history(
+        self, client: Client, access: RoomAccess, entries: Sequence[RoomEvent], ignored: frozenset[str]
+    ) -> list[bytes]:
+        """Events of a room's timeline, each rendered with what its children add up to."""
+        reader = self.reader(client)
+        relations = await self._aggregations.of([Shown.to(access, entries)], reader, ignored)
+        return await self._render(reader, access.sight, entries, relations)
 
     def mixed(self, client: Client, entries: Iterable[tuple[RoomEvent, Past]]) -> list[bytes]:
         """A few events of several rooms, each with the client's past there."""
         reader = self.reader(client)
         return [render(entry, reader, past) for entry, past in entries]
 
-    async def _render(self, client: Client, past: Past | None, entries: Sequence[RoomEvent]) -> list[bytes]:
-        reader = self.reader(client)
+    async def _render(
+        self,
+        reader: Reader,
+        past: Past | None,
+        entries: Sequence[RoomEvent],
+        relations: Mapping[str, bytes],
+    ) -> list[bytes]:
         rendered: list[bytes] = []
         for start in range(0, len(entries), PORTION):
             if start:
                 await self._pause()
-            rendered.extend(render(entry, reader, past) for entry in entries[start : start + PORTION])
+            rendered.extend(
+                render(entry, reader, past, relations=relations.get(entry.stored.event_id))
+                for entry in entries[start : start + PORTION]
+            )
         return rendered
 
 

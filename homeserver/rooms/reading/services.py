@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from homeserver.rooms.access import RoomGate
 from homeserver.rooms.engine import RoomCache
+from homeserver.rooms.reading.aggregations import Aggregations
 from homeserver.rooms.reading.by_time import EventsByTime
 from homeserver.rooms.reading.context import EventContext
 from homeserver.rooms.reading.event_stream import Clock, EventStream, Peekers
@@ -17,12 +18,15 @@ from homeserver.rooms.reading.members import RoomMembers
 from homeserver.rooms.reading.messages import Messages
 from homeserver.rooms.reading.places import Places
 from homeserver.rooms.reading.presenting import Presenter
+from homeserver.rooms.reading.relations import RelatedEvents
 from homeserver.rooms.reading.room_state import RoomState
 from homeserver.rooms.reading.single_event import SingleEvent
+from homeserver.rooms.reading.threads import RoomThreads
 from homeserver.rooms.reading.timeline import TimelineReader
 from homeserver.rooms.user_rooms import UserRooms
 from homeserver.stream import Stream
 from storage.events import EventStore
+from storage.relations import RelationStore
 from storage.room_history import RoomHistoryStore
 from storage.timelines import TimelineStore
 
@@ -37,8 +41,11 @@ class ReadingServices:
     by_time: EventsByTime
     state: RoomState
     members: RoomMembers
+    related: RelatedEvents
+    threads: RoomThreads
     event_stream: EventStream
     initial_sync: InitialSync
+    aggregations: Aggregations
 
 
 def build_reading_services(
@@ -52,13 +59,15 @@ def build_reading_services(
     user_rooms: UserRooms,
     events: EventStore,
     timelines: TimelineStore,
+    relations: RelationStore,
     history: RoomHistoryStore,
     published: Published,
     account_data: AccountData,
     presence: Presence,
 ) -> ReadingServices:
     """Build them all. `now` gives milliseconds; `pause` lets the reactor turn in the middle of a long response."""
-    presenter = Presenter(now=now, pause=pause)
+    aggregations = Aggregations(relations)
+    presenter = Presenter(now=now, pause=pause, aggregations=aggregations)
     walks = Places(timelines)
     timeline = TimelineReader(events=events, gate=gate, walks=walks)
     peekers = Peekers()
@@ -75,10 +84,20 @@ def build_reading_services(
         context=EventContext(
             gate=gate, timeline=timeline, store=timelines, ignored_users=account_data, presenter=presenter
         ),
-        event=SingleEvent(gate=gate, presenter=presenter),
+        event=SingleEvent(gate=gate, ignored_users=account_data, presenter=presenter),
         by_time=EventsByTime(gate=gate, store=timelines),
         state=RoomState(gate=gate, store=timelines, presenter=presenter),
         members=RoomMembers(gate=gate, walks=walks, events=events, store=timelines, presenter=presenter),
+        related=RelatedEvents(
+            gate=gate,
+            timeline=timeline,
+            walks=walks,
+            store=relations,
+            ignored_users=account_data,
+            presenter=presenter,
+        ),
+        threads=RoomThreads(gate=gate, store=relations, ignored_users=account_data, presenter=presenter),
+        aggregations=aggregations,
         event_stream=EventStream(
             clock=clock,
             stream=stream,

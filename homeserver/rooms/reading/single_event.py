@@ -5,14 +5,16 @@ from __future__ import annotations
 
 from homeserver.errors import Forbidden, NotFound
 from homeserver.rooms.access import RoomGate
+from homeserver.rooms.reading.messages import IgnoredUsers
 from homeserver.rooms.reading.presenting import Client, Presenter
 
 
 class SingleEvent:
     """One per process."""
 
-    def __init__(self, *, gate: RoomGate, presenter: Presenter) -> None:
+    def __init__(self, *, gate: RoomGate, ignored_users: IgnoredUsers, presenter: Presenter) -> None:
         self._gate = gate
+        self._ignored = ignored_users
         self._presenter = presenter
 
     async def get(self, client: Client, room_id: str, event_id: str) -> bytes:
@@ -21,4 +23,5 @@ class SingleEvent:
             access, entry = await self._gate.access_event(client.user_id, room_id, event_id)
         except Forbidden as refused:
             raise NotFound("Event not found") from refused
-        return (await self._presenter.timeline(client, access.sight, [entry]))[0]
+        ignored = await self._ignored.ignored(client.user_id)
+        return (await self._presenter.history(client, access, [entry], ignored))[0]

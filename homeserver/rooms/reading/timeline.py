@@ -8,8 +8,9 @@ if nothing on the way may be shown to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.filters import RoomEventFilter
@@ -24,6 +25,8 @@ MOST_LOOKED_AT = 2000
 LARGEST_BATCH = 500
 
 Wanted = Callable[[RoomEvent], bool]
+Fetch = Callable[[TimelinePlace, int], Awaitable[list[StoredEvent]]]
+"""From a place on, up to so many rows, nearest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +62,26 @@ class TimelineReader:
         self._places = walks
 
     async def page(
-        self, access: RoomAccess, wanted_range: Range, limit: int, wanted: Wanted | None = None
+        self,
+        access: RoomAccess,
+        wanted_range: Range,
+        limit: int,
+        wanted: Wanted | None = None,
+        fetch: Fetch | None = None,
     ) -> TimelinePage:
-        """Up to `limit` (at least 1) events of the range that the user may see and that are wanted."""
+        """Up to `limit` (at least 1) events of the range that the user may see and that are wanted.
+
+        `fetch` gives rows in the direction of the range; None: all there are in the timeline.
+        """
         within = await self._within_reach(access, wanted_range)
+        if fetch is None:
+            fetch = partial(self._rows, access.room.key, within.backwards)
         found: list[RoomEvent] = []
         place, looked_at = within.start, 0
         batch = max(limit + 1, 20) if wanted is None else max(2 * limit, 100)
         batch = min(batch, max(LARGEST_BATCH, limit + 1))
         while True:
-            rows = await self._events.page(access.room.key, place, backwards=within.backwards, limit=batch)
+            rows = await fetch(place, batch)
             for index, stored in enumerate(rows):
                 if within.passed(stored):
                     # The stop was asked for; beyond it there is more. Beyond what one may see there is not.
@@ -89,6 +102,9 @@ class TimelineReader:
             if looked_at >= MOST_LOOKED_AT:
                 return TimelinePage(found, place)
             batch = LARGEST_BATCH
+
+    async def _rows(self, room: int, backwards: bool, place: TimelinePlace, limit: int) -> list[StoredEvent]:
+        return await self._events.page(room, place, backwards=backwards, limit=limit)
 
     async def _within_reach(self, access: RoomAccess, wanted: Range) -> Range:
         """The part of the range at or before the point where the user left: nothing after it is theirs to see."""

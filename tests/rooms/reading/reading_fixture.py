@@ -15,6 +15,7 @@ from homeserver.rooms.engine import Draft
 from homeserver.rooms.reading.messages import MessagesQuery
 from homeserver.rooms.reading.services import ReadingServices, build_reading_services
 from storage.database import Database
+from storage.relations import RelationStore
 from storage.room_history import RoomHistoryStore
 from storage.timelines import TimelineStore
 from tests.reactor import reactor
@@ -88,6 +89,7 @@ class Reading:
             user_rooms=engine.user_rooms,
             events=engine.events,
             timelines=TimelineStore(database),
+            relations=RelationStore(database),
             history=RoomHistoryStore(database),
             published=world,
             account_data=world,
