@@ -34,7 +34,8 @@ class OpenIdEndpoints:
         )
 
     async def request_token(self, request: MatrixRequest) -> Reply:
-        """`POST /user/{userId}/openid/request_token`."""
+        """`POST /user/{userId}/openid/request_token`. The body is for extensions; a broken one is still refused."""
+        request.json_object(empty_ok=True)
         made = await self._openid.make(own_user_id(request))
         return {
             "access_token": made.token,

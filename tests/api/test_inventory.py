@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every endpoint is there, under every name clients know it by, for those who may call it and nobody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.api.endpoints import ENDPOINTS, PREFIXES, Endpoint
+from tests.api.wire import Wire, check_cors, check_refusal, errcode_of
+from tests.api.world import World
+from tests.serving import ServerProcess
+
+PRIVATE = [endpoint for endpoint in ENDPOINTS if endpoint.access != "anyone"]
+PATHS = sorted({path for endpoint in ENDPOINTS for path in endpoint.paths})
+
+
+@pytest.fixture(scope="module")
+def wire(server: ServerProcess) -> Wire:
+    return Wire(server.port)
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
+def test_served_under_every_prefix(wire: Wire, world: World, endpoint: Endpoint) -> None:
+    """Without a token: answered, or refused for want of it, never unknown."""
+    for template in endpoint.paths:
+        answer = wire.call(endpoint.method, world.path(template), world.fill(endpoint.body))
+        check_cors(answer)
+        if endpoint.access == "anyone":
+            assert errcode_of(answer) != "M_UNRECOGNIZED", (template, answer)
+            assert answer.status < 500, (template, answer)
+        else:
+            check_refusal(answer, 401, "M_MISSING_TOKEN")
+
+
+@pytest.mark.parametrize("endpoint", PRIVATE, ids=str)
+def test_an_unknown_token_is_no_token(wire: Wire, world: World, endpoint: Endpoint) -> None:
+    """In the header as in the query, and not taken for a soft log-out."""
+    path = world.path(endpoint.paths[0])
+    body = world.fill(endpoint.body)
+    for answer in (
+        wire.call(endpoint.method, path, body, token="syt_none"),
+        wire.call(endpoint.method, path, body, query={"access_token": "syt_none"}),
+    ):
+        check_refusal(answer, 401, "M_UNKNOWN_TOKEN")
+        assert answer.body.get("soft_logout", False) is False
+
+
+@pytest.mark.parametrize("endpoint", PRIVATE, ids=str)
+def test_guests_only_where_allowed(wire: Wire, world: World, endpoint: Endpoint) -> None:
+    """Where guests may call, what they may do is still the endpoint's to say."""
+    path, token = world.path(endpoint.paths[0]), world.guest.token
+    query = {"timeout": "0", "room_id": world.values["room"]}
+    answer = wire.call(endpoint.method, path, world.fill(endpoint.body), token=token, query=query)
+    if endpoint.access == "guests":
+        assert answer.status < 500, answer
+        # A room that takes no guests says so with the same code, which tells nothing of the endpoint.
+        writes = endpoint.method != "GET"
+        assert errcode_of(answer) != "M_GUEST_ACCESS_FORBIDDEN" or writes, answer
+    else:
+        check_refusal(answer, 403, "M_GUEST_ACCESS_FORBIDDEN")
+
+
+@pytest.mark.parametrize("endpoint", [each for each in ENDPOINTS if each.access == "admins"], ids=str)
+def test_administration_is_for_administrators(wire: Wire, world: World, endpoint: Endpoint) -> None:
+    path = world.path(endpoint.paths[0])
+    answer = wire.call(endpoint.method, path, world.fill(endpoint.body), token=world.me.token)
+    check_refusal(answer, 403, "M_FORBIDDEN")
+
+
+def test_a_wrong_method_is_told_from_an_unknown_path(wire: Wire, world: World) -> None:
+    for template in PATHS:
+        answer = wire.call("PATCH", world.path(template), {}, token=world.me.token)
+        check_refusal(answer, 405, "M_UNRECOGNIZED")
+        assert "OPTIONS" in answer.headers["allow"]
+        unknown = wire.call("GET", world.path(template) + "/no/such/thing/at/all")
+        check_refusal(unknown, 404, "M_UNRECOGNIZED")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/favicon.ico",
+        "/_matrix",
+        "/_matrix/client",
+        "/_matrix/client/v3",
+        "/_matrix/client/v99/sync",
+        "/_matrix/client/r0/../v3/account/whoami",
+        "/_matrix/client/v3//account/whoami",
+        "/_matrix/client/v3/account/whoami/",
+        "/_matrix/client/v3/account%2Fwhoami",
+        "/_matrix/client/V3/account/whoami",
+        "/_matrix/client/unstable/org.example.none/thing",
+        "/_matrix/identity/v2/hash_details",
+        "/.well-known/matrix/none",
+    ],
+)
+def test_unknown_paths(wire: Wire, world: World, path: str) -> None:
+    """With a token or without, whatever the method."""
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        body: object = None if method == "GET" else {}
+        check_refusal(wire.call(method, path, body), 404, "M_UNRECOGNIZED")
+        check_refusal(wire.call(method, path, body, token=world.me.token), 404, "M_UNRECOGNIZED")
+
+
+def test_browsers_may_ask_first(wire: Wire, world: World) -> None:
+    """OPTIONS on every path, known or not, needs no token and does nothing."""
+    asked = {
+        "Origin": "https://app.example.org",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization, content-type",
+    }
+    before = world.me.sees()
+    for path in [
+        *(world.path(template) for template in PATHS),
+        "/",
+        "/_matrix/none",
+        "/_matrix/media/v3/upload",
+    ]:
+        answer = wire.call("OPTIONS", path, headers=asked)
+        assert answer.status in {200, 204} and answer.raw == b"", (path, answer)
+        check_cors(answer)
+    assert world.me.sees() == before
+
+
+def test_head_is_get_without_a_body(wire: Wire, world: World) -> None:
+    for template in ("/_matrix/client/versions", f"{PREFIXES[1]}/joined_rooms"):
+        got = wire.call("GET", template, token=world.me.token)
+        head = wire.call("HEAD", template, token=world.me.token)
+        assert (head.status, head.raw) == (200, b"")
+        assert head.headers["content-length"] == str(len(got.raw))
+
+
+def test_the_support_document(wire: Wire) -> None:
+    """Served where the operator has given a contact."""
+    contacts = wire.ok("GET", "/.well-known/matrix/support")["contacts"]
+    assert contacts == [{"role": "m.role.admin", "email_address": "admin@example.org"}]
