@@ -198,25 +198,32 @@ BEGIN
               AND (b.transactions IS NULL
                    OR NOT EXISTS (SELECT FROM events e WHERE e.transaction = ANY (b.transactions)))
             RETURNING b.r, rooms.room
+        ), fresh AS MATERIALIZED (  -- of two rooms of the batch that want one id or one alias, the first gets it
+            SELECT f.* FROM (
+                SELECT b.*, row_number() OVER (PARTITION BY b.room_id ORDER BY b.r) AS claim,
+                    row_number() OVER (PARTITION BY b.alias ORDER BY b.r) AS alias_claim
+                FROM b WHERE b.expected = 0
+            ) AS f
+            WHERE f.claim = 1
+              AND (f.alias IS NULL
+                   OR f.alias_claim = 1 AND NOT EXISTS (SELECT FROM room_aliases a WHERE a.alias = f.alias))
         ), made AS (
             INSERT INTO rooms (room_id, version, head, depth, extremities, next_ordinal, snapshot, next_snapshot,
                 snapshot_weight, position)
             SELECT room_id, version, 1, depth, extremities, next_ordinal, snapshot, next_snapshot, snapshot_weight,
                 before + last
-            FROM b
-            WHERE expected = 0
-              AND (b.alias IS NULL OR NOT EXISTS (SELECT FROM room_aliases a WHERE a.alias = b.alias))
+            FROM fresh
             ON CONFLICT (room_id) DO NOTHING
             RETURNING room, room_id
         ), named AS (  -- aliases are written under the stream's lock only, so what was free above still is
             INSERT INTO room_aliases (alias, room_id, creator)
-            SELECT b.alias, made.room_id, b.alias_creator FROM made JOIN b USING (room_id) WHERE b.alias IS NOT NULL
+            SELECT b.alias, made.room_id, b.alias_creator FROM made JOIN fresh b USING (room_id) WHERE b.alias IS NOT NULL
             ON CONFLICT (alias) DO NOTHING
         ), listed AS (
-            INSERT INTO published_rooms (room) SELECT made.room FROM made JOIN b USING (room_id) WHERE b.published
+            INSERT INTO published_rooms (room) SELECT made.room FROM made JOIN fresh b USING (room_id) WHERE b.published
         ), done AS (
             SELECT r, room FROM moved
-            UNION ALL SELECT b.r, made.room FROM made JOIN b USING (room_id)
+            UNION ALL SELECT b.r, made.room FROM made JOIN fresh b USING (room_id)
         )
         SELECT coalesce(array_agg(r), '{}'), coalesce(array_agg(room), '{}') INTO written, keys FROM done;
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -46,7 +46,9 @@ class Engine:
     events: EventStore
 
     @classmethod
-    async def open(cls, database: Database, *, budget: int = 50_000_000) -> Engine:
+    async def open(
+        cls, database: Database, *, budget: int = 50_000_000, clock: Callable[[], int] | None = None
+    ) -> Engine:
         """Assembled as `homeserver/app.py` does, without HTTP."""
         origin = secrets.token_hex(8)
         stream_store = StreamStore(database, origin)
@@ -69,7 +71,7 @@ class Engine:
                 committer=committer,
                 listening=stream.listeners,
                 signer=Signer("localhost", SigningKey.from_seed("ed25519:test", bytes(32))),
-                now=lambda: next(ticks),
+                now=clock or (lambda: next(ticks)),
             )
         )
         gate = RoomGate(

@@ -284,3 +284,18 @@ async def test_a_broken_connection_loses_and_doubles_nothing(database: Database,
     sent = [event.event_id for event in timeline if event.type == "m.room.message"]
     assert sorted(ids) == sorted(sent)
     assert len(sent) == 120
+
+
+@pytest.mark.parametrize("version", ["11", "12"])
+async def test_rooms_created_at_one_moment_are_different_rooms(database: Database, version: str) -> None:
+    """Also by one user with one content, when the clock stands still and the room id is the create event's hash."""
+    engine = await Engine.open(database, clock=lambda: 1_700_000_000_000)
+    rooms = await gatherResults([Deferred.fromCoroutine(engine.new_room(version=version)) for _ in range(5)])
+    assert len({room.room_id for room in rooms}) == 5
+
+
+async def test_rooms_of_two_processes_at_one_moment_are_different_rooms(database: Database) -> None:
+    """The second to commit makes its create event anew."""
+    engines = [await Engine.open(database, clock=lambda: 1_700_000_000_000) for _ in range(2)]
+    rooms = await gatherResults([Deferred.fromCoroutine(engine.new_room(version="12")) for engine in engines])
+    assert len({room.room_id for room in rooms}) == 2

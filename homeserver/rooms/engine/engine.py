@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred
 
@@ -23,6 +24,7 @@ from homeserver.rooms.engine.writer import Plan, RoomWriter, WriterTools, Writte
 from homeserver.stream import RoomCommit
 
 RECENT_TRANSACTIONS = 10_000
+CREATE_TRIES = 3
 
 
 class RoomEngine:
@@ -31,6 +33,7 @@ class RoomEngine:
     def __init__(self, tools: WriterTools) -> None:
         self._tools = tools
         self._writers: dict[str, RoomWriter] = {}
+        self._create_time = 0
         self._in_flight: dict[str, list[Deferred[Written]]] = {}
         self._recent: OrderedDict[str, Written] = OrderedDict()
 
@@ -144,16 +147,31 @@ class RoomEngine:
         exists wholly, its alias and place in the directory included, or not at all; None if the alias is taken.
         Raises what the plan raises, AuthError, EventFormatError.
         """
+        for _ in range(CREATE_TRIES):
+            room = await self._create(version, create, plan, directory)
+            if room is not None:
+                return room
+        if directory is not None and directory.alias is not None:
+            return None
+        raise RuntimeError("the id of a new room was taken again and again")
+
+    async def _create(
+        self,
+        version: RoomVersion,
+        create: Draft,
+        plan: Callable[[RoomHead], Iterable[Draft]],
+        directory: DirectoryEntry | None,
+    ) -> Room | None:
+        """One attempt; None if the room's id or its alias was taken."""
         tools = self._tools
-        room_id = "" if version.room_id_is_create_hash else self._new_room_id()
         working = WorkingRoom(
-            RoomHead(room_id, version),
+            RoomHead("" if version.room_id_is_create_hash else self._new_room_id(), version),
             signer=tools.signer,
             member_events=tools.member_events,
             loaded={},
             now=tools.now,
         )
-        working.append(create)
+        working.append(replace(create, origin_server_ts=self._new_create_time()))
         for draft in plan(working.head):
             working.append(draft)
         rooms: list[Room] = []
@@ -167,13 +185,16 @@ class RoomEngine:
         if directory is not None:
             batch.room.update(directory.row())
         if await tools.committer.commit_room(batch, landed) is None:
-            if directory is not None and directory.alias is not None:
-                return None
-            raise RuntimeError("the id of a new room was taken")
+            return None
         for entry in working.appended:
             if entry.stored.type == "m.room.member":
                 tools.member_events.put(entry)
         return rooms[0]
+
+    def _new_create_time(self) -> int:
+        """Never the same twice: where the room id is the create event's hash, equal events would be one room."""
+        self._create_time = max(self._create_time + 1, self._tools.now())
+        return self._create_time
 
     def _new_room_id(self) -> str:
         return f"!{secrets.token_urlsafe(13).replace('-', 'a').replace('_', 'b')}:{self._tools.signer.server_name}"
