@@ -30,6 +30,9 @@ from storage.state import StateStore
 
 MEMBER = "m.room.member"
 
+LARGEST_LOAD = 1000
+"""Rows of one query: to take up more at once would keep the reactor from everybody else for tens of milliseconds."""
+
 
 class Sight:
     """What one user may see of one room, decided by their membership intervals; synchronous and cheap."""
@@ -248,7 +251,7 @@ class RoomGate:
         return await self.ordinals_after(room, events[0]) if events else BitMap()
 
     async def load(self, room: Room, ordinals: Iterable[int]) -> list[RoomEvent]:
-        """The events at those ordinals: state, from memory or in one query."""
+        """The events at those ordinals: state, from memory or in one query (see `LARGEST_LOAD`)."""
         current = {entry.stored.ordinal: entry for entry in room.head.state.values()}
         found: list[RoomEvent] = []
         missing: list[int] = []
@@ -258,7 +261,9 @@ class RoomGate:
                 missing.append(ordinal)
             else:
                 found.append(entry)
-        found.extend(await self._member_events.load(room.key, room.room_id, room.head.version, missing))
+        for start in range(0, len(missing), LARGEST_LOAD):
+            portion = missing[start : start + LARGEST_LOAD]
+            found.extend(await self._member_events.load(room.key, room.room_id, room.head.version, portion))
         return found
 
     async def load_many(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from homeserver.errors import Forbidden
 from homeserver.events import RoomEvent
 from homeserver.rooms.access import RoomAccess, RoomGate, StateAccess
 from homeserver.rooms.reading import places
-from homeserver.rooms.reading.presenting import Client, Presenter, array, json_object
+from homeserver.rooms.reading.presenting import PORTION, Client, Presenter, array, json_object
 from storage.events import EventStore, TimelinePlace
 from storage.timelines import TimelineStore
 
@@ -62,15 +63,24 @@ class RoomMembers:
         else:
             members = access.room.head.members
             wanted = [user_id for user_id, member in members.items() if query.wants(member.membership)]
-            found = list((await self._gate.members(access.room, wanted)).values())
+            present = (await self._gate.members(access.room, wanted)).values()
+            return await self._response(client, list(present))
         chunk = [entry for entry in found if query.wants(entry.event.content.get("membership"))]
-        return json_object({"chunk": array(await self._presenter.state(client, chunk))})
+        return await self._response(client, chunk)
 
     async def joined(self, user_id: str, room_id: str) -> dict[str, dict[str, Any]]:
         """Joined users and how they call themselves. Raises Forbidden unless the user is one of them."""
         room = await self._gate.access_joined_room(user_id, room_id)
         entries = await self._gate.members(room, list(room.head.joined_users()))
-        return {user: _profile(entry.event.content) for user, entry in entries.items()}
+        profiles: dict[str, dict[str, Any]] = {}
+        for number, (user, entry) in enumerate(entries.items(), 1):
+            if number % PORTION == 0:
+                await self._presenter.pause()
+            profiles[user] = _profile(entry.event.content)
+        return profiles
+
+    async def _response(self, client: Client, chunk: Sequence[RoomEvent]) -> bytes:
+        return json_object({"chunk": array(await self._presenter.state(client, chunk))})
 
     async def _at(self, client: Client, room_id: str, token: str) -> list[RoomEvent]:
         """Members at a token, which must be a point that the user may look at: one they could have reached by

@@ -37,7 +37,7 @@ class Presenter:
         self, *, now: Callable[[], int], pause: Callable[[], Awaitable[None]], aggregations: Aggregations
     ) -> None:
         self._now = now
-        self._pause = pause
+        self.pause = pause
         self._aggregations = aggregations
 
     def reader(self, client: Client) -> Reader:
@@ -75,7 +75,7 @@ class Presenter:
         rendered: list[bytes] = []
         for start in range(0, len(entries), PORTION):
             if start:
-                await self._pause()
+                await self.pause()
             rendered.extend(
                 render(entry, reader, past, relations=relations.get(entry.stored.event_id))
                 for entry in entries[start : start + PORTION]
@@ -97,4 +97,4 @@ def text(value: str | None) -> bytes | None:
     return None if value is None else orjson.dumps(value)
 
 
-__all__ = ["Client", "Presenter", "array", "json_object", "text"]
+__all__ = ["PORTION", "Client", "Presenter", "array", "json_object", "text"]
