@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client format of events (client-server API, "Room event format"; room versions' "client considerations").
 
-Owns which keys of a PDU clients see and how `unsigned` is made, as bytes that are spliced into responses: the part
-that is alike for all readers is made once per event, the rest is a few dozen bytes. Pure.
+Owns which keys of a PDU clients see, as bytes that are spliced into responses. Does not own `unsigned`, which differs from
+reader to reader: that is `rendering`'s. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -40,11 +39,6 @@ def client_event_body(event: Event) -> bytes:
     return orjson.dumps(fields)[:-1]
 
 
-def without_room_id(head: bytes, event: Event) -> bytes:
-    """The head as `/sync` shows it: the room is the key it stands under."""
-    return head.removesuffix(room_part(event.room_id))
-
-
 def room_part(room_id: str) -> bytes:
     """What follows the body where the room is not told by the place of the event in the response."""
     return b',"room_id":' + orjson.dumps(room_id)
@@ -58,10 +52,3 @@ def stripped_state_event(event: Event) -> dict[str, Any]:
         "state_key": event.state_key,
         "type": event.type,
     }
-
-
-def close(head: bytes, unsigned: Mapping[str, Any]) -> bytes:
-    """A whole client event of a head and its `unsigned`."""
-    if not unsigned:
-        return head + b"}"
-    return head + b',"unsigned":' + orjson.dumps(unsigned) + b"}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import orjson
 from pyroaring import BitMap
 
-from homeserver.events.client_format import client_event_body, room_part
+from homeserver.events.client_format import client_event_body
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion
 from storage.events import StoredEvent
@@ -46,11 +46,6 @@ class RoomEvent:
         if self._body is None:
             self._body = client_event_body(self.event)
         return self._body
-
-    @property
-    def client_head(self) -> bytes:
-        """The client format without `unsigned` and closing brace."""
-        return self.client_body + room_part(self.room_id)
 
     @property
     def auth_chain(self) -> BitMap:
