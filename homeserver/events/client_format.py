@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client format of events (client-server API, "Room event format"; room versions' "client considerations").
 
-Owns which keys of a PDU clients see, as bytes that are spliced into responses. Does not own `unsigned`, which differs from
-reader to reader: that is `rendering`'s. Pure.
+Owns which keys of a PDU clients see, as bytes that are spliced into responses. Does not own `unsigned`, which differs
+from reader to reader: that is `rendering`'s. Pure.
 """
 
 from __future__ import annotations
