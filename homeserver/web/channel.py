@@ -180,6 +180,11 @@ class Channel(HTTPChannel):
         if not self._handlingRequest and not self.requests:
             self.loseConnection()  # type: ignore[no-untyped-call]
 
+    def drop_unfinished(self) -> None:
+        """Cut off a request that has only begun to arrive: nothing was done of it, so it may be sent again."""
+        if self.requests and not self._handlingRequest and not self._saying_goodbye:
+            self.transport.abortConnection()
+
     def hand_over(self, build: BuildProtocol, first: bytes) -> None:
         """Give the connection to another protocol, which gets `first` and then all that was and will be read."""
         transport, self.deadline = self.transport, inf

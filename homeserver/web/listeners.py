@@ -35,6 +35,8 @@ _MOST_CONNECTIONS: Final = 10_000
 #: File descriptors kept for the database, files and outgoing requests.
 _RESERVED_DESCRIPTORS: Final = 256
 _POLL: Final = 0.02
+#: Seconds a stop waits for requests of which a part has arrived.
+_ARRIVAL: Final = 2.0
 
 
 def open_socket(listener: Listener) -> socket.socket:
@@ -154,7 +156,10 @@ class WebServer:
         )
 
     async def stop(self, grace: float) -> None:
-        """Stop accepting, let what runs finish for up to `grace` seconds, then cut off the rest."""
+        """Stop accepting, let what runs finish for up to `grace` seconds, then cut off the rest.
+
+        A request that is still coming in gets a moment for the rest of it, lest one slow client hold up every stop.
+        """
         closing = [opened.port.stopListening() for opened in self.open]
         self.shutting_down.fire()
         sites = [opened.site for opened in self.open]
@@ -162,7 +167,12 @@ class WebServer:
             for connection in tuple(site.connections):
                 connection.finish_soon()
         await gatherResults([each for each in closing if each is not None])
-        await self._until(lambda: _is_quiet(sites), grace)
+        arrival = min(grace, _ARRIVAL)
+        await self._until(lambda: _is_quiet(sites), arrival)
+        for site in sites:
+            for connection in tuple(site.connections):
+                connection.drop_unfinished()
+        await self._until(lambda: _is_quiet(sites), grace - arrival)
         for site in sites:
             for connection in tuple(site.connections):
                 connection.transport.abortConnection()

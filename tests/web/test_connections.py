@@ -309,6 +309,21 @@ async def test_stopping_does_not_wait_for_ever(pending: Pending) -> None:
     pending.gate.callback(None)
 
 
+async def test_stopping_does_not_wait_for_what_only_trickles_in(pending: Pending) -> None:
+    """A request being answered keeps its whole grace; one that has only begun does not use it up."""
+    server = Loopback(routes(pending))
+    working, slow = await server.connect(), await server.connect()
+    working.send(request_bytes("GET", "/wait"))
+    slow.send(b"PUT /here HTTP/1.1\r\nContent-Length: 10\r\n\r\n{")
+    await pending.entered
+    stopped = Deferred.fromCoroutine(server.server.stop(3600.0))
+    await slow.end()
+    assert not stopped.called
+    pending.gate.callback(None)
+    assert (await working.response()).json == {"waited": True}
+    await stopped
+
+
 async def test_a_port_in_use_is_refused_clearly(server: Loopback) -> None:
     with pytest.raises(StartRefused, match=f"cannot listen on 127.0.0.1 port {server.port}: Address already"):
         server.server.listen(Listener(port=server.port))
