@@ -35,12 +35,15 @@ class Process:
 
     @classmethod
     async def open(cls, database: Database) -> Process:
-        engine = await Engine.open(database)
+        return cls.on(await Engine.open(database))
+
+    @classmethod
+    def on(cls, engine: Engine) -> Process:
         ticks = count(1_700_000_000_000)
         clock = EphemeralClock(lambda: next(ticks))
         fakes = Fakes.make(clock)
         sync = build_sync(
-            database=database,
+            database=engine.database,
             stream=engine.stream,
             clock=clock,
             cache=engine.cache,

@@ -42,6 +42,7 @@ class WebSocketEndpoints:
         authenticator: Authenticator,
         watch_user: WatchUser,
     ) -> None:
+        self._reactor = reactor
         self._factory = wire_factory(reactor)
         self._updates = updates
         self._methods = methods
@@ -83,7 +84,7 @@ class WebSocketEndpoints:
                 ending=request.shutting_down,
             )
 
-        return Upgrade(lambda _peer: Wire(self._factory, make_session))
+        return Upgrade(lambda _peer: Wire(self._factory, self._reactor, make_session))
 
     async def _authenticate(self, request: MatrixRequest) -> Requester:
         """Whose the token is by now. Raises UnknownToken, UserLocked."""

@@ -17,6 +17,7 @@ from zope.interface import implementer  # type: ignore[import-untyped]
 
 from homeserver.clientapi.websocket.frames import LONGEST_FRAME
 from homeserver.clientapi.websocket.session import Peer, Session
+from homeserver.sync.long_poll import Clock
 
 SUBPROTOCOL: Final = "m.json"
 PING_EVERY: Final = 54.0
@@ -36,9 +37,9 @@ def wire_factory(reactor: Any) -> Any:
     factory.setProtocolOptions(
         maxFramePayloadSize=LONGEST_FRAME,
         maxMessagePayloadSize=LONGEST_FRAME,
-        autoPingInterval=PING_EVERY,
-        autoPingTimeout=PONG_WITHIN,
-        closeHandshakeTimeout=_CLOSE_WITHIN,
+        # Its timers outlive their connections and cannot be turned by hand; ours are below.
+        openHandshakeTimeout=0,
+        closeHandshakeTimeout=0,
         failByDrop=False,
         # A token is asked for, never a cookie, so any page may connect that has one.
         allowNullOrigin=True,
@@ -78,12 +79,14 @@ class Wire(WebSocketServerProtocol):
 
     transport: Any
 
-    def __init__(self, factory: Any, make_session: MakeSession) -> None:
+    def __init__(self, factory: Any, clock: Clock, make_session: MakeSession) -> None:
         super().__init__()
         self.factory = factory
+        self._clock = clock
         self._session = make_session(self)
         self._flow = _Flow()
         self._flowing = False
+        self._timer: Any = None
 
     # From autobahn.
 
@@ -93,13 +96,19 @@ class Wire(WebSocketServerProtocol):
     def onOpen(self) -> None:
         self.transport.registerProducer(self._flow, True)
         self._flowing = True
+        self._set_timer(PING_EVERY, self._ping)
         self._session.start()
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if not isBinary:
             self._session.received(payload)
 
+    def onPong(self, payload: bytes) -> None:
+        if self.state == self.STATE_OPEN:
+            self._set_timer(PING_EVERY, self._ping)
+
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        self._set_timer(None, self._give_up)
         self._stop_flow()
         self._session.closed()
         self._flow.resumeProducing()  # nobody waits for room any more
@@ -108,7 +117,8 @@ class Wire(WebSocketServerProtocol):
 
     def send(self, text: bytes) -> None:
         if self.state == self.STATE_OPEN:
-            self.sendMessage(text, isBinary=False)  # type: ignore[no-untyped-call]
+            # `sendMessage` would hold what is sent to the limit on what is received.
+            self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=text)
 
     def drained(self) -> Awaitable[None]:
         return self._flow.drained()
@@ -121,7 +131,24 @@ class Wire(WebSocketServerProtocol):
 
     def close(self, code: int, reason: str) -> None:
         self._stop_flow()
-        self.sendClose(code, reason)
+        if self.state == self.STATE_OPEN:
+            # `sendClose` is for applications and refuses a server's own codes, 1001 and 1011.
+            self.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
+            self._set_timer(_CLOSE_WITHIN, self._give_up)
+
+    # Liveness: one timer, for the next ping, its pong, or the answer to a close.
+
+    def _set_timer(self, seconds: float | None, call: Callable[[], None]) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None if seconds is None else self._clock.callLater(seconds, call)
+
+    def _ping(self) -> None:
+        self.sendPing()
+        self._set_timer(PONG_WITHIN, self._give_up)
+
+    def _give_up(self) -> None:
+        self.dropConnection(abort=True)
 
     def _stop_flow(self) -> None:
         """A transport that has a producer does not close."""

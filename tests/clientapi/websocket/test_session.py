@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One connection's life, with a peer, updates and methods that do as the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import pytest
+from twisted.internet.defer import Deferred
+
+from homeserver.clientapi.websocket.frames import Call
+from homeserver.clientapi.websocket.session import LONGEST_QUEUE, UPDATE_EVERY, Session
+from homeserver.errors import Forbidden, UnknownToken
+from homeserver.protocol.tokens import SyncToken
+from homeserver.sync.request import SyncRequest, SyncResponse
+from homeserver.web.authentication import Requester
+from homeserver.web.signals import Signal
+
+ALICE = "@alice:localhost"
+
+
+@dataclass(slots=True)
+class FakePeer:
+    """Takes frames; `full` makes it hold up whoever waits for room."""
+
+    sent: list[dict[str, Any]] = field(default_factory=list)
+    full: bool = False
+    reading: bool = True
+    closing: tuple[int, str] | None = None
+    waiting: list[Deferred[None]] = field(default_factory=list)
+
+    def send(self, text: bytes) -> None:
+        self.sent.append(orjson.loads(text))
+
+    async def drained(self) -> None:
+        if self.full:
+            room: Deferred[None] = Deferred()
+            self.waiting.append(room)
+            await room
+
+    def drain(self) -> None:
+        self.full = False
+        waiting, self.waiting = self.waiting, []
+        for room in waiting:
+            room.callback(None)
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def close(self, code: int, reason: str) -> None:
+        self.closing = (code, reason)
+
+
+@dataclass(slots=True)
+class FakeUpdates:
+    """Each request waits until it is answered."""
+
+    asked: list[tuple[SyncRequest, float]] = field(default_factory=list)
+    waiting: list[Deferred[SyncResponse]] = field(default_factory=list)
+    cancelled: int = 0
+
+    async def respond(self, request: SyncRequest, timeout: float, ending: object) -> SyncResponse:
+        self.asked.append((request, timeout))
+        response: Deferred[SyncResponse] = Deferred(self._cancelled)
+        self.waiting.append(response)
+        return await response
+
+    def _cancelled(self, _response: object) -> None:
+        self.cancelled += 1
+
+    def answer(self, position: int) -> None:
+        token = SyncToken(position, 0)
+        body = orjson.dumps({"next_batch": str(token)})
+        self.waiting.pop(0).callback(SyncResponse(body, token, True))
+
+
+@dataclass(slots=True)
+class FakeMethods:
+    """`slow` waits until it is finished, `refused` and `broken` fail, the rest echo."""
+
+    called: list[Call] = field(default_factory=list)
+    slow: list[Deferred[dict[str, Any]]] = field(default_factory=list)
+
+    async def call(self, requester: Requester, call: Call) -> dict[str, Any]:
+        self.called.append(call)
+        if call.method == "slow":
+            work: Deferred[dict[str, Any]] = Deferred()
+            self.slow.append(work)
+            return await work
+        if call.method == "refused":
+            raise Forbidden("no")
+        if call.method == "broken":
+            raise ValueError("secret")
+        return {"echo": call.method}
+
+
+@dataclass(slots=True)
+class Connection:
+    """A session and all it talks to."""
+
+    peer: FakePeer = field(default_factory=FakePeer)
+    updates: FakeUpdates = field(default_factory=FakeUpdates)
+    methods: FakeMethods = field(default_factory=FakeMethods)
+    ending: Signal = field(default_factory=Signal)
+    watchers: list[Callable[[], None]] = field(default_factory=list)
+    revoked: bool = False
+    sightings: list[str] = field(default_factory=list)
+    session: Any = None
+
+    def open(self) -> Connection:
+        self.session = Session(
+            peer=self.peer,
+            requester=Requester(user_id=ALICE, device_id="D"),
+            request=SyncRequest(user_id=ALICE, device_id="D", full_state=True),
+            presence="unavailable",
+            authenticate=self.authenticate,
+            watch=self.watch,
+            updates=self.updates,
+            methods=self.methods,  # type: ignore[arg-type]
+            sightings=self,
+            ending=self.ending,
+        )
+        self.session.start()
+        return self
+
+    async def authenticate(self) -> Requester:
+        if self.revoked:
+            raise UnknownToken("gone")
+        return Requester(user_id=ALICE, device_id="D")
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        self.watchers.append(callback)
+        return lambda: self.watchers.remove(callback)
+
+    def seen(self, user_id: str, device_id: str | None, set_presence: str) -> None:
+        self.sightings.append(set_presence)
+
+    def ask(self, call_id: str, method: str, **params: Any) -> None:
+        self.session.received(orjson.dumps({"id": call_id, "method": method, "params": params}))
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        return [frame for frame in self.peer.sent if "id" in frame]
+
+
+def test_updates_follow_one_another() -> None:
+    """The first is asked for without waiting; each goes on from the one before; full state only once."""
+    connection = Connection().open()
+    connection.updates.answer(5)
+    connection.updates.answer(9)
+    (first, at_once), (second, waits), (third, _) = connection.updates.asked
+    assert (first.since, first.full_state, at_once) == (None, True, 0.0)
+    assert (second.since, second.full_state, waits) == (SyncToken(5, 0), False, UPDATE_EVERY)
+    assert third.since == SyncToken(9, 0)
+    assert [frame["next_batch"] for frame in connection.peer.sent] == ["s5_0", "s9_0"]
+
+
+def test_no_update_is_made_while_the_last_one_is_not_read() -> None:
+    """What happens meanwhile merges into the next."""
+    connection = Connection().open()
+    connection.peer.full = True
+    connection.updates.answer(5)
+    assert len(connection.updates.asked) == 1
+    connection.peer.drain()
+    assert connection.updates.asked[1][0].since == SyncToken(5, 0)
+
+
+def test_requests_are_answered_in_order_while_updates_go_on() -> None:
+    connection = Connection().open()
+    connection.ask("1", "slow")
+    connection.ask("2", "ping")
+    connection.ask("3", "refused")
+    connection.ask("4", "broken")
+    connection.session.received(b"{")
+    connection.updates.answer(5)
+    assert connection.answers == []
+    connection.methods.slow[0].callback({"done": True})
+    assert connection.answers == [
+        {"id": "1", "result": {"done": True}},
+        {"id": "2", "result": {"echo": "ping"}},
+        {"id": "3", "error": {"errcode": "M_FORBIDDEN", "error": "no"}},
+        {"id": "4", "error": {"errcode": "M_UNKNOWN", "error": "Internal server error"}},
+        {"id": None, "error": connection.answers[-1]["error"]},
+    ]
+    assert connection.answers[-1]["error"]["errcode"] == "M_NOT_JSON"
+
+
+def test_a_client_that_asks_faster_than_it_is_answered_is_not_read() -> None:
+    """Nothing is dropped, and reading goes on once half of the queue is worked off."""
+    connection = Connection().open()
+    connection.ask("slow", "slow")
+    for number in range(LONGEST_QUEUE):
+        connection.ask(str(number), "ping")
+    assert connection.peer.reading is False
+    connection.peer.full = True
+    connection.methods.slow[0].callback({})
+    assert len(connection.answers) == 1
+    connection.peer.drain()
+    peer = connection.peer
+    assert (peer.reading, len(connection.answers)) == (True, LONGEST_QUEUE + 1)
+
+
+def test_a_token_that_ends_is_told_before_the_connection_closes() -> None:
+    connection = Connection().open()
+    connection.revoked = True
+    connection.watchers[0]()
+    assert connection.peer.sent[-1]["error"]["errcode"] == "M_UNKNOWN_TOKEN"
+    assert connection.peer.closing == (4001, "gone")
+    connection.ask("1", "ping")
+    assert connection.methods.called == []
+
+
+@pytest.mark.parametrize("what", ["update", "call"])
+def test_nothing_is_done_for_a_token_that_has_ended(what: str) -> None:
+    """Also if nobody said so: it may simply have expired."""
+    connection = Connection().open()
+    connection.revoked = True
+    if what == "update":
+        connection.updates.answer(5)
+    else:
+        connection.ask("1", "send")
+    assert connection.methods.called == [] and len(connection.peer.sent) == 1
+    assert connection.peer.closing is not None and connection.peer.closing[0] == 4001
+
+
+def test_presence_is_the_connections_once_it_was_set() -> None:
+    connection = Connection().open()
+    connection.ask("1", "presence", presence="online")
+    connection.updates.answer(5)
+    assert connection.sightings == ["unavailable", "online"]
+
+
+def test_a_stopping_server_says_so() -> None:
+    connection = Connection().open()
+    connection.ending.fire()
+    assert connection.peer.closing is not None and connection.peer.closing[0] == 1001
+
+
+def test_a_failure_of_ours_closes_with_its_code(caplog: pytest.LogCaptureFixture) -> None:
+    connection = Connection().open()
+    connection.updates.waiting.pop().errback(ValueError("secret"))
+    assert connection.peer.closing == (1011, "Internal server error")
+    assert "secret" in caplog.text
+
+
+def test_a_lost_connection_leaves_nothing_but_what_was_asked_for() -> None:
+    """Waiting for updates is given up; a request under way is carried out."""
+    connection = Connection().open()
+    connection.ask("1", "slow")
+    connection.ask("2", "ping")
+    connection.session.closed()
+    assert connection.updates.cancelled == 1 and connection.watchers == []
+    connection.methods.slow[0].callback({})
+    assert connection.peer.sent == [] and [call.id for call in connection.methods.called] == ["1"]
+    assert connection.peer.closing is None
