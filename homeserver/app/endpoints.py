@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry
 
 from homeserver.app.core import Core
@@ -11,15 +13,18 @@ from homeserver.clientapi.accounts import account_routes, discovery_routes
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.reading import reading_routes
 from homeserver.clientapi.rooms import room_routes
-from homeserver.clientapi.sync import SyncEndpoints
+from homeserver.clientapi.syncing import syncing_routes
 from homeserver.clientapi.user_data import UNSTABLE_FLAGS, user_data_routes
 from homeserver.clientapi.versions import UnstableFeatures
+from homeserver.clientapi.websocket.methods import MethodServices
 from homeserver.config import Config
 from homeserver.web.operations import Operations
 from homeserver.web.routing import Route
 
 
-def build_routes(config: Config, core: Core, services: Services, registry: CollectorRegistry) -> list[Route]:
+def build_routes(
+    reactor: Any, config: Config, core: Core, services: Services, registry: CollectorRegistry
+) -> list[Route]:
     """Every route of every listener; each listener takes those of the resources it serves."""
 
     async def check() -> object:
@@ -31,9 +36,22 @@ def build_routes(config: Config, core: Core, services: Services, registry: Colle
         Operations(registry, check).routes(),
         account_routes(services.accounts, config, services.limits),
         room_routes(services.rooms, services.reports, config.server_name, data.presence.active),
-        SyncEndpoints(
-            long_poll=services.long_poll, filters=services.wanted_filters, sightings=data.presence
-        ).routes(),
+        syncing_routes(
+            reactor,
+            long_poll=services.long_poll,
+            filters=services.wanted_filters,
+            sightings=data.presence,
+            methods=MethodServices(
+                sending=services.rooms.sending,
+                setting_state=services.rooms.setting_state,
+                typing=data.typing,
+                receipts=data.receipts,
+                presence=data.presence,
+            ),
+            authenticator=services.authenticator,
+            limits=services.limits,
+            watch_user=services.accounts.cache.watch,
+        ),
         reading_routes(services.reading),
         PushRuleEndpoints(data.push_rules).routes(),
         user_data_routes(

@@ -138,7 +138,7 @@ class _Process:
         REGISTRY.register(core.database.metrics)
         web = self._web = WebServer(
             reactor,
-            routes=build_routes(config, core, services, REGISTRY),
+            routes=build_routes(reactor, config, core, services, REGISTRY),
             authenticator=services.authenticator,
             limits=services.limits,
             metrics=metrics,

@@ -137,6 +137,7 @@ class Methods:
         event_id = await self._services.sending.send(
             requester, params.room_id, params.event_type, params.content, transaction
         )
+        self._services.presence.active(requester.user_id)
         return {"event_id": event_id}
 
     async def _state(self, requester: Requester, call: Call) -> Result:
@@ -144,6 +145,7 @@ class Methods:
         event_id = await self._services.setting_state.set_state(
             requester, params.room_id, params.event_type, params.state_key, params.content
         )
+        self._services.presence.active(requester.user_id)
         return {"event_id": event_id}
 
     async def _typing(self, requester: Requester, call: Call) -> Result:
