@@ -25,6 +25,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server as it comes: with rate limits, and closed to who has no registration token."""
+    settings = {"registration": {"requires_token": True}, "rate_limits": {"enabled": True}}
+    with serving(tmp_path_factory.mktemp("strict"), settings=settings) as running:
+        yield running
+    assert "Traceback (most recent call last)" not in running.log(), running.log()[-8000:]
+
+
+@pytest.fixture(scope="session")
 def world(server: ServerProcess) -> World:
     """People and a room, for tests that leave them as they are."""
     return World(server)
