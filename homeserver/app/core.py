@@ -91,6 +91,7 @@ async def build_core(reactor: Any, config: Config, dsn: str, signing_key: Signin
     member_events = MemberEvents(events, config.memory_budget // 4)
     cache = RoomCache(rooms, member_events, config.memory_budget // 2)
     user_rooms = UserRooms(memberships)
+    stream.subscribe(member_events)
     stream.subscribe(cache)
     stream.subscribe(user_rooms)
     committer = Committer(stream_store, stream, recovery)

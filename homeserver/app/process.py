@@ -8,6 +8,7 @@ Stop, on SIGTERM or Ctrl-C: long-polls return, requests in flight finish, commit
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -151,6 +152,7 @@ class _Process:
             self._watch = LoopingCall(self._look_after_database)
             self._watch.start(WATCH, now=False)
         await self._welcome(services)
+        _settle_garbage_collection()
         print(f"ready: {config.server_name} on {', '.join(addresses)}", flush=True)  # noqa: T201
         logger.info("serving", extra={"fields": {"version": __version__, "pid": os.getpid()}})
 
@@ -201,6 +203,16 @@ class _Process:
         if self._core is not None:
             await self._core.stop()
         logger.info("stopped")
+
+
+def _settle_garbage_collection() -> None:
+    """What start-up made stays for good, so the collector need not look at it again; and looks less often.
+
+    With the defaults a full collection holds the reactor for tens of milliseconds whenever a large room was read.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
 
 
 def _ready_made_command() -> str:

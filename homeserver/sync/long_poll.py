@@ -24,6 +24,8 @@ class Syncing(Protocol):
 
     async def sync(self, request: SyncRequest) -> SyncResponse: ...
 
+    def may_have_news(self, request: SyncRequest) -> bool: ...
+
 
 class Waking(Protocol):
     """Gives listeners; `Stream` is one."""
@@ -84,9 +86,11 @@ class LongPoll:
             timed_out = False
             while True:
                 await self._waiting.refresh(request.user_id)
-                response = await self._syncing.sync(request)
-                if timed_out or response.has_news or ending.fired:
-                    return response
+                last = timed_out or ending.fired
+                if last or self._syncing.may_have_news(request):
+                    response = await self._syncing.sync(request)
+                    if last or response.has_news or ending.fired:
+                        return response
                 timed_out = await self._wait(listener, deadline - self._clock.seconds())
         finally:
             unsubscribe()

@@ -81,6 +81,13 @@ class SyncService:
         news = await self._news.gather(window, survey)
         return await self._respond(window, SyncToken(upto, serial), survey, news)
 
+    def may_have_news(self, request: SyncRequest) -> bool:
+        """False only if nothing at all has moved since the request's token: most polls of a quiet server."""
+        since = request.since
+        return (
+            since is None or since.position < self._stream.position or since.ephemeral < self._clock.current
+        )
+
     async def _respond(
         self, window: Window, next_batch: SyncToken, survey: Survey, news: News
     ) -> SyncResponse:

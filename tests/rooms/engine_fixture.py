@@ -58,6 +58,7 @@ class Engine:
         member_events = MemberEvents(events, budget // 4)
         cache = RoomCache(RoomStore(database), member_events, budget)
         user_rooms = UserRooms(memberships)
+        stream.subscribe(member_events)
         stream.subscribe(cache)
         stream.subscribe(user_rooms)
         recovery = Recovery(stream_store, stream, _pause)

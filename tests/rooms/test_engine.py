@@ -299,3 +299,29 @@ async def test_rooms_of_two_processes_at_one_moment_are_different_rooms(database
     engines = [await Engine.open(database, clock=lambda: 1_700_000_000_000) for _ in range(2)]
     rooms = await gatherResults([Deferred.fromCoroutine(engine.new_room(version="12")) for engine in engines])
     assert len({room.room_id for room in rooms}) == 2
+
+
+async def test_a_redaction_by_another_process_is_seen(database: Database) -> None:
+    """A member event held in memory here is not shown as it was before the redaction made elsewhere."""
+    first, second = await Engine.open(database), await Engine.open(database)
+    room = await first.new_room()
+    await first.engine.write(
+        room.room_id, lambda _: [member(BOB, "join", displayname="secret")], users=(BOB,)
+    )
+    held = await second.cache.get(room.room_id)
+    assert held is not None
+    ordinal = held.head.members[BOB].ordinal
+    before = await second.gate.members(held, [BOB])
+    assert "secret" in before[BOB].stored.pdu
+    target = (await first.events.by_ordinals([(room.key, ordinal)]))[0]
+    listener = second.stream.listen(ALICE)
+    woken = listener.wait()
+    await first.engine.write(
+        room.room_id, lambda _: [Draft("m.room.redaction", BOB, {}, redacts=target)], users=(BOB,)
+    )
+    await woken
+    listener.close()
+    again = await second.cache.get(room.room_id)
+    assert again is not None
+    after = await second.gate.members(again, [BOB])
+    assert "secret" not in after[BOB].stored.pdu

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events kept in memory by room and ordinal: member events above all, which rooms themselves do not hold.
 
-A cache with a budget in bytes, least recently used out first. An event in it is a shared object, so a redaction seen by
-the room is seen here.
+A cache with a budget in bytes, least recently used out first. An event in it is a shared object, so a redaction written
+here is seen here; what another process writes drops what is held of the room.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.room_versions import RoomVersion
+from homeserver.stream.changes import Change
 from storage.events import EventStore
 
 
@@ -23,6 +24,9 @@ class MemberEvents:
         self._budget = budget
         self._weight = 0
         self._entries: OrderedDict[tuple[int, int], RoomEvent] = OrderedDict()
+        self._ordinals: dict[int, set[int]] = {}
+        """By room, what is held of it."""
+        self._generation = 0
 
     @property
     def weight(self) -> int:
@@ -42,10 +46,28 @@ class MemberEvents:
         if before is not None:
             self._weight -= before.weight
         self._entries[key] = entry
+        self._ordinals.setdefault(key[0], set()).add(key[1])
         self._weight += entry.weight
         while self._weight > self._budget and len(self._entries) > 1:
-            _, evicted = self._entries.popitem(last=False)
-            self._weight -= evicted.weight
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: tuple[int, int]) -> None:
+        self._weight -= self._entries.pop(key).weight
+        ordinals = self._ordinals[key[0]]
+        ordinals.discard(key[1])
+        if not ordinals:
+            del self._ordinals[key[0]]
+
+    def changed(self, change: Change) -> Iterable[str]:
+        """Another process wrote rooms: it may have redacted what is held of them here."""
+        if not change.foreign:
+            return ()
+        self._generation += 1
+        rooms = tuple(self._ordinals) if change.unknown else change.rooms
+        for room in rooms:
+            for ordinal in tuple(self._ordinals.get(room, ())):
+                self._drop((room, ordinal))
+        return ()
 
     async def load(
         self, room: int, room_id: str, version: RoomVersion, ordinals: Iterable[int]
@@ -59,9 +81,11 @@ class MemberEvents:
                 missing.append((room, ordinal))
             else:
                 found.append(entry)
+        generation = self._generation
         for stored in await self._store.by_ordinals(missing):
             entry = RoomEvent(stored, room_id, version)
-            self.put(entry)
+            if generation == self._generation:  # nothing was redacted elsewhere while the query ran
+                self.put(entry)
             found.append(entry)
         return found
 
@@ -72,7 +96,10 @@ class MemberEvents:
             for room, room_id, version, ordinal in wanted
             if self.peek(room, ordinal) is None
         }
+        generation = self._generation
         for stored in await self._store.by_ordinals(missing):
+            if generation != self._generation:
+                return
             self.put(RoomEvent(stored, *missing[stored.room, stored.ordinal]))
 
     def redacted(self, room: int, ordinal: int) -> RoomEvent | None:
