@@ -79,7 +79,10 @@ class StateView:
 
 
 class EventMemory(Protocol):
-    """Events in memory by room and ordinal."""
+    """Events in memory by room and ordinal; `rooms.engine.member_events.MemberEvents` is one."""
+
+    @property
+    def generation(self) -> int: ...
 
     def peek(self, room: int, ordinal: int) -> RoomEvent | None: ...
 
@@ -117,10 +120,12 @@ class EventLoader:
             else:
                 found[place] = entry
         if missing:
+            generation = self._memory.generation
             for stored in await self._store.by_ordinals(missing):
                 room = rooms[stored.room]
                 entry = RoomEvent(stored, room.room_id, room.head.version)
-                self._memory.put(entry)
+                if generation == self._memory.generation:
+                    self._memory.put(entry)
                 found[stored.room, stored.ordinal] = entry
         return found
 

@@ -33,6 +33,11 @@ class MemberEvents:
         """About how many bytes it holds."""
         return self._weight
 
+    @property
+    def generation(self) -> int:
+        """Grows whenever another process wrote: who reads events meanwhile must not `put` them."""
+        return self._generation
+
     def peek(self, room: int, ordinal: int) -> RoomEvent | None:
         """The event, if it is in memory."""
         entry = self._entries.get((room, ordinal))
