@@ -14,6 +14,7 @@ from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.reading import reading_routes
 from homeserver.clientapi.rooms import room_routes
 from homeserver.clientapi.syncing import syncing_routes
+from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.clientapi.user_data import UNSTABLE_FLAGS, user_data_routes
 from homeserver.clientapi.versions import UnstableFeatures
 from homeserver.clientapi.websocket.methods import MethodServices
@@ -32,6 +33,7 @@ def build_routes(
 
     features = UnstableFeatures(UNSTABLE_FLAGS)
     data = services.data
+    tokens = TokenWatch(services.authenticator, services.accounts.cache.watch)
     groups = (
         Operations(registry, check).routes(),
         account_routes(services.accounts, config, services.limits),
@@ -48,11 +50,10 @@ def build_routes(
                 receipts=data.receipts,
                 presence=data.presence,
             ),
-            authenticator=services.authenticator,
+            tokens=tokens,
             limits=services.limits,
-            watch_user=services.accounts.cache.watch,
         ),
-        reading_routes(services.reading),
+        reading_routes(services.reading, tokens),
         PushRuleEndpoints(data.push_rules).routes(),
         user_data_routes(
             account_data=data.account_data,

@@ -3,6 +3,7 @@
 "Getting events for a room" and "Room Previews".
 """
 
+from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.errors import GuestAccessForbidden
 from homeserver.rooms.reading.event_stream import EventStream
 from homeserver.rooms.reading.initial_sync import InitialSync
@@ -17,9 +18,10 @@ LONGEST_TIMEOUT = 120_000
 class EventStreamEndpoints:
     """`events` and both `initialSync`."""
 
-    def __init__(self, *, stream: EventStream, initial_sync: InitialSync) -> None:
+    def __init__(self, *, stream: EventStream, initial_sync: InitialSync, tokens: TokenWatch) -> None:
         self._stream = stream
         self._initial_sync = initial_sync
+        self._tokens = tokens
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -35,13 +37,13 @@ class EventStreamEndpoints:
         if request.requester.is_guest and room_id is None:
             raise GuestAccessForbidden("Guests name the room whose events they want")
         timeout = min(query.integer("timeout", DEFAULT_TIMEOUT, minimum=0), LONGEST_TIMEOUT)
+        since = query.string("from") or None
         return JsonBytes(
-            await self._stream.wait(
-                request.requester,
-                query.string("from") or None,
-                timeout=timeout / 1000,
-                room_id=room_id,
-                ending=request.shutting_down,
+            await self._tokens.wait(
+                request,
+                lambda ending: self._stream.wait(
+                    request.requester, since, timeout=timeout / 1000, room_id=room_id, ending=ending
+                ),
             )
         )
 

@@ -5,11 +5,12 @@ from homeserver.clientapi.event_stream import EventStreamEndpoints
 from homeserver.clientapi.room_relations import RoomRelationEndpoints
 from homeserver.clientapi.room_state import RoomStateEndpoints
 from homeserver.clientapi.room_timeline import RoomTimelineEndpoints
+from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.rooms.reading.services import ReadingServices
 from homeserver.web.routing import Route
 
 
-def reading_routes(reading: ReadingServices) -> tuple[Route, ...]:
+def reading_routes(reading: ReadingServices, tokens: TokenWatch) -> tuple[Route, ...]:
     """All of them."""
     return (
         *RoomTimelineEndpoints(
@@ -17,5 +18,7 @@ def reading_routes(reading: ReadingServices) -> tuple[Route, ...]:
         ).routes(),
         *RoomRelationEndpoints(related=reading.related, threads=reading.threads).routes(),
         *RoomStateEndpoints(state=reading.state, members=reading.members).routes(),
-        *EventStreamEndpoints(stream=reading.event_stream, initial_sync=reading.initial_sync).routes(),
+        *EventStreamEndpoints(
+            stream=reading.event_stream, initial_sync=reading.initial_sync, tokens=tokens
+        ).routes(),
     )

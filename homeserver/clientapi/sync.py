@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.errors import InvalidParam
 from homeserver.protocol.tokens import SyncToken, TokenError
 from homeserver.sync.long_poll import LongPoll
@@ -27,10 +28,13 @@ class Sightings(Protocol):
 class SyncEndpoints:
     """`/sync`."""
 
-    def __init__(self, *, long_poll: LongPoll, filters: WantedFilters, sightings: Sightings) -> None:
+    def __init__(
+        self, *, long_poll: LongPoll, filters: WantedFilters, sightings: Sightings, tokens: TokenWatch
+    ) -> None:
         self._long_poll = long_poll
         self._filters = filters
         self._sightings = sightings
+        self._tokens = tokens
 
     def routes(self) -> tuple[Route, ...]:
         return (Route("GET", "/sync", self.sync, auth=Auth.GUEST_OK, limit="sync", abandon=True),)
@@ -42,7 +46,12 @@ class SyncEndpoints:
         presence = query.enum("set_presence", PRESENCES, "online")
         wanted = await sync_request(query, requester.user_id, requester.device_id, self._filters)
         self._sightings.seen(requester.user_id, requester.device_id, presence)
-        response = await self._long_poll.respond(wanted, timeout / 1000, request.shutting_down)
+        if timeout == 0:
+            response = await self._long_poll.respond(wanted, 0, request.shutting_down)
+        else:
+            response = await self._tokens.wait(
+                request, lambda ending: self._long_poll.respond(wanted, timeout / 1000, ending)
+            )
         return JsonBytes(response.body)
 
 

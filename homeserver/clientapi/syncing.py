@@ -6,11 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 from homeserver.clientapi.sync import Sightings, SyncEndpoints
-from homeserver.clientapi.websocket.endpoint import WatchUser, WebSocketEndpoints
+from homeserver.clientapi.token_watch import TokenWatch
+from homeserver.clientapi.websocket.endpoint import WebSocketEndpoints
 from homeserver.clientapi.websocket.methods import Methods, MethodServices
 from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.wanted_filters import WantedFilters
-from homeserver.web.authentication import Authenticator
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.routing import Route
 
@@ -22,20 +22,18 @@ def syncing_routes(
     filters: WantedFilters,
     sightings: Sightings,
     methods: MethodServices,
-    authenticator: Authenticator,
+    tokens: TokenWatch,
     limits: RateLimits,
-    watch_user: WatchUser,
 ) -> tuple[Route, ...]:
     """All of them."""
     return (
-        *SyncEndpoints(long_poll=long_poll, filters=filters, sightings=sightings).routes(),
+        *SyncEndpoints(long_poll=long_poll, filters=filters, sightings=sightings, tokens=tokens).routes(),
         *WebSocketEndpoints(
             reactor,
             updates=long_poll,
             methods=Methods(methods, limits),
             filters=filters,
             sightings=sightings,
-            authenticator=authenticator,
-            watch_user=watch_user,
+            tokens=tokens,
         ).routes(),
     )

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 
 from homeserver.clientapi.syncing import syncing_routes
+from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.clientapi.websocket.methods import MethodServices
 from homeserver.config.sections import Listener
 from homeserver.errors import Forbidden, NotFound, UnknownToken
@@ -126,9 +127,8 @@ class SyncSite:
                     receipts=beside,
                     presence=beside,
                 ),
-                authenticator=self.sessions,
+                tokens=TokenWatch(self.sessions, self.sessions.watch),
                 limits=limits,
-                watch_user=self.sessions.watch,
             ),
             authenticator=self.sessions,
             limits=limits,

@@ -12,12 +12,13 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from homeserver.clientapi.reading import reading_routes
+from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.rooms.engine import Draft
 from homeserver.web.authentication import Requester
 from storage.database import Database
 from tests.rooms.engine_fixture import ALICE, message
 from tests.rooms.reading.reading_fixture import Reading
-from tests.web.loopback import Answer, Connection, Loopback
+from tests.web.loopback import Answer, Connection, Loopback, Tokens
 
 V3 = "/_matrix/client/v3"
 TOKENS = {
@@ -54,7 +55,8 @@ async def opened(database: Database, visibility: str = "shared") -> AsyncIterato
         message(ALICE, "2"),
     ]
     said = await reading.write(room.room_id, *drafts)
-    server = Loopback(reading_routes(reading.services), tokens=TOKENS)
+    tokens = TokenWatch(Tokens(TOKENS), lambda _user_id, _callback: lambda: None)  # none of them ever ends
+    server = Loopback(reading_routes(reading.services, tokens), tokens=TOKENS)
     try:
         yield Site(reading, await server.connect(), room.room_id, said)
     finally:

@@ -108,6 +108,19 @@ async def test_an_aborted_long_poll_stops_listening(site: SyncSite) -> None:
     await listening(site, nobody=True)
 
 
+async def test_a_long_poll_ends_with_its_session(site: SyncSite) -> None:
+    """At once, and with the refusal its token meets by now; doubts that prove unfounded end it with what there is."""
+    since = (await site.get(SYNC)).json["next_batch"]
+    for revoked, status in ((set[str](), 200), ({"alice"}, 401)):
+        waiting = Deferred.fromCoroutine(site.get(SYNC, since=since, timeout="30000"))
+        await listening(site)
+        site.sessions.revoked |= revoked
+        for callback in tuple(site.sessions.watchers["@alice:localhost"]):
+            callback()
+        assert (await waiting).status == status
+    assert site.sessions.watchers["@alice:localhost"] == []
+
+
 async def listening(site: SyncSite, *, nobody: bool = False) -> None:
     """Wait until somebody listens, or nobody does."""
     from tests.reactor import reactor

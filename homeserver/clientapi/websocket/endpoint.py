@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from homeserver.clientapi.sync import PRESENCES, Sightings, sync_request
+from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.clientapi.websocket.methods import Methods
 from homeserver.clientapi.websocket.session import Peer, Session, Updates
 from homeserver.clientapi.websocket.wire import SUBPROTOCOL, Wire, wire_factory
-from homeserver.errors import InvalidParam, UnknownToken, UserLocked
+from homeserver.errors import InvalidParam
 from homeserver.sync.wanted_filters import WantedFilters
-from homeserver.web.authentication import Authenticator, Requester, token_of
+from homeserver.web.authentication import Requester
 from homeserver.web.replies import Reply, Upgrade
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route
@@ -23,9 +23,6 @@ ALIASES: Final = (
     "/_matrix/client/r0/stream",
     "/_matrix/client/v3/stream",
 )
-
-WatchUser = Callable[[str, Callable[[], None]], Callable[[], None]]
-"""Have a callback called when a user's tokens, rights or standing may have changed; returns the way to stop."""
 
 
 class WebSocketEndpoints:
@@ -39,8 +36,7 @@ class WebSocketEndpoints:
         methods: Methods,
         filters: WantedFilters,
         sightings: Sightings,
-        authenticator: Authenticator,
-        watch_user: WatchUser,
+        tokens: TokenWatch,
     ) -> None:
         self._reactor = reactor
         self._factory = wire_factory(reactor)
@@ -48,8 +44,7 @@ class WebSocketEndpoints:
         self._methods = methods
         self._filters = filters
         self._sightings = sightings
-        self._authenticator = authenticator
-        self._watch_user = watch_user
+        self._tokens = tokens
 
     def routes(self) -> tuple[Route, ...]:
         return (
@@ -68,7 +63,7 @@ class WebSocketEndpoints:
         wanted = await sync_request(query, requester.user_id, requester.device_id, self._filters)
 
         async def authenticate() -> Requester:
-            return await self._authenticate(request)
+            return await self._tokens.authenticate(request)
 
         def make_session(peer: Peer) -> Session:
             return Session(
@@ -77,7 +72,7 @@ class WebSocketEndpoints:
                 request=wanted,
                 presence=presence,
                 authenticate=authenticate,
-                watch=lambda callback: self._watch_user(requester.user_id, callback),
+                watch=lambda callback: self._tokens.watch(request, callback),
                 updates=self._updates,
                 methods=self._methods,
                 sightings=self._sightings,
@@ -85,13 +80,3 @@ class WebSocketEndpoints:
             )
 
         return Upgrade(lambda _peer: Wire(self._factory, self._reactor, make_session))
-
-    async def _authenticate(self, request: MatrixRequest) -> Requester:
-        """Whose the token is by now. Raises UnknownToken, UserLocked."""
-        token = token_of(request.headers("Authorization"), request.query.strings("access_token"))
-        if token is None:
-            raise UnknownToken
-        requester = await self._authenticator.authenticate(token, request)
-        if requester.is_locked:
-            raise UserLocked
-        return requester

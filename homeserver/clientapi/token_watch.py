@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether who asked is still welcome, for requests that outlive the moment their token was looked at.
+
+Owns ending a wait when the token's user logs out, is locked or closed, and asking again whose the token is before
+anything is told. Does not own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from homeserver.errors import UnknownToken, UserLocked
+from homeserver.web.authentication import Authenticator, Requester, token_of
+from homeserver.web.request import MatrixRequest
+from homeserver.web.signals import Signal
+
+T = TypeVar("T")
+WatchUser = Callable[[str, Callable[[], None]], Callable[[], None]]
+"""Have a callback called when a user's tokens, rights or standing may have changed; returns the way to stop."""
+
+
+class TokenWatch:
+    """One per process."""
+
+    def __init__(self, authenticator: Authenticator, watch_user: WatchUser) -> None:
+        self._authenticator = authenticator
+        self._watch_user = watch_user
+
+    def watch(self, request: MatrixRequest, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called when the requester may no longer be welcome. Returns the way to stop."""
+        return self._watch_user(request.requester.user_id, callback)
+
+    async def authenticate(self, request: MatrixRequest) -> Requester:
+        """Whose the request's token is by now. Raises UnknownToken, UserLocked."""
+        token = token_of(request.headers("Authorization"), request.query.strings("access_token"))
+        if token is None:
+            raise UnknownToken
+        requester = await self._authenticator.authenticate(token, request)
+        if requester.is_locked:
+            raise UserLocked
+        return requester
+
+    async def wait(self, request: MatrixRequest, wait: Callable[[Signal], Awaitable[T]]) -> T:
+        """What `wait` waits for. Its signal says to come back with what there is: the server or the session ends.
+
+        Raises UnknownToken and UserLocked where the session has ended meanwhile: nothing is told any more.
+        """
+        ending, doubtful = Signal(), Signal()
+        stops = (
+            request.shutting_down.subscribe(ending.fire),
+            self.watch(request, doubtful.fire),
+            doubtful.subscribe(ending.fire),
+        )
+        try:
+            result = await wait(ending)
+        finally:
+            for stop in stops:
+                stop()
+        if doubtful.fired:
+            await self.authenticate(request)
+        return result
