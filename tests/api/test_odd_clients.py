@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 import resource
 import secrets
 import zlib
@@ -21,20 +20,12 @@ import psutil
 import pytest
 
 from tests.api.conftest import Arrive
-from tests.api.wire import Line, Wire, check_cors, check_error_form, check_refusal, lines, request
+from tests.api.wire import Line, Wire, check_cors, check_error_form, check_refusal, gauge, lines, request
 from tests.api.world import V3, Person, segment
 from tests.serving import ServerProcess, serving
 from tests.waiting import wait_until
 
 WHOAMI = f"{V3}/account/whoami"
-
-
-def gauge(server: ServerProcess, name: str) -> float:
-    """A figure of /metrics."""
-    text = server.call("GET", "/metrics").raw.decode()
-    found = re.search(rf"^{name} ([\d.e+]+)$", text, re.MULTILINE)
-    assert found is not None, f"no {name} in /metrics"
-    return float(found[1])
 
 
 def listeners(server: ServerProcess) -> float:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.serving import Answer
+from tests.serving import Answer, ServerProcess
 
 PATIENCE = 30.0
 """Seconds after which a server that says nothing has failed."""
@@ -112,6 +112,14 @@ def check_cors(answer: Answer) -> None:
 
 def errcode_of(answer: Answer) -> str | None:
     return answer.body.get("errcode") if isinstance(answer.body, dict) else None
+
+
+def gauge(server: ServerProcess, name: str) -> float:
+    """A figure of /metrics."""
+    text = server.call("GET", "/metrics").raw.decode()
+    found = re.search(rf"^{name} ([\d.e+]+)$", text, re.MULTILINE)
+    assert found is not None, f"no {name} in /metrics"
+    return float(found[1])
 
 
 class Line:
