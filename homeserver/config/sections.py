@@ -314,8 +314,9 @@ class Config:
     )
     trusted_proxies: tuple[Network, ...] = option(
         default=(),
-        doc="Addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.",
-        example="[127.0.0.1/32]",
+        doc="Addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, besides "
+        "those of this machine.",
+        example="[10.0.0.5/32]",
     )
     registration: Registration = section(Registration, doc="Who may make an account.")
     passwords: Passwords = section(Passwords, doc="How passwords are stored.")
