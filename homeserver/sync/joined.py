@@ -173,6 +173,11 @@ class JoinedRooms:
             for placement in here
         ]
         await self._timelines.fill(timelines)
+        for placement, timeline in zip(here, timelines, strict=True):
+            if placement.gap_before:
+                timeline.open_gap()
+            if request.state_after is None:
+                timeline.begin_after_superseded()
         updates = []
         for placement, timeline in zip(here, timelines, strict=True):
             full = placement.fresh or request.full_state

@@ -81,8 +81,13 @@ class LeftRooms:
             # The event that made the membership is shown even to those whom the room's history is closed to.
             without_sight = timeline_pass(wanted, placement.room_id, frozenset(), None)
             farewells.append(Timeline(room, placement.end - 1, placement.end, 1, without_sight))
-        stays = [update.timeline for update in updates if update.placement.joined_until is not None]
-        await self._timelines.fill(stays)
+        stays = [update for update in updates if update.placement.joined_until is not None]
+        await self._timelines.fill([update.timeline for update in stays])
+        for update in stays:
+            if update.placement.gap_before:
+                update.timeline.open_gap()
+            if window.request.state_after is None:
+                update.timeline.begin_after_superseded()
         await self._timelines.fill(farewells)
         for update, farewell in zip(updates, farewells, strict=True):
             _bid_farewell(update, farewell)
@@ -162,6 +167,7 @@ class LeftRooms:
 def _bid_farewell(update: LeftUpdate, farewell: Timeline) -> None:
     """Put the user's own last member event at the end of the timeline, if it is not there already."""
     timeline = update.timeline
+    timeline.newest = timeline.newest or farewell.newest
     for entry in farewell.events:
         shown = timeline.events[-1] if timeline.events else None
         if shown is None or shown.stored.position < entry.stored.position:
@@ -169,8 +175,3 @@ def _bid_farewell(update: LeftUpdate, farewell: Timeline) -> None:
                 e for e in timeline.passed_over if e.stored.ordinal != entry.stored.ordinal
             ]
             timeline.events = [*timeline.events, entry]
-    timeline.passed_over = [
-        entry
-        for entry in timeline.passed_over
-        if timeline.passes is None or update.past.membership_at(entry.stored.position) == "join"
-    ]

@@ -26,6 +26,8 @@ class Joined:
     """The client has no state of this stay yet: it gets all of it."""
     floor: int
     """Every event at or below was sent, or was not for this user."""
+    gap_before: bool = False
+    """The client may not have what lies at or below the floor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Left:
     fresh: bool
     """The client has no state of that stay."""
     floor: int
+    gap_before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def place(
     if now.membership == "join":
         if now.since <= since:
             return Joined(standing.room, standing.room_id, now.since, False, since)
-        return Joined(standing.room, standing.room_id, now.since, True, _floor(intervals, since))
+        return Joined(standing.room, standing.room_id, now.since, True, *_floor(intervals, since))
     if now.since <= since:
         return None
     if now.membership in ("invite", "knock"):
@@ -126,11 +129,16 @@ def _called(standing: Standing) -> Called:
 
 def _left(standing: Standing, now: Interval, intervals: Sequence[Interval], since: int, upto: int) -> Left:
     stay = None if now.forgotten else _last_stay(intervals, since, upto)
+    if stay is None and not now.forgotten and _called_at(intervals, since):
+        earlier = _last_stay(intervals, 0, since)
+        if earlier is not None and not earlier.forgotten and earlier.until is not None:
+            # It was told of the invitation, perhaps in place of the end of that stay.
+            return Left(standing.room, standing.room_id, now.since, earlier.until, True, earlier.until, True)
     if stay is None or stay.forgotten:
         return Left(standing.room, standing.room_id, now.since, None, False, since)
     if stay.since <= since:
         return Left(standing.room, standing.room_id, now.since, stay.until, False, since)
-    return Left(standing.room, standing.room_id, now.since, stay.until, True, _floor(intervals, since))
+    return Left(standing.room, standing.room_id, now.since, stay.until, True, *_floor(intervals, since))
 
 
 def _at(intervals: Iterable[Interval], position: int) -> Interval | None:
@@ -141,6 +149,12 @@ def _at(intervals: Iterable[Interval], position: int) -> Interval | None:
     return None
 
 
+def _called_at(intervals: Sequence[Interval], position: int) -> bool:
+    """Whether a client at that position saw the room as one the user is invited to, or knocks on."""
+    then = _at(intervals, position)
+    return then is not None and then.membership in ("invite", "knock")
+
+
 def _last_stay(intervals: Sequence[Interval], since: int, upto: int) -> Interval | None:
     """The last stay that ended within the window."""
     for interval in reversed(intervals):
@@ -149,11 +163,18 @@ def _last_stay(intervals: Sequence[Interval], since: int, upto: int) -> Interval
     return None
 
 
-def _floor(intervals: Sequence[Interval], since: int) -> int:
-    """Up to where the client has been sent the room in an earlier stay; 0 if it never was, or the user forgot it."""
+def _floor(intervals: Sequence[Interval], since: int) -> tuple[int, bool]:
+    """Up to where the client has been sent the room in an earlier stay, and whether it may be short of some of that.
+
+    (0, False) if it never was, or the user forgot the room. Of a stay that went on at `since` the client has all up to
+    there. Of one that had ended it may have nothing: a first sync leaves out what was left, and who is invited again
+    before they could be told of the end is told of the invitation instead.
+    """
     for interval in reversed(intervals):
         if interval.membership == "join" and interval.since <= since:
             if interval.forgotten:
-                return 0
-            return since if interval.until is None else min(since, interval.until)
-    return 0
+                return 0, False
+            if interval.until is None or interval.until > since:
+                return since, False
+            return interval.until, True
+    return 0, False

@@ -65,6 +65,39 @@ class Timeline:
             return self.events
         return sorted((*self.events, *self.passed_over), key=_position)
 
+    def open_gap(self) -> None:
+        """Say that there is more below `floor`, for a client that may lack it."""
+        if not self.limited:
+            self.limited = True
+            self.start = self.floor
+
+    def begin_after_superseded(self) -> None:
+        """Leave out, as one leaves a gap, shown state that was replaced by an event that is not shown.
+
+        A client that is sent the state at the start of the timeline takes the timeline's state events for newer, and
+        would go back to the replaced one.
+        """
+        if not self.passed_over:
+            return
+        hidden: dict[tuple[str, str | None], int] = {
+            (entry.stored.type, entry.stored.state_key): entry.stored.position
+            for entry in self.passed_over
+            if entry.stored.state_key is not None
+        }
+        newest: set[tuple[str, str | None]] = set()
+        for index in range(len(self.events) - 1, -1, -1):
+            stored = self.events[index].stored
+            key = stored.type, stored.state_key
+            if stored.state_key is None or key in newest:
+                continue
+            newest.add(key)
+            if hidden.get(key, 0) > stored.position:
+                self.events = self.events[index + 1 :]
+                self.passed_over = [e for e in self.passed_over if e.stored.position > stored.position]
+                self.start = stored.position
+                self.limited = True
+                return
+
 
 class TimelineStore(Protocol):
     """Reads what is not in memory."""

@@ -280,7 +280,12 @@ def stay(membership: str, since: int, until: int | None, forgotten: bool = False
         ([stay("join", 5, 8), stay("leave", 8, None)], 6, 8, Left(1, "!r", 8, 8, False, 6)),
         ([stay("join", 5, 8), stay("leave", 8, None)], 8, 9, None),
         ([stay("join", 5, 8), stay("leave", 8, None)], 3, 9, Left(1, "!r", 8, 8, True, 0)),
-        ([stay("join", 2, 3), stay("leave", 3, 5), stay("join", 5, None)], 4, 9, Joined(1, "!r", 5, True, 3)),
+        (
+            [stay("join", 2, 3), stay("leave", 3, 5), stay("join", 5, None)],
+            4,
+            9,
+            Joined(1, "!r", 5, True, 3, True),
+        ),
         ([stay("join", 2, 4), stay("leave", 4, 5), stay("join", 5, None)], 3, 9, Joined(1, "!r", 5, True, 3)),
         (
             [stay("join", 2, 3, True), stay("leave", 3, 5), stay("join", 5, None)],
