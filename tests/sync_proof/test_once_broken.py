@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shortest histories that once broke a promise, with what was at stake in each."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sync_proof.program import (
+    Device,
+    History,
+    Other,
+    Own,
+    Room,
+    Send,
+    SetState,
+    SetVisibility,
+    Style,
+    Sync,
+)
+from tests.sync_proof.running import Runner
+
+HISTORIES = {
+    # The state of a room that was left includes what happened unseen before the user joined.
+    "state hidden from a former member": History(
+        2,
+        (Room(visibility="joined"),),
+        (Device(1, Style(include_leave=True)), Device(1, Style(lazy="lazy", include_leave=True))),
+        (SetState(0, 0, "topic"), Own(1, 0, "join"), Other(0, 0, "kick", 1), Sync(0), Sync(1, 1)),
+    ),
+    # A state event of the timeline must not undo a newer one that the reader may not see.
+    "visible state superseded unseen": History(
+        2,
+        (Room(),),
+        (Device(1), Device(1, Style(lazy="lazy"))),
+        (
+            SetState(0, 0, "topic"),
+            SetVisibility(0, 0, "joined"),
+            SetState(0, 0, "topic"),
+            Own(1, 0, "join"),
+            Sync(0, 100),
+            Sync(1, 100),
+        ),
+    ),
+    # Who first syncs while out of a room has nothing of the earlier stay when they come back.
+    "rejoined after a first sync outside": History(
+        2,
+        (Room(),),
+        (Device(1), Device(1, Style(after="use_state_after"))),
+        (
+            Own(1, 0, "join"),
+            Send(1, 0),
+            Own(1, 0, "leave"),
+            Sync(0),
+            Sync(1),
+            Own(1, 0, "join"),
+            Sync(0, 100),
+            Sync(1, 100),
+        ),
+    ),
+    # Who is invited again before they hear of their leave is told of the invite only.
+    "invited again before the leave was told": History(
+        2,
+        (Room(members=(1,)),),
+        (Device(1),),
+        (
+            Sync(0, 100),
+            Send(0, 0, 2),
+            Other(0, 0, "kick", 1),
+            Other(0, 0, "invite", 1),
+            Sync(0, 100),
+            Own(1, 0, "join"),
+            Sync(0, 100),
+        ),
+    ),
+    "invited again, rejected": History(
+        2,
+        (Room(members=(1,)),),
+        (Device(1),),
+        (
+            Sync(0, 100),
+            Send(0, 0, 2),
+            Other(0, 0, "kick", 1),
+            Other(0, 0, "invite", 1),
+            Sync(0, 100),
+            Own(1, 0, "leave"),
+            Sync(0, 100),
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES)
+def test_history(runner: Runner, history: History) -> None:
+    """Every promise holds."""
+    runner.run(history)
