@@ -70,6 +70,7 @@ class Channel(HTTPChannel):
         self._look_call: Any = None
         self._closing = False
         self._saying_goodbye = False
+        self._holds_next = False
         self._body_started = 0.0
 
     # From the transport
@@ -145,7 +146,23 @@ class Channel(HTTPChannel):
 
     def requestDone(self, request: Exchange) -> None:
         self.deadline = self.site.clock.seconds() + self.site.timeouts.idle
-        super().requestDone(request)  # type: ignore[no-untyped-call]
+        if self.persistent and self._waitingForTransport:
+            # Twisted would go on: who pipelines and does not read would have every response made and kept.
+            self.requests.remove(request)
+            self._holds_next = True
+        else:
+            super().requestDone(request)  # type: ignore[no-untyped-call]
+
+    def resumeProducing(self) -> None:
+        if self._holds_next:
+            self._holds_next = False
+            self._handlingRequest = False
+            buffered = b"".join(self._dataBuffer)
+            self._dataBuffer = []
+            super().resumeProducing()  # type: ignore[no-untyped-call]
+            self.setLineMode(buffered)  # type: ignore[no-untyped-call]
+        else:
+            super().resumeProducing()  # type: ignore[no-untyped-call]
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse_bytes(431, TooLarge("The request line or a header is too long"))
@@ -177,7 +194,7 @@ class Channel(HTTPChannel):
         """Close after the exchange that is running, or now."""
         self._closing = True
         self.persistent = False
-        if not self._handlingRequest and not self.requests:
+        if not self.requests and (self._holds_next or not self._handlingRequest):
             self.loseConnection()  # type: ignore[no-untyped-call]
 
     def drop_unfinished(self) -> None:

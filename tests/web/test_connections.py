@@ -26,7 +26,7 @@ from homeserver.config import StartRefused
 from homeserver.config.sections import Listener, Tls
 from homeserver.web.channel import Timeouts
 from homeserver.web.listeners import open_socket
-from homeserver.web.replies import Reply
+from homeserver.web.replies import Reply, Response
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import ROOT, Auth, Route
 from homeserver.web.upgrades import upgrade_to
@@ -91,8 +91,13 @@ async def socket(_request: MatrixRequest) -> Reply:
     return upgrade_to(echo_factory())
 
 
+async def large(_request: MatrixRequest) -> Reply:
+    return Response(200, bytes(4_000_000), {"Content-Type": "application/octet-stream"})
+
+
 def routes(pending: Pending) -> tuple[Route, ...]:
     return (
+        Route("GET", "/large", large, under=ROOT, auth=Auth.NONE),
         Route("GET", "/here", here, under=ROOT, auth=Auth.NONE),
         Route("PUT", "/here", here, under=ROOT, auth=Auth.NONE, max_body=1000),
         Route("PUT", "/there", here, under=ROOT, auth=Auth.NONE),
@@ -129,6 +134,29 @@ async def test_pipelined_requests_are_answered_in_order(server: Loopback, pendin
     pending.gate.callback(None)
     assert (await connection.response()).json == {"waited": True}
     assert [(await connection.response()).json["bytes"] for _ in range(3)] == [3, 3, 3]
+
+
+async def test_who_does_not_read_is_not_answered_further(server: Loopback) -> None:
+    """Pipelined requests wait for their turn, as the responses of all of them could be gigabytes."""
+    connection = await server.connect()
+    transport: Any = connection.transport
+    transport.pauseProducing()
+    connection.send(request_bytes("GET", "/large") * 40)
+    for _ in range(5):
+        assert (await server.request("GET", "/here")).status == 200
+    assert 0 < server.lines.getvalue().count("route=/large") < 10
+    transport.resumeProducing()
+    assert [len((await connection.response()).raw) for _ in range(40)] == [4_000_000] * 40
+
+
+async def test_a_stop_does_not_wait_for_requests_behind_an_unread_response(server: Loopback) -> None:
+    connection = await server.connect()
+    connection.send(request_bytes("GET", "/large") * 40)
+    await connection.until(lambda: bool(connection.received))
+    stopped = Deferred.fromCoroutine(server.server.stop(grace=30))
+    await connection.end()
+    await stopped
+    assert server.lines.getvalue().count("route=/large") < 40
 
 
 async def test_a_request_in_single_bytes(server: Loopback) -> None:
