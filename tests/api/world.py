@@ -192,6 +192,7 @@ class World:
             "since": self.me.syncs()["next_batch"],
             "eventType": "org.example.thing",
             "stateKey": "key",
+            "relType": "m.thread",
             "txnId": "transaction",
             "receiptType": "m.read",
             "keyName": "org.example.field",
