@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import Deferred
@@ -37,6 +37,7 @@ MAX_TRIES = 3
 """Attempts at a write whose outcome is unknown because the connection broke."""
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -60,7 +61,10 @@ class RoomCommit:
 
 
 Landed = Callable[[RoomCommit], Iterable[str]]
-"""Called when a room batch stands, before the position is shown; returns the users to wake."""
+"""Called when a room batch stands, before the position is shown; returns the users to wake.
+
+If it raises, the batch stands all the same: memory is then not to be trusted, and everything in it is looked at anew.
+"""
 
 
 class CommitDoor(Protocol):
@@ -220,6 +224,7 @@ class Committer:
         starts: list[int],
     ) -> None:
         wake: set[str] = set()
+        certain = True
         commits: list[RoomCommit | None] = []
         for number, pending in enumerate(rooms):
             key = result.written.get(number)
@@ -228,11 +233,11 @@ class Committer:
                 commits.append(None)
                 continue
             commit = RoomCommit(result.before + starts[number], key)
-            wake.update(pending.landed(commit))
+            certain &= _told(pending.landed, commit, wake)
             commits.append(commit)
         for start, write in zip(starts[len(rooms) :], writes, strict=True):
             if write.landed is not None:
-                wake.update(write.landed(result.before + start))
+                certain &= _told(write.landed, result.before + start, wake)
         self._stream.announce(
             Change(
                 before=result.before,
@@ -240,12 +245,23 @@ class Committer:
                 rooms=list(result.written.values()),
                 users=batch.users,
                 wake=frozenset(wake),
+                unknown=not certain,
             )
         )
         for pending, room_commit in zip(rooms, commits, strict=True):
             pending.done.callback(room_commit)
         for start, write in zip(starts[len(rooms) :], writes, strict=True):
             write.done.callback(result.before + start)
+
+
+def _told(landed: Callable[[T], Iterable[str]], where: T, wake: set[str]) -> bool:
+    """Say where something landed; False if that failed, which must not keep the others from hearing of theirs."""
+    try:
+        wake.update(landed(where))
+    except Exception:
+        logger.exception("memory did not take up a commit; it is brought up to date from the database")
+        return False
+    return True
 
 
 def _fail(rooms: list[_PendingRoom], writes: list[_PendingWrite], error: Exception) -> None:

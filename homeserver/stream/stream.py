@@ -73,7 +73,11 @@ class Stream:
         wake = set(change.users)
         wake.update(change.wake)
         for subscriber in self._subscribers:
-            wake.update(subscriber.changed(change))
+            try:
+                wake.update(subscriber.changed(change))
+            except Exception:
+                # A position that is never shown would hold up everybody for ever, one failing cache only its own.
+                logger.exception("a subscriber of the stream failed")
         if change.unknown:
             self.rooms.forget_all(change.position)
             self.users.forget_all(change.position)

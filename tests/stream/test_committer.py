@@ -169,3 +169,23 @@ def test_wait_idle_fires_when_nothing_is_left() -> None:
     assert not idle.called
     house.door.accept()
     assert idle.called
+
+
+def test_memory_that_fails_to_take_up_a_commit_holds_up_nobody() -> None:
+    """The commit stands: everybody is answered, the position moves, and memory is brought up to date as a whole."""
+    house = House()
+
+    def fail(_where: object) -> list[str]:
+        raise KeyError("a bug")
+
+    house.room()
+    room = house.committer.commit_room(RoomBatch(room={}, events=[{}]), fail)
+    other = house.room()
+    write = house.committer.write("receipts", [{}], landed=fail)
+    house.door.accept()
+    house.door.accept()
+    assert [result_of(each) for each in (room, other, write)] == [RoomCommit(1, 100), RoomCommit(2, 101), 3]
+    first, second = house.announcements.changes
+    assert not first.unknown
+    assert second.unknown
+    assert second.wake == {"@woken:localhost"}

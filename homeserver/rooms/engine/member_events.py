@@ -65,7 +65,7 @@ class MemberEvents:
 
     def changed(self, change: Change) -> Iterable[str]:
         """Another process wrote rooms: it may have redacted what is held of them here."""
-        if not change.foreign:
+        if not (change.foreign or change.unknown):
             return ()
         self._generation += 1
         rooms = tuple(self._ordinals) if change.unknown else change.rooms
