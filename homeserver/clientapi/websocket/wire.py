@@ -52,14 +52,14 @@ class _Flow:
     """What the transport tells about its send buffer."""
 
     def __init__(self) -> None:
-        self._full = False
+        self.full = False
         self._waiting: list[Deferred[None]] = []
 
     def pauseProducing(self) -> None:
-        self._full = True
+        self.full = True
 
     def resumeProducing(self) -> None:
-        self._full = False
+        self.full = False
         waiting, self._waiting = self._waiting, []
         for deferred in waiting:
             deferred.callback(None)
@@ -68,7 +68,7 @@ class _Flow:
         """The connection is gone, which the protocol is told too."""
 
     async def drained(self) -> None:
-        while self._full:
+        while self.full:
             room: Deferred[None] = Deferred()
             self._waiting.append(room)
             await room
@@ -86,6 +86,7 @@ class Wire(WebSocketServerProtocol):
         self._session = make_session(self)
         self._flow = _Flow()
         self._flowing = False
+        self._unanswered_ping: bytes | None = None
         self._timer: Any = None
 
     # From autobahn.
@@ -102,6 +103,27 @@ class Wire(WebSocketServerProtocol):
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if not isBinary:
             self._session.received(payload)
+
+    def onMessageFrame(self, payload: list[bytes]) -> None:
+        # Empty fragments count towards no limit on size, so a message of nothing else would grow for ever.
+        super().onMessageFrame([part for part in payload if part])
+
+    def onPing(self, payload: bytes) -> None:
+        # The newest ping's pong stands for those before it (RFC 6455 section 5.5.3): otherwise a client that pings and
+        # does not read would have pongs kept without end.
+        if not self._flow.full:
+            super().onPing(payload)  # type: ignore[no-untyped-call]
+            return
+        waits = self._unanswered_ping is not None
+        self._unanswered_ping = payload
+        if not waits:
+            Deferred.fromCoroutine(self._answer_ping())
+
+    async def _answer_ping(self) -> None:
+        await self._flow.drained()
+        payload, self._unanswered_ping = self._unanswered_ping, None
+        if payload is not None:
+            super().onPing(payload)  # type: ignore[no-untyped-call]
 
     def onPong(self, payload: bytes) -> None:
         if self.state == self.STATE_OPEN:
