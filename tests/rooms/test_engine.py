@@ -325,3 +325,19 @@ async def test_a_redaction_by_another_process_is_seen(database: Database) -> Non
     assert again is not None
     after = await second.gate.members(again, [BOB])
     assert "secret" not in after[BOB].stored.pdu
+
+
+async def test_rooms_evicted_while_they_are_written(database: Database) -> None:
+    """A room that leaves memory during its own commit is written all the same, and its weight leaves with it."""
+    engine = await Engine.open(database, budget=20_000)
+    rooms = [await engine.new_room() for _ in range(12)]
+    for n in range(3):
+        sends = [Deferred.fromCoroutine(engine.send(room.room_id, ALICE, str(n))) for room in rooms]
+        loads = [Deferred.fromCoroutine(engine.cache.get(room.room_id)) for room in reversed(rooms)]
+        await gatherResults(sends)
+        await gatherResults(loads)
+    assert engine.stream.position == max(
+        event.position for room in rooms for event in await whole_timeline(engine, room.key)
+    )
+    held = [found for room in rooms if (found := engine.cache.held(room.room_id)) is not None]
+    assert engine.cache.weight == sum(room.weight for room in held)

@@ -113,6 +113,15 @@ class RoomCache:
         _ROOMS.set_function(lambda: len(self._by_id))
         _BYTES.set_function(lambda: self._weight + member_events.weight)
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes the rooms take."""
+        return self._weight
+
+    def held(self, room_id: str) -> Room | None:
+        """The room, if it is in memory, be it out of date."""
+        return self._by_id.get(room_id)
+
     def peek(self, room_id: str) -> Room | None:
         """The room, if it is in memory and not known to be out of date."""
         room = self._by_id.get(room_id)
@@ -215,6 +224,8 @@ class RoomCache:
         for entry in events:
             if entry.stored.type == "m.room.member":
                 self._member_events.put(entry)
+        if self._by_id.get(room.room_id) is not room:
+            return  # it went out of memory meanwhile; what took its place, if anything, is out of date
         growth = sum(entry.weight for entry in events)
         room.weight += growth
         self._weight += growth
