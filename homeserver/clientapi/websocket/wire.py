@@ -104,7 +104,7 @@ class Wire(WebSocketServerProtocol):
         if not isBinary:
             self._session.received(payload)
 
-    def onMessageFrame(self, payload: list[bytes]) -> None:
+    def onMessageFrame(self, payload: Any) -> None:  # a list of bytes, though typed otherwise
         # Empty fragments count towards no limit on size, so a message of nothing else would grow for ever.
         super().onMessageFrame([part for part in payload if part])
 
@@ -112,7 +112,7 @@ class Wire(WebSocketServerProtocol):
         # The newest ping's pong stands for those before it (RFC 6455 section 5.5.3): otherwise a client that pings and
         # does not read would have pongs kept without end.
         if not self._flow.full:
-            super().onPing(payload)  # type: ignore[no-untyped-call]
+            super().onPing(payload)
             return
         waits = self._unanswered_ping is not None
         self._unanswered_ping = payload
@@ -123,7 +123,7 @@ class Wire(WebSocketServerProtocol):
         await self._flow.drained()
         payload, self._unanswered_ping = self._unanswered_ping, None
         if payload is not None:
-            super().onPing(payload)  # type: ignore[no-untyped-call]
+            super().onPing(payload)
 
     def onPong(self, payload: bytes) -> None:
         if self.state == self.STATE_OPEN:

@@ -39,9 +39,9 @@ class Peer:
         self.session: Any = Frames()
         self.transport: Any = StringTransport()  # type: ignore[no-untyped-call]
         self.wire: Any = Wire(wire_factory(clock), clock, lambda _peer: self.session)
-        self.wire.makeConnection(self.transport)
+        self.wire.makeConnection(self.transport)  # type: ignore[no-untyped-call]
         self.wire.dataReceived(HANDSHAKE)
-        self.transport.clear()
+        self.transport.clear()  # type: ignore[no-untyped-call]
 
     def send(self, opcode: int, payload: bytes = b"", *, final: bool = True) -> None:
         """A frame of fewer than 126 bytes, masked with zeros."""
