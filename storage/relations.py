@@ -43,6 +43,10 @@ _DESCENDANTS = f"""WITH RECURSIVE tree AS (
         ORDER BY n.depth {{order}}, n.position {{order}} LIMIT %(limit)s
     ) AS e {EVENT_JOINS} ORDER BY e.depth {{order}}, e.position {{order}}"""  # noqa: S608
 
+_ANNOTATIONS = """SELECT n.pdu FROM event_relations r JOIN events n USING (room, ordinal)
+    WHERE r.room = %s AND r.relates_to = %s AND r.rel_type = 'm.annotation' AND r.sender = %s AND r.type = %s
+      AND n.flags = 0"""
+
 _BACKWARDS = {"beyond": "<", "order": "DESC"}
 _FORWARDS = {"beyond": ">=", "order": "ASC"}
 
@@ -164,6 +168,13 @@ class RelationStore:
         }
         rows = await self._database.fetch("relations_children", sql, params, retry=True)
         return [StoredEvent._make(row) for row in rows]
+
+    async def annotations(self, room: int, parent: str, sender: str, event_type: str) -> list[str]:
+        """The events of a type, as PDUs, by which a user annotates another, redacted ones not among them."""
+        rows = await self._database.fetch(
+            "relations_annotations", _ANNOTATIONS, (room, parent, sender, event_type)
+        )
+        return [str(row[0]) for row in rows]
 
     async def bundles(
         self, parents: Sequence[Parent], user_id: str, ignored: Collection[str]

@@ -141,12 +141,14 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         guesses=GuessBrake(limits),
     )
     users, published = UserStore(core.database), PublishedRoomStore(core.database)
+    relations = RelationStore(core.database)
     rooms = build_room_services(
         engine=core.engine,
         gate=core.gate,
         user_rooms=core.user_rooms,
         committer=core.committer,
         events=core.events,
+        relations=relations,
         alias_store=RoomAliasStore(core.database),
         published=published,
         profiles=data.profiles,
@@ -167,7 +169,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         events=core.events,
         timelines=TimelineStore(core.database),
         history=RoomHistoryStore(core.database),
-        relations=RelationStore(core.database),
+        relations=relations,
         published=published,
         account_data=data.account_data,
         presence=data.presence,

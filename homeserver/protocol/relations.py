@@ -15,6 +15,7 @@ LONGEST = 255
 REPLACE = "m.replace"
 THREAD = "m.thread"
 REFERENCE = "m.reference"
+ANNOTATION = "m.annotation"
 
 
 class Relation(NamedTuple):
@@ -38,6 +39,13 @@ def relation_of(content: Mapping[str, Any]) -> Relation | None:
     if not event_id.startswith("$") or any(_unfit(text) for text in (rel_type, event_id)):
         return None
     return Relation(rel_type, event_id)
+
+
+def annotation_key(content: Mapping[str, Any]) -> str | None:
+    """What an annotation says ("Annotations"); None for a content that is none, or says nothing."""
+    source = content.get("m.relates_to")
+    key = source.get("key") if isinstance(source, Mapping) else None
+    return key if isinstance(key, str) else None
 
 
 def may_be_bundled(

@@ -23,6 +23,7 @@ from homeserver.rooms.membership.member_content import MemberProfiles
 from homeserver.rooms.membership.unban import Unbanning
 from homeserver.rooms.sending.messages import Sending
 from homeserver.rooms.sending.redactions import Redacting
+from homeserver.rooms.sending.relation_rules import RelationRules
 from homeserver.rooms.sending.state import Guests, SettingState
 from homeserver.rooms.spaces import SpaceHierarchies
 from homeserver.rooms.summary import RoomSummaries
@@ -30,6 +31,7 @@ from homeserver.rooms.user_rooms import UserRooms
 from homeserver.stream import Committer
 from storage.events import EventStore
 from storage.published_rooms import PublishedRoomStore
+from storage.relations import RelationStore
 from storage.room_aliases import RoomAliasStore
 
 
@@ -64,6 +66,7 @@ def build_room_services(
     user_rooms: UserRooms,
     committer: Committer,
     events: EventStore,
+    relations: RelationStore,
     alias_store: RoomAliasStore,
     published: PublishedRoomStore,
     profiles: MemberProfiles,
@@ -118,7 +121,12 @@ def build_room_services(
         unbanning=unbanning,
         knocking=knocking,
         forgetting=Forgetting(committer=committer, user_rooms=user_rooms),
-        sending=Sending(engine=engine, redacting=redacting),
+        sending=Sending(
+            engine=engine,
+            redacting=redacting,
+            rules=RelationRules(cache=engine.cache, events=events, relations=relations),
+            events=events,
+        ),
         redacting=redacting,
         setting_state=SettingState(engine=engine, changes=changes, aliases=aliases, guests=guests),
     )

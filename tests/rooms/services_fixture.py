@@ -14,6 +14,7 @@ from homeserver.rooms.membership.propagation import ProfilePropagation
 from homeserver.rooms.services import RoomServices, build_room_services
 from storage.database import Database
 from storage.published_rooms import PublishedRoomStore
+from storage.relations import RelationStore
 from storage.room_aliases import RoomAliasStore
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine
 
@@ -79,6 +80,7 @@ class House:
             user_rooms=engine.user_rooms,
             committer=engine.committer,
             events=engine.events,
+            relations=RelationStore(database),
             alias_store=RoomAliasStore(database),
             published=PublishedRoomStore(database),
             profiles=world,

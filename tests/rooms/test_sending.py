@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from homeserver.errors import BadAlias, BadJson, Forbidden, InvalidParam, MatrixError, NotFound, UserSuspended
+from homeserver.errors import (
+    BadAlias,
+    BadJson,
+    DuplicateAnnotation,
+    Forbidden,
+    InvalidParam,
+    MatrixError,
+    NotFound,
+    Unknown,
+    UserSuspended,
+)
 from homeserver.protocol.errors import CanonicalJsonError, EventFormatError, EventTooLargeError, ProtocolError
 from homeserver.rooms.engine import SendTransaction
 from storage.database import Database
@@ -69,6 +79,60 @@ async def test_what_can_be_no_event_is_refused(
     with pytest.raises(error):
         await house.rooms.sending.send(bob, room_id, event_type, content)
     assert await say(house, bob, room_id)
+
+
+def reaction(parent: str, key: object) -> dict[str, Any]:
+    return {"m.relates_to": {"rel_type": "m.annotation", "event_id": parent, "key": key}}
+
+
+async def test_nobody_reacts_twice_alike(database: Database) -> None:
+    """Another key, type or person is another annotation; a redacted one is none; a retry is told of the first."""
+    house = await House.open(database)
+    room_id = await house.public(bob)
+    said = await say(house, alice, room_id)
+    send = house.rooms.sending.send
+    first = await send(bob, room_id, "m.reaction", reaction(said, "a"), transaction(bob, 1))
+    with pytest.raises(DuplicateAnnotation):
+        await send(bob, room_id, "m.reaction", reaction(said, "a"), transaction(bob, 2))
+    assert await send(bob, room_id, "m.reaction", reaction(said, "a"), transaction(bob, 1)) == first
+    other = await House.open(database)
+    assert (
+        await other.rooms.sending.send(bob, room_id, "m.reaction", reaction(said, "a"), transaction(bob, 1))
+        == first
+    )
+    for _ in range(2):  # what has no key cannot be the same
+        assert await send(bob, room_id, "m.reaction", reaction(said, 5))
+    assert await send(bob, room_id, "m.reaction", reaction(said, "b"))
+    assert await send(bob, room_id, "m.x", reaction(said, "a"))
+    assert await send(alice, room_id, "m.reaction", reaction(said, "a"))
+    await house.rooms.redacting.redact(bob, room_id, first, {})
+    assert await send(bob, room_id, "m.reaction", reaction(said, "a")) != first
+
+
+async def test_threads_begin_at_events_that_relate_to_none(database: Database) -> None:
+    """A rich reply relates to none in this sense; of an event not known here nobody can tell."""
+    house = await House.open(database)
+    room_id, elsewhere = await house.public(bob), await house.public(bob)
+    said = await say(house, alice, room_id)
+
+    async def thread(root: str, room: str = room_id) -> str:
+        content = {"body": "x", "m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+        return await house.rooms.sending.send(bob, room, "m.room.message", content)
+
+    reply = {"body": "x", "m.relates_to": {"m.in_reply_to": {"event_id": said}}}
+    replied = await house.rooms.sending.send(bob, room_id, "m.room.message", reply)
+    child = await thread(said)
+    for root in (said, replied, "$unknown"):
+        assert await thread(root)
+    with pytest.raises(Unknown):
+        await thread(child)
+    assert await thread(child, elsewhere)
+    with pytest.raises(Forbidden, match="not in room"):
+        await house.rooms.sending.send(
+            carol, room_id, "m.x", {"m.relates_to": {"rel_type": "m.thread", "event_id": child}}
+        )
+    await house.rooms.redacting.redact(bob, room_id, child, {})
+    assert await thread(child)
 
 
 async def test_the_same_state_again_is_no_new_event(database: Database) -> None:
