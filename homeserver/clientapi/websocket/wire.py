@@ -106,7 +106,8 @@ class Wire(WebSocketServerProtocol):
 
     def onMessageFrame(self, payload: Any) -> None:  # a list of bytes, though typed otherwise
         # Empty fragments count towards no limit on size, so a message of nothing else would grow for ever.
-        super().onMessageFrame([part for part in payload if part])
+        parts: Any = [part for part in payload if part]
+        super().onMessageFrame(parts)
 
     def onPing(self, payload: bytes) -> None:
         # The newest ping's pong stands for those before it (RFC 6455 section 5.5.3): otherwise a client that pings and
