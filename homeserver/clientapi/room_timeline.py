@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events of a room's timeline. Client-server API, "Getting events for a room" and "Event Context"."""
+"""Events of a room's timeline. Client-server API, "Getting events for a room" and "Event Context"; one event by its id
+alone, as the deprecated part of "Syncing" has it.
+"""
 
 import orjson
 
@@ -34,6 +36,7 @@ class RoomTimelineEndpoints:
             Route("GET", room + "/messages", self.messages, auth=Auth.GUEST_OK, abandon=True),
             Route("GET", room + "/context/{event_id}", self.context, auth=Auth.GUEST_OK, abandon=True),
             Route("GET", room + "/event/{event_id}", self.event, auth=Auth.GUEST_OK, abandon=True),
+            Route("GET", "/events/{event_id}", self.event_of_any_room, abandon=True),
             Route(
                 "GET",
                 room + "/timestamp_to_event",
@@ -73,6 +76,10 @@ class RoomTimelineEndpoints:
         return JsonBytes(
             await self._event.get(request.requester, request.param("room_id"), request.param("event_id"))
         )
+
+    async def event_of_any_room(self, request: MatrixRequest) -> Reply:
+        """`GET /events/{eventId}`."""
+        return JsonBytes(await self._event.get_of_any_room(request.requester, request.param("event_id")))
 
     async def timestamp_to_event(self, request: MatrixRequest) -> Reply:
         """`GET /rooms/{roomId}/timestamp_to_event`."""

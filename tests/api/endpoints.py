@@ -123,6 +123,7 @@ _ACCOUNTS = (
 _SYNC = (
     _guests("GET", "/sync", since="$since", filter=_FILTER, full_state="false", set_presence="offline", timeout="0", use_state_after="true"),
     _guests("GET", "/events", **{"from": "$token", "room_id": "$room", "timeout": "0"}),
+    _users("GET", "/events/{eventId}"),
     _users("GET", "/initialSync", limit="3", archived="true"),
     _guests("GET", "/rooms/{roomId}/initialSync", limit="3"),
 )  # fmt: skip

@@ -80,6 +80,7 @@ ENDPOINTS = [
     ("/rooms/{room}/threads", {"include": "participated"}),
     ("/rooms/{room}/initialSync", {}),
     ("/initialSync", {}),
+    ("/events/{said}", {}),
     ("/events", {"timeout": "0"}),
     ("/events", {"timeout": "0", "room_id": "{room}"}),
 ]
@@ -98,7 +99,7 @@ async def test_every_path_answers_under_every_prefix(database: Database) -> None
 
 async def test_guests_read_what_is_open_to_the_world(database: Database) -> None:
     """All that the specification's "Guest Access" lists, and nothing else."""
-    closed = ("timestamp_to_event", "joined_members", "/relations/", "/threads")
+    closed = ("timestamp_to_event", "joined_members", "/relations/", "/threads", "/events/")
     async with opened(database, "world_readable") as site:
         for path, parameters in ENDPOINTS:
             query = {name: value.replace("{room}", site.room_id) for name, value in parameters.items()}
@@ -115,10 +116,10 @@ async def test_strangers_are_refused(database: Database) -> None:
     """403 for a room one may not read, 404 for an event."""
     async with opened(database) as site:
         for path, parameters in ENDPOINTS:
-            if "{room}" not in path:
+            if "{" not in path:
                 continue
             answer = await site.get(path, token="bob", **parameters)
-            hidden = "/event/" in path or "/relations/" in path
+            hidden = any(name in path for name in ("/event/", "/events/", "/relations/"))
             status, code = (404, "M_NOT_FOUND") if hidden else (403, "M_FORBIDDEN")
             assert (answer.status, answer.errcode) == (status, code), path
 
@@ -137,6 +138,7 @@ async def test_strangers_are_refused(database: Database) -> None:
         ("/rooms/{room}/context/{said}", {"limit": "-1"}, 400, "M_INVALID_PARAM"),
         ("/rooms/{room}/context/$none", {}, 404, "M_NOT_FOUND"),
         ("/rooms/{room}/event/$none", {}, 404, "M_NOT_FOUND"),
+        ("/events/$none", {}, 404, "M_NOT_FOUND"),
         ("/rooms/{room}/timestamp_to_event", {"dir": "f"}, 400, "M_MISSING_PARAM"),
         ("/rooms/{room}/timestamp_to_event", {"ts": "0"}, 400, "M_MISSING_PARAM"),
         ("/rooms/{room}/timestamp_to_event", {"ts": "0", "dir": "b"}, 404, "M_NOT_FOUND"),
@@ -169,6 +171,15 @@ async def test_empty_tokens_are_none(database: Database) -> None:
         answer = await site.get("/rooms/{room}/messages", dir="b", from_="", to="", limit="1")
         assert [event["event_id"] for event in answer.json["chunk"]] == site.said[2:]
         assert (await site.get("/events", from_="", timeout="0")).status == 200
+
+
+async def test_an_event_by_its_id_alone(database: Database) -> None:
+    """Is the event that its room gives."""
+    async with opened(database) as site:
+        answers = [(await site.get(path)).json for path in ("/events/{said}", "/rooms/{room}/event/{said}")]
+        for answer in answers:
+            del answer["unsigned"]["age"]
+        assert answers[0] == answers[1]
 
 
 async def test_messages_pass_their_parameters_on(database: Database) -> None:

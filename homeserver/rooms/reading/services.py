@@ -84,7 +84,9 @@ def build_reading_services(
         context=EventContext(
             gate=gate, timeline=timeline, store=timelines, ignored_users=account_data, presenter=presenter
         ),
-        event=SingleEvent(gate=gate, ignored_users=account_data, presenter=presenter),
+        event=SingleEvent(
+            gate=gate, cache=cache, events=events, ignored_users=account_data, presenter=presenter
+        ),
         by_time=EventsByTime(gate=gate, store=timelines),
         state=RoomState(gate=gate, store=timelines, presenter=presenter),
         members=RoomMembers(gate=gate, walks=walks, events=events, store=timelines, presenter=presenter),

@@ -1,19 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`GET /rooms/{roomId}/event/{eventId}`: one event."""
+"""`GET /rooms/{roomId}/event/{eventId}`, and `GET /events/{eventId}` as it was before: one event."""
 
 from __future__ import annotations
 
 from homeserver.errors import Forbidden, NotFound
 from homeserver.rooms.access import RoomGate
+from homeserver.rooms.engine import RoomCache
 from homeserver.rooms.reading.messages import IgnoredUsers
 from homeserver.rooms.reading.presenting import Client, Presenter
+from storage.events import EventStore
 
 
 class SingleEvent:
     """One per process."""
 
-    def __init__(self, *, gate: RoomGate, ignored_users: IgnoredUsers, presenter: Presenter) -> None:
+    def __init__(
+        self,
+        *,
+        gate: RoomGate,
+        cache: RoomCache,
+        events: EventStore,
+        ignored_users: IgnoredUsers,
+        presenter: Presenter,
+    ) -> None:
         self._gate = gate
+        self._cache = cache
+        self._events = events
         self._ignored = ignored_users
         self._presenter = presenter
 
@@ -25,3 +37,11 @@ class SingleEvent:
             raise NotFound("Event not found") from refused
         ignored = await self._ignored.ignored(client.user_id)
         return (await self._presenter.history(client, access, [entry], ignored))[0]
+
+    async def get_of_any_room(self, client: Client, event_id: str) -> bytes:
+        """As `get`, for who does not say where the event is."""
+        stored = (await self._events.by_ids((event_id,))).get(event_id)
+        rooms = {} if stored is None else await self._cache.get_many(keys=(stored.room,))
+        if not rooms:
+            raise NotFound("Event not found")
+        return await self.get(client, next(iter(rooms)), event_id)
