@@ -13,6 +13,8 @@ from homeserver.stream.changes import Change
 from storage.account_data import AccountDataEntry
 
 Key = tuple[int, str]
+ENTRY_BYTES = 100
+"""What an entry counts beside its content, so that their number is bounded too."""
 
 
 class Kept(NamedTuple):
@@ -20,29 +22,38 @@ class Kept(NamedTuple):
 
     content: dict[str, Any] | None
     position: int
+    size: int
+    """Bytes of its JSON."""
 
 
 class UserData:
-    """All of one user's entries. `weight` is about how many bytes they take."""
+    """All of one user's entries."""
 
-    __slots__ = ("entries", "ignored", "latest", "weight")
+    __slots__ = ("entries", "ignored", "latest", "size")
 
     def __init__(self, rows: Iterable[AccountDataEntry]) -> None:
         self.entries: dict[Key, Kept] = {}
         self.latest = 0
-        self.weight = 500
+        self.size = 0
+        """Bytes of JSON in all, with what each entry takes beside its content."""
         self.ignored: frozenset[str] | None = None
         """Whom the user ignores, once somebody asked."""
         for row in rows:
             content = None if row.content is None else orjson.loads(row.content)
-            self.put((row.room, row.type), Kept(content, row.position), len(row.content or ""))
+            self.put((row.room, row.type), Kept(content, row.position, len(row.content or "")))
 
-    def put(self, key: Key, kept: Kept, size: int) -> None:
-        if key in self.entries:
-            size //= (
-                2  # what is replaced is gone, and its size is not remembered: about right in the long run
-            )
-        self.weight += 300 + 4 * size
+    @property
+    def weight(self) -> int:
+        """About how many bytes of memory it takes."""
+        return 500 + 4 * self.size
+
+    def size_with(self, key: Key, size: int) -> int:
+        """What `size` would be if an entry had so many bytes."""
+        present = self.entries.get(key)
+        return self.size + size + (ENTRY_BYTES if present is None else -present.size)
+
+    def put(self, key: Key, kept: Kept) -> None:
+        self.size = self.size_with(key, kept.size)
         self.entries[key] = kept
         self.latest = max(self.latest, kept.position)
         self.ignored = None
@@ -87,8 +98,8 @@ class UserDataCache:
         data = self._users.get(user_id)
         if data is not None:
             before = data.weight
-            kept = Kept(None if content is None else dict(content), position)
-            data.put(key, kept, 0 if content is None else len(orjson.dumps(content)))
+            size = 0 if content is None else len(orjson.dumps(content))
+            data.put(key, Kept(None if content is None else dict(content), position, size))
             self._weight += data.weight - before
 
     def drop(self, users: Iterable[str]) -> None:

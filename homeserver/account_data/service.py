@@ -15,7 +15,7 @@ import orjson
 from twisted.internet.defer import Deferred
 
 from homeserver.account_data.ignored import IGNORED_USER_LIST, check_ignored_user_list, ignored_users
-from homeserver.account_data.memory import UserData, UserDataCache
+from homeserver.account_data.memory import Key, UserData, UserDataCache
 from homeserver.errors import BadJson, InvalidParam, NotFound, TooLarge
 from storage.account_data import AccountDataEntry
 
@@ -23,6 +23,8 @@ GLOBAL = 0
 SERVER_MANAGED = frozenset(("m.fully_read", "m.push_rules"))
 """Types that clients read but never set ("Server Behaviour")."""
 MAX_CONTENT_BYTES = 512 * 1024
+MAX_USER_BYTES = 16 * 1024 * 1024
+"""Of all that clients may keep for one user: it is read into memory as a whole, and sent in one first sync."""
 MAX_TYPE_BYTES = 255
 TRIES = 10
 
@@ -147,7 +149,9 @@ class AccountData:
         check_settable(event_type)
         if event_type == IGNORED_USER_LIST and room_id is None:
             check_ignored_user_list(content)
-        await self.put_managed(user_id, await self._required_key(user_id, room_id), event_type, content)
+        room = await self._required_key(user_id, room_id)
+        _check_total(await self._load(user_id), (room, event_type), content)
+        await self.put_managed(user_id, room, event_type, content)
 
     async def delete(self, user_id: str, event_type: str, room_id: str | None = None) -> None:
         """Delete a type (MSC3391); nothing happens if there is none. Raises as `put`."""
@@ -167,7 +171,14 @@ class AccountData:
 
         `change` must make no difference where it was applied already: it may be, again.
         """
-        await self.update_managed(user_id, await self._required_key(user_id, room_id), event_type, change)
+        room, data = await self._required_key(user_id, room_id), await self._load(user_id)
+
+        def bounded(present: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+            changed = change(present)
+            _check_total(data, (room, event_type), changed)
+            return changed
+
+        await self.update_managed(user_id, room, event_type, bounded)
 
     # Writing, for the server.
 
@@ -261,6 +272,12 @@ def check_settable(event_type: str) -> None:
         raise InvalidParam("A type cannot contain NUL")
     if len(event_type.encode()) > MAX_TYPE_BYTES:
         raise TooLarge(f"A type is at most {MAX_TYPE_BYTES} bytes")
+
+
+def _check_total(data: UserData, key: Key, content: Mapping[str, Any] | None) -> None:
+    """Raise TooLarge if the user would have more than is kept for one."""
+    if content is not None and data.size_with(key, len(orjson.dumps(content))) > MAX_USER_BYTES:
+        raise TooLarge(f"All account data of a user is at most {MAX_USER_BYTES} bytes")
 
 
 def _encoded(content: Mapping[str, Any] | None) -> str | None:

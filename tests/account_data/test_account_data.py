@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from homeserver.account_data import (
     InvitePermissions,
     Tags,
     UserDataCache,
+    service,
 )
 from homeserver.errors import BadJson, InvalidParam, NotFound, TooLarge
 from storage.account_data import AccountDataStore
@@ -75,6 +77,29 @@ async def test_global_and_room_data_are_kept_apart_and_told(database: Database) 
     assert (everything.global_, everything.rooms) == ([entry("org.example.a", {"n": 1})], since.rooms)
     assert await process.changed(BOB) == AccountDataChanges()
     assert await process.account_data.find(BOB, room.room_id, "org.example.a") is None
+
+
+async def test_what_is_kept_for_one_user_is_bounded(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In all, whatever it is split into; there is always a way to make room."""
+    monkeypatch.setattr(service, "MAX_USER_BYTES", 3000)
+    for process in (await Process.open(database), await Process.open(database)):
+        room = await process.engine.new_room()
+        await process.account_data.put(ALICE, "org.example.a", {"a": "x" * 2500})
+        for room_id in (None, room.room_id):
+            with pytest.raises(TooLarge):
+                await process.account_data.put(ALICE, "org.example.b", {"a": "x" * 500}, room_id)
+        with pytest.raises(TooLarge):
+            await Tags(process.account_data).put(ALICE, room.room_id, "u.tag", {"a": "x" * 500})
+        await process.account_data.put(ALICE, "org.example.a", {"a": "x" * 2600})
+        await process.account_data.put(ALICE, "org.example.a", {})
+        await process.account_data.put(ALICE, "org.example.b", {"a": "x" * 2000})
+        await process.account_data.delete(ALICE, "org.example.b")
+    for number in range(30):
+        with contextlib.suppress(TooLarge):
+            await process.account_data.put(ALICE, f"org.example.{number}", {})
+    assert len((await process.changed(ALICE)).global_) < 30
 
 
 async def test_without_news_there_is_no_query(database: Database) -> None:
