@@ -16,6 +16,9 @@ from homeserver.protocol.errors import ProtocolError
 DEFAULT_LIMIT = 10
 MOST_EVENTS = 100
 """Limits on events per room: what is given unasked, and what is given at most."""
+MOST_WILDCARDS = 100
+MOST_STEPS = 1000
+"""In one list of types, and in all paths of `event_fields`: both are gone through for each event that is looked at."""
 
 
 class FilterError(ProtocolError):
@@ -164,6 +167,8 @@ class SyncFilter:
         if event_format not in ("client", "federation"):
             raise FilterError("event_format is neither 'client' nor 'federation'")
         fields = _strings(source, "event_fields")
+        if fields is not None and sum(field.count(".") + 1 for field in fields) > MOST_STEPS:
+            raise FilterError(f"event_fields has more than {MOST_STEPS} steps")
         return cls(
             presence=EventFilter.parse(_object(source, "presence")),
             account_data=EventFilter.parse(_object(source, "account_data")),
@@ -232,7 +237,7 @@ def pick_fields(event: Mapping[str, Any], paths: Sequence[tuple[str, ...]]) -> d
 
 
 def _event_fields(source: Mapping[str, Any]) -> dict[str, Any]:
-    types, not_types = _strings(source, "types"), _strings(source, "not_types")
+    types, not_types = _types(source, "types"), _types(source, "not_types")
     limit = _optional(source, "limit", int)
     if limit is not None and limit < 0:
         raise FilterError("limit is negative")
@@ -243,6 +248,13 @@ def _event_fields(source: Mapping[str, Any]) -> dict[str, Any]:
         "senders": _names(source, "senders"),
         "not_senders": _names(source, "not_senders") or frozenset(),
     }
+
+
+def _types(source: Mapping[str, Any], key: str) -> list[str] | None:
+    types = _strings(source, key)
+    if types is not None and sum(pattern.count("*") for pattern in types) > MOST_WILDCARDS:
+        raise FilterError(f"{key} has more than {MOST_WILDCARDS} wildcards")
+    return types
 
 
 def _object(source: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -30,6 +30,23 @@ def test_wildcards_match_any_run_of_characters(pattern: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("allowed", "refused"),
+    [
+        ({"room": {"timeline": {"types": ["*a"] * 100}}}, {"room": {"timeline": {"types": ["*a"] * 101}}}),
+        ({"room": {"state": {"not_types": ["*" * 100]}}}, {"room": {"state": {"not_types": ["*" * 101]}}}),
+        ({"presence": {"types": ["m.a"] * 5000}}, {"presence": {"types": ["m.*"] * 5000}}),
+        ({"event_fields": ["content.body"] * 500}, {"event_fields": ["content.body"] * 501}),
+        ({"event_fields": [".".join("a" * 1000)]}, {"event_fields": [".".join("a" * 1001)]}),
+    ],
+)
+def test_what_a_filter_costs_per_event_is_bounded(allowed: dict[str, Any], refused: dict[str, Any]) -> None:
+    """A sync looks at thousands of events on the reactor thread, and asks the filter about each."""
+    SyncFilter.parse(allowed)
+    with pytest.raises(FilterError):
+        SyncFilter.parse(refused)
+
+
+@pytest.mark.parametrize(
     ("source", "event_type", "sender", "passes"),
     [
         ({}, "m.a", "@a:x", True),
