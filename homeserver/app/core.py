@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections.abc import Awaitable
@@ -28,8 +27,6 @@ from storage.memberships import MembershipStore
 from storage.rooms import RoomStore
 from storage.state import StateStore
 from storage.stream import StreamStore
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +73,7 @@ async def build_core(reactor: Any, config: Config, dsn: str, signing_key: Signin
     recovery = Recovery(stream_store, stream, sleep)
 
     def catch_up() -> None:
-        Deferred.fromCoroutine(recovery.resync()).addErrback(
-            lambda failure: logger.error("could not catch up with the stream", exc_info=failure.value)
-        )
+        Deferred.fromCoroutine(recovery.catch_up())
 
     await database.listen("stream", stream.heard, catch_up)
     position = await stream_store.settled_position()

@@ -106,6 +106,8 @@ class Committer:
         self._rooms: list[_PendingRoom] = []
         self._writes: list[_PendingWrite] = []
         self._running = False
+        self._unsure = False
+        """Whether a commit's outcome is still unknown because the database did not answer in time."""
         self._idle: list[Deferred[None]] = []
         _WAITING.set_function(lambda: len(self._rooms) + len(self._writes))
 
@@ -159,7 +161,21 @@ class Committer:
                 deferred.callback(None)
 
     async def _commit_next(self) -> None:
+        if self._unsure and not await self._make_sure():
+            return
         await self._commit(*self._take())
+
+    async def _make_sure(self) -> bool:
+        """Bring memory up to date before anything else is committed; if that can't be, all who wait fail."""
+        try:
+            await self._recovery.resync()
+        except Exception as unavailable:
+            rooms, self._rooms = self._rooms, []
+            writes, self._writes = self._writes, []
+            _fail(rooms, writes, unavailable)
+        else:
+            self._unsure = False
+        return not self._unsure
 
     async def _commit(self, rooms: list[_PendingRoom], writes: list[_PendingWrite]) -> None:
         batch, starts = _assemble(rooms, writes)
@@ -195,6 +211,7 @@ class Committer:
         try:
             await self._recovery.resync()
         except Exception as unavailable:
+            self._unsure = True
             _fail(rooms, writes, unavailable)
             return
         for write in writes:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from storage.database import ConnectionLost, DatabaseUnavailable
+from storage.database import DatabaseClosed, DatabaseFailure
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +33,32 @@ class Recovery:
         self._sleep = sleep
 
     async def resync(self) -> None:
-        """Returns once the database answered. Raises DatabaseUnavailable after a minute without it."""
+        """Returns once the database answered. Raises DatabaseFailure after a minute or more without it.
+
+        Who gives up then must come back: until it succeeds, the stream may have a hole that nothing else will fill.
+        """
         for attempt in range(ATTEMPTS):
             try:
                 position = await self._store.settled_position()
-            except (ConnectionLost, DatabaseUnavailable):
+            except DatabaseClosed:
+                raise
+            except DatabaseFailure:  # a timeout among them: the lost commit's lock may outlive its connection
                 if attempt == ATTEMPTS - 1:
                     raise
                 await self._sleep(PAUSE)
             else:
                 self._stream.missed(position)
+                return
+
+    async def catch_up(self) -> None:
+        """As `resync`, for as long as it takes, or until the database is closed here."""
+        while True:
+            try:
+                await self.resync()
+            except DatabaseClosed:
+                return
+            except Exception:
+                logger.exception("still not caught up with the stream")
+                await self._sleep(PAUSE)
+            else:
                 return

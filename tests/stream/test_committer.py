@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from homeserver.stream import Change, Committer, RoomBatch, RoomCommit
-from storage.database import ConnectionLost, DatabaseOverloaded
+from storage.database import ConnectionLost, DatabaseOverloaded, DatabaseUnavailable
 from storage.stream import CommitResult, StreamBatch
 
 
@@ -50,9 +50,12 @@ class Announcements:
 class Resync:
     def __init__(self) -> None:
         self.times = 0
+        self.failing = False
 
     async def resync(self) -> None:
         self.times += 1
+        if self.failing:
+            raise DatabaseUnavailable("still gone")
 
 
 class House:
@@ -189,3 +192,23 @@ def test_memory_that_fails_to_take_up_a_commit_holds_up_nobody() -> None:
     assert not first.unknown
     assert second.unknown
     assert second.wake == {"@woken:localhost"}
+
+
+def test_an_outcome_that_stays_unknown_is_found_out_before_the_next_commit() -> None:
+    """A hole in the stream that nobody looks into again would hide everything after it for ever."""
+    house = House()
+    house.resync.failing = True
+    lost = house.room()
+    house.door.refuse(ConnectionLost("gone"))
+    still = house.room()
+    for deferred in (lost, still):
+        with pytest.raises(DatabaseUnavailable):
+            result_of(deferred).raiseException()
+    assert len(house.door.batches) == 1
+    house.resync.failing = False
+    room = house.room()
+    house.room()
+    house.door.accept()
+    house.door.accept()
+    assert result_of(room) == RoomCommit(0, 100)
+    assert house.resync.times == 3
