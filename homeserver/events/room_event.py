@@ -19,7 +19,7 @@ from storage.events import StoredEvent
 class RoomEvent:
     """A mutable cell only in that a redaction, when it comes, replaces what it holds."""
 
-    __slots__ = ("_body", "_chain", "_event", "aside", "room_id", "stored", "version")
+    __slots__ = ("_body", "_chain", "_event", "aside", "room_id", "stored", "version", "weight")
 
     def __init__(
         self, stored: StoredEvent, room_id: str, version: RoomVersion, event: Event | None = None
@@ -32,6 +32,8 @@ class RoomEvent:
         self._chain: BitMap | None = None
         self.aside: object = None
         """Where `rendering` keeps what it made of the event besides its body."""
+        self.weight = 1500 + 4 * len(stored.pdu)
+        """About how many bytes of memory it takes. Fixed, so that what counted it in counts the same out."""
 
     @property
     def event(self) -> Event:
@@ -54,11 +56,6 @@ class RoomEvent:
             raw = self.stored.auth_chain
             self._chain = BitMap() if raw is None else BitMap.deserialize(raw)
         return self._chain
-
-    @property
-    def weight(self) -> int:
-        """About how many bytes of memory it takes."""
-        return 1500 + 4 * len(self.stored.pdu)
 
     def place(self, position: int) -> None:
         """The commit gave it its stream position."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import closing
 
 import orjson
@@ -15,10 +16,12 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.protocol.event_auth import AuthError
 from homeserver.protocol.room_versions import ROOM_VERSIONS
-from homeserver.rooms.engine import Draft, SendTransaction
+from homeserver.rooms.engine import Draft, RoomHead, SendTransaction
+from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.snapshots import checkpoint_due, checkpoint_of, state_at
+from homeserver.stream import Change
 from storage.database import Database
-from storage.events import StoredEvent, TimelinePlace
+from storage.events import EventStore, StoredEvent, TimelinePlace
 from storage.state import SnapshotDelta, StateStore
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member, message
 
@@ -340,3 +343,87 @@ async def test_rooms_evicted_while_they_are_written(database: Database) -> None:
     assert engine.stream.position == max(newest)
     held = [found for room in rooms if (found := engine.cache.held(room.room_id)) is not None]
     assert engine.cache.weight == sum(room.weight for room in held)
+
+
+async def test_a_redacted_name_leaves_the_directory_and_the_head(database: Database) -> None:
+    """The summary shows the room as it is after the redaction, and so does the head that later events build on."""
+    engine = await Engine.open(database)
+    room = await engine.new_room(more=[Draft("m.room.name", ALICE, {"name": "secret"}, "")])
+    target = room.head.state["m.room.name", ""].stored
+    seen: list[str | None] = []
+
+    def plan(_head: RoomHead) -> list[Draft]:
+        return [Draft("m.room.redaction", ALICE, {}, redacts=target)]
+
+    def look(head: RoomHead) -> list[Draft]:
+        seen.append(head.text("m.room.name", "name"))
+        return [message(ALICE, "and on")]
+
+    writes = [
+        Deferred.fromCoroutine(engine.engine.write(room.room_id, each, users=(ALICE,)))
+        for each in (lambda _: [message(ALICE, "first")], plan, look)
+    ]
+    await gatherResults(writes)
+    assert seen == [None]
+    assert room.head.text("m.room.name", "name") is None
+    rows = await database.fetch("test", "SELECT name FROM room_summaries WHERE room = %s", (room.key,))
+    assert rows == [(None,)]
+    again = await (await Engine.open(database)).cache.get(room.room_id)
+    assert again is not None
+    assert again.head.state["m.room.name", ""].stored == room.head.state["m.room.name", ""].stored
+
+
+async def test_two_redactions_of_one_event_in_one_commit(database: Database) -> None:
+    """The first strikes it, in memory and in the database alike; the second changes nothing."""
+    engine = await Engine.open(database)
+    room = await engine.new_room()
+    event_id = await engine.send(room.room_id, ALICE, "secret")
+    target = (await engine.events.by_ids([event_id]))[event_id]
+    written = await engine.engine.write(
+        room.room_id,
+        lambda _: [Draft("m.room.redaction", ALICE, {"n": n}, redacts=target) for n in range(2)],
+        users=(ALICE,),
+    )
+    first = written.events[0].stored.event_id
+    stored = (await engine.events.by_ids([event_id]))[event_id]
+    held = [entry for entry in room.recent if entry.stored.event_id == event_id]
+    assert [entry.stored.redacted_by for entry in held] == [first]
+    assert stored.redacted_by == first
+    struck = await database.fetch("test", "SELECT count(*) FROM events WHERE redacted_by IS NOT NULL")
+    assert struck == [(1,)]
+
+
+async def test_what_is_redacted_while_it_is_read_is_not_kept(database: Database) -> None:
+    """A member event whose old form is on its way from the database when the redaction lands is read again."""
+    engine = await Engine.open(database)
+    room = await engine.new_room()
+    await engine.engine.write(
+        room.room_id, lambda _: [member(BOB, "join", displayname="secret")], users=(BOB,)
+    )
+    ordinal = room.head.members[BOB].ordinal
+
+    class Slow(EventStore):
+        async def by_ordinals(self, wanted: Iterable[tuple[int, int]]) -> list[StoredEvent]:
+            found = await super().by_ordinals(wanted)
+            memory.redacted(room.key, ordinal)
+            return found
+
+    memory = MemberEvents(Slow(database), 1_000_000)
+    await memory.load(room.key, room.room_id, room.head.version, [ordinal])
+    assert memory.peek(room.key, ordinal) is None
+
+
+async def test_redactions_leave_no_weight_behind(database: Database) -> None:
+    """What an event weighed when it came is what leaves with it."""
+    engine = await Engine.open(database)
+    room = await engine.new_room()
+    await engine.engine.write(
+        room.room_id, lambda _: [member(BOB, "join", displayname="b" * 200)], users=(BOB,)
+    )
+    ordinal = room.head.members[BOB].ordinal
+    target = (await engine.events.by_ordinals([(room.key, ordinal)]))[0]
+    await engine.engine.write(
+        room.room_id, lambda _: [Draft("m.room.redaction", BOB, {}, redacts=target)], users=(BOB,)
+    )
+    engine.member_events.changed(Change(before=0, count=0, unknown=True))
+    assert engine.member_events.weight == 0

@@ -35,7 +35,7 @@ class MemberEvents:
 
     @property
     def generation(self) -> int:
-        """Grows whenever another process wrote: who reads events meanwhile must not `put` them."""
+        """Grows whenever something may have been redacted: who reads events meanwhile must not `put` them."""
         return self._generation
 
     def peek(self, room: int, ordinal: int) -> RoomEvent | None:
@@ -108,5 +108,7 @@ class MemberEvents:
             self.put(RoomEvent(stored, *missing[stored.room, stored.ordinal]))
 
     def redacted(self, room: int, ordinal: int) -> RoomEvent | None:
-        """The event that a redaction strikes, if it is in memory."""
+        """The event that a redaction strikes, if it is in memory; a copy still on its way from the database is not
+        kept."""
+        self._generation += 1
         return self._entries.get((room, ordinal))

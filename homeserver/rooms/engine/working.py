@@ -114,6 +114,8 @@ class WorkingRoom:
         self._loaded = loaded
         self._now = now
         self._rows = _Rows()
+        self._stand_ins: list[tuple[StateKey, RoomEvent, RoomEvent]] = []
+        """Redacted forms of state events, each with the shared object that it stands for until the batch stands."""
 
     def mark(self) -> Mark:
         return Mark(self.head.copy(), self._rows.copy(), len(self.appended))
@@ -172,7 +174,7 @@ class WorkingRoom:
         head, rows = self.head, self._rows
         transactions = [row["transaction"] for row in rows.events if row["transaction"] is not None]
         state: dict[str, list[Row]] = {}
-        if rows.snapshots:
+        if rows.snapshots or rows.summary:
             state = {
                 "snapshots": rows.snapshots,
                 "current": list(rows.current.values()),
@@ -210,6 +212,9 @@ class WorkingRoom:
         head.head = self._expected + 1
         head.position = before + len(self.appended)
         head.fresh_members = Map()
+        for key, stand_in, shared in self._stand_ins:
+            if head.state.get(key) is stand_in:
+                head.state = head.state.set(key, shared)
         for position, entry in enumerate(self.appended, before + 1):
             if entry.stored.room != room:
                 entry.stored = entry.stored._replace(room=room)
@@ -425,7 +430,9 @@ class WorkingRoom:
         return b64encode(checkpoint_of(ordinals)).decode()
 
     def _strike(self, target: StoredEvent, redaction: RoomEvent) -> None:
-        if target.redacted_by is not None:
+        if target.redacted_by is not None or any(
+            row["ordinal"] == target.ordinal for row in self._rows.redactions
+        ):
             return
         version = self.head.version
         whole = orjson.loads(target.pdu)
@@ -441,7 +448,18 @@ class WorkingRoom:
         )
         self.struck.append((target, pdu, redaction))
         if target.state_key is not None:
-            self._rows.summary = True
+            self._strike_state((target.type, target.state_key), target.ordinal, pdu, redaction)
+
+    def _strike_state(self, key: StateKey, ordinal: int, pdu: str, redaction: RoomEvent) -> None:
+        """What follows in this batch, and the summary, see the redacted form; readers do when the batch stands."""
+        self._rows.summary = True
+        current = self.head.state.get(key)
+        if current is not None and current.stored.ordinal == ordinal:
+            struck = RoomEvent(current.stored, current.room_id, current.version)
+            struck.redact(pdu, redaction.stored)
+            self._stand_ins.append((key, struck, current))
+            self.head.state = self.head.state.set(key, struck)
+            self.head.forget_derived()
 
 
 def _check_storable(draft: Draft) -> None:
