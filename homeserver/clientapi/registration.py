@@ -62,7 +62,7 @@ class RegistrationEndpoints:
     async def register(self, request: MatrixRequest) -> Reply:
         """`POST /register`."""
         if request.query.enum("kind", ("user", "guest"), "user") == "guest":
-            self._limits.check("registration", request.address)
+            self._limits.check("registration", request.counted_as)
             guest = request.body(GuestBody, empty_ok=True)
             return logged_in(await self._registration.register_guest(guest.initial_device_display_name))
         body = request.body(RegisterBody, empty_ok=True)
@@ -70,7 +70,7 @@ class RegistrationEndpoints:
             raise Forbidden("The access token is not that of an application service")
         if body.auth is not None:
             # A registration takes one request to learn the flows, which is not what is to be rare.
-            self._limits.check("registration", request.address)
+            self._limits.check("registration", request.counted_as)
         wanted = RegistrationRequest(
             username=body.username,
             password=body.password,

@@ -8,6 +8,7 @@ chain is read from its end, so that what a client wrote into the header itself i
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
 
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
@@ -43,6 +44,20 @@ class ProxyTrust:
         if read is None:
             return address == ""  # a Unix socket: who may open it is the file's permissions
         return read.is_loopback or any(read in network for network in self._networks)
+
+
+_HOST_BITS: Final = 64
+
+
+def counted_as(address: str) -> str:
+    """The client that an address is counted as by rate limits: of IPv6, the network of 64 bits that every household
+    is given, or limits would be as many times what they say as there are addresses in it."""
+    if ":" not in address:
+        return address
+    read = _read(address)
+    if not isinstance(read, IPv6Address):
+        return address if read is None else str(read)
+    return f"{IPv6Address(int(read) >> _HOST_BITS << _HOST_BITS)}/{128 - _HOST_BITS}"
 
 
 def _read(text: str) -> Address | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 from twisted.web.http_headers import Headers
 
 from homeserver.web import bodies
+from homeserver.web.addresses import counted_as
 from homeserver.web.authentication import Requester
 from homeserver.web.query import Query
 from homeserver.web.routing import Route
@@ -81,6 +82,11 @@ class MatrixRequest:
         self._parameters = parameters
         self._headers = headers
         self._json: dict[str, Any] | None = None
+
+    @property
+    def counted_as(self) -> str:
+        """Whom rate limits by address count the request to."""
+        return counted_as(self.address)
 
     @property
     def requester(self) -> Requester:

@@ -162,7 +162,7 @@ class Site(ServerFactory):
         requester = request.requester_or_none
         if requester is None or requester.rate_limited:
             limit = route.limit or ("reads" if route.method == "GET" else "writes")
-            self._limits.check(limit, request.address if requester is None else requester.user_id)
+            self._limits.check(limit, request.counted_as if requester is None else requester.user_id)
         return await route.handler(request)
 
     def _request(self, exchange: Exchange, route: Route) -> MatrixRequest:

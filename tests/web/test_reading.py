@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from homeserver import errors
 from homeserver.errors import BadJson, InvalidParam, MatrixError, MissingParam, NotJson
-from homeserver.web.addresses import ProxyTrust
+from homeserver.web.addresses import ProxyTrust, counted_as
 from homeserver.web.bodies import Struct, parse_object, parse_typed
 from homeserver.web.query import Query
 from homeserver.web.replies import Reply
@@ -172,6 +172,23 @@ def test_any_path_is_found_or_not(path: bytes) -> None:
 )
 def test_forwarded_addresses(peer: str, forwarded: list[str], client: str) -> None:
     assert ProxyTrust([ip_network("10.0.0.0/8")]).client(peer, forwarded) == client
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("203.0.113.1", "203.0.113.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::ffff:203.0.113.1", "203.0.113.1"),
+        ("", ""),
+    ],
+)
+def test_whom_limits_count_an_address_to(address: str, counted: str) -> None:
+    """One IPv6 client has 2^64 addresses to take turns with."""
+    assert counted_as(address) == counted
 
 
 def test_a_signal_fires_once_to_those_still_subscribed() -> None:

@@ -375,6 +375,17 @@ async def test_the_log_names_the_route_and_no_secret(server: Loopback) -> None:
     assert "access_token" not in line
 
 
+async def test_a_limit_by_address_counts_a_network_of_ipv6_as_one() -> None:
+    routes = (Route("GET", "/root", echo, under=ROOT, auth=Auth.NONE, limit="discovery"),)
+    server = Loopback(routes, limits={"discovery": Limit(0.001, 2)})
+    statuses = [
+        (await server.request("GET", "/root", headers={"X-Forwarded-For": address})).status
+        for address in ("2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8:0:1::1")
+    ]
+    await server.stop()
+    assert statuses == [200, 200, 429, 200]
+
+
 async def test_proxies_are_believed_if_they_are_ours() -> None:
     routes = (Route("GET", "/root", echo, under=ROOT, auth=Auth.NONE),)
     server = Loopback(routes, trusted_proxies=[ip_network("10.0.0.0/8")])
