@@ -13,6 +13,7 @@ from homeserver.accounts.passwords import PasswordHasher
 from homeserver.errors import BadJson, Forbidden, MissingParam, Unknown
 from storage.users import User, UserStore
 
+_LONGEST_USER_ID = 255
 _REFUSED = "Invalid user name or password"
 
 
@@ -47,9 +48,10 @@ def _full_user_id(user: object, server_name: str) -> str | None:
         raise MissingParam("The user is missing")
     if not isinstance(user, str):
         raise BadJson("The user must be a string")
-    if not user.startswith("@"):
-        return f"@{user}:{server_name}"
-    return user if user.partition(":")[2] == server_name else None
+    user_id = user if user.startswith("@") else f"@{user}:{server_name}"
+    if len(user_id) > _LONGEST_USER_ID:
+        return None  # nobody's, and the limits on guessing would keep it in memory
+    return user_id if user_id.partition(":")[2] == server_name else None
 
 
 class PasswordCheck:

@@ -21,6 +21,7 @@ REGISTRATION_TOKEN: Final = "m.login.registration_token"  # noqa: S105
 TERMS: Final = "m.login.terms"
 
 MAX_REGISTRATION_TOKEN: Final = 64
+_ANOTHER: Final = "That is not the account the request is for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,12 @@ class PasswordStage:
         if not isinstance(password, str):
             raise BadJson("password must be a string")
         named = user_named_in(attempt.answer, self._server_name)
+        # Before the password is looked at: whether it is somebody else's is not to be tried out here.
+        if named is None or attempt.user_id is None or named.lower() != attempt.user_id.lower():
+            raise Forbidden(_ANOTHER)
         user = await self._passwords.check(named, password)
         if user.user_id != attempt.user_id:
-            raise Forbidden("That is not the account the request is for")
+            raise Forbidden(_ANOTHER)
         if attempt.session_id is not None:
             await self._sessions.complete(attempt.session_id, PASSWORD, self._clock())
 

@@ -70,6 +70,14 @@ async def test_too_many_failures_stop_even_the_right_password(accounts: Setting)
         await accounts.log_in("alice")
 
 
+async def test_a_name_too_long_for_anybody_is_not_counted(accounts: Setting) -> None:
+    """What counts guesses keeps the names, so they must be bounded."""
+    for user in ("x" * 100_000, "@" + "x" * 100_000 + ":example.org"):
+        with pytest.raises(Forbidden):
+            await accounts.log_in(user)
+    assert not accounts.guesses.failures
+
+
 async def test_a_deactivated_user_can_not_log_in_by_any_flow(accounts: Setting) -> None:
     """Password, login token, refresh token, access token, user-interactive password, registering the name anew."""
     made = await accounts.register("alice", refresh=True)

@@ -7,7 +7,7 @@ import pytest
 
 from homeserver.accounts.uia import Flow, Operation
 from homeserver.errors import Forbidden, LimitExceeded, UiaRequired
-from tests.accounts.serving import Setting, accounts_on, actor_of, password_auth, session_of
+from tests.accounts.serving import PASSWORD, Setting, accounts_on, actor_of, password_auth, session_of
 
 
 def operation(
@@ -139,6 +139,21 @@ async def test_a_stage_completed_elsewhere_counts(accounts: Setting) -> None:
     await uia.require(what, {"session": session})
     with pytest.raises(Forbidden):
         await uia.complete_elsewhere(session, "m.login.terms", {})
+
+
+async def test_nobody_tries_out_the_passwords_of_others(accounts: Setting) -> None:
+    """The answer for another user's right password is that for a wrong one, and neither is looked at."""
+    alice = await accounts.register("alice")
+    await accounts.register("bob")
+    what = operation(user_id=alice.user_id, flows=[("m.login.password",)])
+    answers = []
+    for password in (PASSWORD, "wrong password"):
+        with pytest.raises(UiaRequired) as caught:
+            await accounts.accounts.uia.require(what, password_auth("bob", password=password))
+        answers.append(caught.value.as_dict()["error"])
+    assert answers[0] == answers[1]
+    assert not accounts.guesses.failures
+    await accounts.accounts.uia.require(what, password_auth("Alice"))
 
 
 async def test_the_next_request_may_reach_another_process(accounts: Setting) -> None:
