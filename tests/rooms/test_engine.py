@@ -427,3 +427,30 @@ async def test_redactions_leave_no_weight_behind(database: Database) -> None:
     )
     engine.member_events.changed(Change(before=0, count=0, unknown=True))
     assert engine.member_events.weight == 0
+
+
+async def test_a_plan_finds_the_member_events_loaded_for_it(database: Database) -> None:
+    """Even if no cache could keep them: there is no room, or another process wrote while they were read."""
+    first = await Engine.open(database)
+    room = await first.new_room()
+    await first.join(room.room_id, BOB)
+    engine = await Engine.open(database, budget=4)
+
+    def plan(head: RoomHead) -> list[Draft]:
+        found = [engine.engine.member_event(head, user) for user in (ALICE, BOB)]
+        assert all(entry is not None for entry in found)
+        return [message(ALICE, "found them")]
+
+    written = await engine.engine.write(room.room_id, plan)
+    assert len(written.events) == 1
+
+
+async def test_a_state_that_names_an_event_that_is_not_stored_is_refused(database: Database) -> None:
+    """A damaged database fails the request; it is not asked for the event for ever."""
+    engine = await Engine.open(database)
+    room = await engine.new_room()
+    ordinal = room.head.members[ALICE].ordinal
+    await database.execute("test", "DELETE FROM events WHERE ordinal = %s", (ordinal,))
+    fresh = await Engine.open(database)
+    with pytest.raises(AssertionError, match="not stored"):
+        await fresh.send(room.room_id, ALICE, "hello")

@@ -63,7 +63,8 @@ class RoomHead:
         self.joined_count = 0
         self.invited_count = 0
         self.fresh_members: Map[str, RoomEvent] = Map()
-        """Member events appended since the last commit, which no cache holds yet."""
+        """Member events appended since the last commit, and those loaded for it: whether a cache holds them or not.
+        One that `members` does not name by its ordinal is not the newest."""
         self._power_levels: PowerLevels | None = None
 
     @classmethod

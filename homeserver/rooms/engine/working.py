@@ -106,6 +106,9 @@ class WorkingRoom:
         now: Callable[[], int],
     ) -> None:
         self.head = head.copy()
+        self.head.fresh_members = Map(
+            (str(entry.stored.state_key), entry) for entry in loaded.values() if entry.stored.type == MEMBER
+        )
         self.appended: list[RoomEvent] = []
         self.struck: list[tuple[StoredEvent, str, RoomEvent]] = []
         self._expected = head.head

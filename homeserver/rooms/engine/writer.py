@@ -140,7 +140,9 @@ class RoomWriter:
         users = {user for pending in taken for user in pending.users}
         ordinals = {m.ordinal for m in map(room.head.members.get, users) if m is not None}
         loaded: dict[int, RoomEvent] = {}
+        asked: set[int] = set()
         while True:
+            asked |= ordinals
             for entry in await tools.member_events.load(room.key, self._room_id, room.head.version, ordinals):
                 loaded[entry.stored.ordinal] = entry
             working = WorkingRoom(
@@ -163,7 +165,7 @@ class RoomWriter:
                     planned.append(pending)
             if not missing:
                 return [pending for pending in planned if not pending.done.called], working
-            if missing <= loaded.keys():
+            if missing <= asked:
                 raise AssertionError(
                     f"events {missing} of {self._room_id} are named by its state but not stored"
                 )
