@@ -46,9 +46,10 @@ class LatestPositions(Generic[K]):
         self._latest: OrderedDict[K, int] = OrderedDict()
 
     def record(self, keys: Iterable[K], position: int) -> None:
-        latest = self._latest
+        latest, floor = self._latest, self._floor
         for key in keys:
-            if position > latest.get(key, 0):
+            # What was forgotten of a key may be as new as the floor: news heard late must not hide that.
+            if position > latest.get(key, floor):
                 latest[key] = position
                 latest.move_to_end(key)
         while len(latest) > self._capacity:

@@ -53,3 +53,12 @@ def test_what_is_forgotten_may_have_changed() -> None:
     latest.forget_all(9)
     assert latest.may_have_changed("b", 8)
     assert not latest.may_have_changed("b", 9)
+
+
+def test_news_heard_late_hides_nothing_newer() -> None:
+    """A key was forgotten together with something newer of it than what is heard of it afterwards."""
+    latest: LatestPositions[str] = LatestPositions(0)
+    latest.forget_all(100)
+    latest.record(["room"], 90)
+    assert latest.may_have_changed("room", 95)
+    assert not latest.may_have_changed("room", 100)
