@@ -8,7 +8,7 @@ Plans run on the newest head, synchronously, right before their events are built
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,7 +55,7 @@ class Listening(Protocol):
     """Users of this process who wait for news."""
 
     @property
-    def users(self) -> Iterable[str]: ...
+    def users(self) -> Set[str]: ...
 
 
 @dataclass(slots=True)
@@ -241,7 +241,9 @@ class RoomWriter:
             pending.done.callback(Written(events[pending.first : pending.last]))
 
 
-def concerned(head: RoomHead, listening: Iterable[str]) -> list[str]:
-    """Of the users who wait, those joined to the room."""
+def concerned(head: RoomHead, listening: Set[str]) -> list[str]:
+    """Of the users who wait, those joined to the room; walks over the members or over those who wait, the fewer."""
     members = head.members
+    if len(members) < len(listening):
+        return [user for user, m in members.items() if m.membership == "join" and user in listening]
     return [user for user in listening if (m := members.get(user)) is not None and m.membership == "join"]
