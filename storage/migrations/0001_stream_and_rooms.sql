@@ -288,13 +288,13 @@ BEGIN
     WHERE x.ordinal IS NOT NULL
     ON CONFLICT (room, type, state_key) DO UPDATE SET ordinal = excluded.ordinal;
 
-    UPDATE memberships m SET until = before + x.i
-    FROM json_to_recordset(p_state -> 'ended') AS x(r int, user_id text, i bigint)
+    UPDATE memberships m SET ordinal = x.ordinal
+    FROM json_to_recordset(p_state -> 'renewed') AS x(r int, user_id text, ordinal int)
     JOIN unnest(written, keys) AS a(r, room) USING (r)
     WHERE m.room = a.room AND m.user_id = x.user_id AND m.until IS NULL;
 
-    UPDATE memberships m SET ordinal = x.ordinal
-    FROM json_to_recordset(p_state -> 'renewed') AS x(r int, user_id text, ordinal int)
+    UPDATE memberships m SET until = before + x.i
+    FROM json_to_recordset(p_state -> 'ended') AS x(r int, user_id text, i bigint)
     JOIN unnest(written, keys) AS a(r, room) USING (r)
     WHERE m.room = a.room AND m.user_id = x.user_id AND m.until IS NULL;
 

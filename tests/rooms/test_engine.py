@@ -165,6 +165,52 @@ async def test_several_memberships_of_one_user_in_one_commit(database: Database)
     assert rows[0][2] == rows[1][1]
 
 
+async def test_every_turn_of_one_user_in_one_commit(database: Database) -> None:
+    """The intervals meet, each with the newest member event of its own, whatever came before in the same batch."""
+    engine = await Engine.open(database)
+    room = await engine.new_room()
+    await engine.join(room.room_id, BOB)
+    first = room.head.next_ordinal
+    await engine.engine.write(
+        room.room_id,
+        lambda _: [
+            member(BOB, "join", displayname="Bob"),
+            member(BOB, "leave", ALICE),
+            member(BOB, "join"),
+            member(BOB, "join", displayname="Bob again"),
+            member(BOB, "ban", ALICE),
+            member(BOB, "leave", ALICE),
+            member(BOB, "invite", ALICE),
+            member(BOB, "invite", ALICE, reason="once more"),
+            member(BOB, "join"),
+        ],
+        users=(ALICE, BOB),
+    )
+    rows = await database.fetch(
+        "test",
+        "SELECT membership, ordinal, since, until FROM memberships WHERE user_id = %s ORDER BY since",
+        (BOB,),
+    )
+    assert [(row[0], row[1] - first) for row in rows] == [
+        ("join", 0),
+        ("leave", 1),
+        ("join", 3),
+        ("ban", 4),
+        ("leave", 5),
+        ("invite", 6),
+        ("invite", 7),
+        ("join", 8),
+    ]
+    assert [row[3] for row in rows[:-1]] == [row[2] for row in rows[1:]]
+    again = await (await Engine.open(database)).cache.get(room.room_id)
+    assert again is not None
+    assert again.head.members == room.head.members
+    assert (again.head.joined_count, again.head.invited_count) == (
+        room.head.joined_count,
+        room.head.invited_count,
+    )
+
+
 async def test_a_redaction_strikes_what_is_stored_and_what_is_in_memory(database: Database) -> None:
     """After the redaction nobody reads the content any more, and the redaction is at hand for `unsigned`."""
     engine = await Engine.open(database)
