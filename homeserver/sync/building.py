@@ -8,10 +8,12 @@ from collections.abc import Callable
 from homeserver.rooms.access import RoomGate
 from homeserver.rooms.engine import RoomCache
 from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.reading.aggregations import Aggregations
 from homeserver.rooms.user_rooms import UserRooms
 from homeserver.stream import Stream
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.beside import Providers
+from homeserver.sync.bundles import TimelineBundles
 from homeserver.sync.called import CalledRooms
 from homeserver.sync.fragments import TimelineFragments
 from homeserver.sync.joined import JoinedRooms
@@ -25,6 +27,7 @@ from homeserver.sync.timeline import Timelines
 from storage.database import Database
 from storage.events import EventStore
 from storage.memberships import MembershipStore
+from storage.relations import RelationStore
 from storage.room_history import RoomHistoryStore
 
 
@@ -58,6 +61,7 @@ def build_sync(
         left=LeftRooms(rooms=cache, history=history, timelines=timelines, sights=gate, loader=loader),
         called=CalledRooms(rooms=cache, loader=loader),
         fragments=TimelineFragments(),
+        bundles=TimelineBundles(Aggregations(RelationStore(database))),
         sent=SentMembers(),
     )
     return SyncService(

@@ -2,16 +2,20 @@
 """Timelines as bytes, shared by everyone who is shown the same events of a room at about the same time.
 
 One message to a room of five hundred listeners is rendered once. What differs between readers is not shared: the
-transaction id that a sender's own device gets, other formats, and the view of one who joined later.
+transaction id that a sender's own device gets, other formats, the view of one who joined later, and what events add up
+to with their children.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
 import orjson
 
-from homeserver.events.rendering import Past, Reader, render_all
+from homeserver.events.rendering import Past, Reader, render
 from homeserver.rooms.engine import RoomHead
 from homeserver.sync.sight import STAY
 from homeserver.sync.timeline import Timeline
@@ -20,6 +24,8 @@ BUDGET = 16_000_000
 """Bytes of fragments kept."""
 SHELF_LIFE = 5_000
 """Milliseconds after which `age` would be too far off."""
+
+NO_RELATIONS: Final[Mapping[str, bytes]] = MappingProxyType({})
 
 _Key = tuple[int, int, bool, tuple[int, ...]]
 
@@ -31,9 +37,21 @@ class TimelineFragments:
         self._kept: OrderedDict[_Key, tuple[int, bytes]] = OrderedDict()
         self._size = 0
 
-    def timeline(self, timeline: Timeline, head: RoomHead, reader: Reader, past: Past) -> bytes:
-        """The value of a room's `timeline`. `past` is `STAY` where the reader was joined all along."""
+    def timeline(
+        self,
+        timeline: Timeline,
+        head: RoomHead,
+        reader: Reader,
+        past: Past,
+        relations: Mapping[str, bytes] = NO_RELATIONS,
+    ) -> bytes:
+        """The value of a room's `timeline`. `past` is `STAY` where the reader was joined all along.
+
+        `relations` is what goes under `m.relations`, by event id, of this and perhaps of other rooms.
+        """
         events = timeline.events
+        if relations and any(entry.stored.event_id in relations for entry in events):
+            return _written(timeline, reader, past, relations)
         if not events or past is not STAY or reader.reshapes or _has_own(timeline, reader):
             return _written(timeline, reader, past)
         # A redaction, which changes how an event is shown, moves the head.
@@ -65,8 +83,13 @@ def _has_own(timeline: Timeline, reader: Reader) -> bool:
     )
 
 
-def _written(timeline: Timeline, reader: Reader, past: Past) -> bytes:
-    events = b",".join(render_all(timeline.events, reader, past, room_id=False))
+def _written(
+    timeline: Timeline, reader: Reader, past: Past, relations: Mapping[str, bytes] = NO_RELATIONS
+) -> bytes:
+    events = b",".join(
+        render(entry, reader, past, room_id=False, relations=relations.get(entry.stored.event_id))
+        for entry in timeline.events
+    )
     limited = b"true" if timeline.limited else b"false"
     place = timeline.prev_batch
     prev_batch = b"" if place is None else b',"prev_batch":' + orjson.dumps(str(place))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homeserver.events import RoomEvent
-from homeserver.events.rendering import Past
+from homeserver.rooms.access import Sight
 from homeserver.rooms.engine import Room
 from homeserver.sync.joined import Rooms
 from homeserver.sync.lazy_members import Sent
@@ -36,7 +36,7 @@ class LeftUpdate:
 
     placement: Left
     timeline: Timeline
-    past: Past
+    past: Sight
     state: dict[StateKey, RoomEvent] = field(default_factory=dict)
 
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from homeserver.events import RoomEvent
-from homeserver.events.rendering import Reader
+from homeserver.events.rendering import Past, Reader
 from homeserver.protocol.tokens import SyncToken
+from homeserver.rooms.engine import RoomHead
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync import response
 from homeserver.sync.beside import News, NewsDesk, Providers, UserMoved
+from homeserver.sync.bundles import TimelineBundles
 from homeserver.sync.called import CalledRooms
 from homeserver.sync.fragments import TimelineFragments
 from homeserver.sync.joined import JoinedRooms, JoinedUpdate, members_shown
@@ -25,6 +27,7 @@ from homeserver.sync.left import LeftRooms, LeftUpdate
 from homeserver.sync.request import SyncRequest, SyncResponse, Window
 from homeserver.sync.state import StateKey
 from homeserver.sync.survey import Survey, Surveyor
+from homeserver.sync.timeline import Timeline
 from homeserver.unread.counts import UnreadCounts
 
 
@@ -44,6 +47,7 @@ class Sections:
     left: LeftRooms
     called: CalledRooms
     fragments: TimelineFragments
+    bundles: TimelineBundles
     sent: SentMembers
 
 
@@ -105,8 +109,11 @@ class SyncService:
         invite = await sections.called.entries([c for c in survey.called if c.membership == "invite"])
         knock = await sections.called.entries([c for c in survey.called if c.membership == "knock"])
         updates = [update for update in updates if _select_state(window, update)]
-        join = await self._join(window, survey, updates, news)
-        leave = self._leave(window, left, news)
+        reader = _reader(window)
+        relations = await sections.bundles.of(window, updates, left, reader)
+        timelines = _TimelineWriter(sections.fragments, reader, relations)
+        join = await self._join(window, survey, updates, news, timelines)
+        leave = self._leave(window, left, news, timelines)
         if lazy:
             shown = [member for update in updates for member in members_shown(update)]
             if shown:
@@ -126,7 +133,12 @@ class SyncService:
         return SyncResponse(body, next_batch, bool(join or leave or invite or knock or beside))
 
     async def _join(
-        self, window: Window, survey: Survey, updates: Sequence[JoinedUpdate], news: News
+        self,
+        window: Window,
+        survey: Survey,
+        updates: Sequence[JoinedUpdate],
+        news: News,
+        timelines: _TimelineWriter,
     ) -> list[bytes]:
         rooms = {update.placement.room: update for update in updates}
         beside = [room for room in news.rooms if room in survey.rooms and room not in rooms]
@@ -134,35 +146,52 @@ class SyncService:
             return []
         request = window.request
         unread = await self._providers.unread.counts(request.user_id, [*rooms, *beside], window.upto)
-        reader = _reader(window)
         writer = _JoinedWriter(window, survey, news, unread)
         entries = []
         for room, update in rooms.items():
-            timeline = self._sections.fragments.timeline(update.timeline, update.head, reader, update.past)
-            state = response.state_part(request.state_after, update.state.values(), reader, None)
+            timeline = timelines.write(update.timeline, update.head, update.past)
+            state = response.state_part(request.state_after, update.state.values(), timelines.reader, None)
             entries.append(writer.entry(room, timeline, state, update.summary))
-        no_state = response.state_part(request.state_after, (), reader, None)
+        no_state = response.state_part(request.state_after, (), timelines.reader, None)
         entries.extend(writer.entry(room, response.NO_TIMELINE, no_state, None) for room in beside)
         return entries
 
-    def _leave(self, window: Window, updates: Sequence[LeftUpdate], news: News) -> list[bytes]:
+    def _leave(
+        self,
+        window: Window,
+        updates: Sequence[LeftUpdate],
+        news: News,
+        timelines: _TimelineWriter,
+    ) -> list[bytes]:
         if not updates:
             return []
-        reader, name = _reader(window), window.request.state_after
+        name = window.request.state_after
         entries = []
         for update in updates:
             room = update.timeline.room
             update.state = _wanted_state(window, room.room_id, update.state)
-            timeline = self._sections.fragments.timeline(update.timeline, room.head, reader, update.past)
+            timeline = timelines.write(update.timeline, room.head, update.past)
             entries.append(
                 response.left_entry(
                     room.room_id,
                     timeline=timeline,
-                    state=response.state_part(name, update.state.values(), reader, None),
+                    state=response.state_part(name, update.state.values(), timelines.reader, None),
                     account_data=response.events(news.room_account_data.get(room.key, ())),
                 )
             )
         return entries
+
+
+@dataclass(frozen=True, slots=True)
+class _TimelineWriter:
+    """Puts timelines into bytes, with what their events add up to."""
+
+    fragments: TimelineFragments
+    reader: Reader
+    relations: Mapping[str, bytes]
+
+    def write(self, timeline: Timeline, head: RoomHead, past: Past) -> bytes:
+        return self.fragments.timeline(timeline, head, self.reader, past, self.relations)
 
 
 @dataclass(frozen=True, slots=True)
