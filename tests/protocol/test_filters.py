@@ -98,13 +98,14 @@ def test_the_empty_filter_is_known_to_select_everything() -> None:
     """What the fast paths ask."""
     assert NO_FILTER.timeline.selects_all and NO_FILTER.presence.allows_all and NO_FILTER.selects_all_rooms
     assert not NO_FILTER.reshapes_events and not NO_FILTER.include_leave
-    for source in (
+    narrowing: tuple[dict[str, Any], ...] = (
         {"types": []},
         {"senders": []},
         {"contains_url": False},
         {"rooms": []},
         {"not_rooms": ["!a"]},
-    ):
+    )
+    for source in narrowing:
         assert not RoomEventFilter.parse(source).selects_all
 
 
