@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of a server process: what is started in which order, what is printed, and the clean stop.
 
-Start: logs, keys and secrets, database (its own if none is configured), migrations, core, services, listeners. The
-line `ready: …` on standard output says that requests are accepted; everything else goes to the log on standard error.
+Start: whether the listeners are free, the files of `data_dir`, the database (its own if none is configured),
+migrations, core, services, listeners: what can be refused comes first, and the cheapest before anything is touched.
+The line `ready: …` on standard output says that requests are accepted; the log goes to standard error.
 Stop, on SIGTERM or Ctrl-C: long-polls return, requests in flight finish, commits land, then the database ends.
 """
 
@@ -11,13 +12,12 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
-import sys
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import psycopg2
 from prometheus_client import REGISTRY
+from psycopg2.extensions import parse_dsn
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
@@ -26,40 +26,50 @@ from homeserver import __version__
 from homeserver.app.core import Core, build_core
 from homeserver.app.endpoints import build_routes
 from homeserver.app.services import Services, build_services
+from homeserver.app.stop_signals import StopRequested, StopSignals
 from homeserver.config import Config, StartRefused
-from homeserver.config.registration_secret import load_or_create_registration_secret
-from homeserver.config.signing_key import load_or_create_signing_key
+from homeserver.config import registration_secret as registration_secrets
+from homeserver.config import signing_key as signing_keys
+from homeserver.config.sections import Listener
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.logging import set_up
 from homeserver.observability.metrics import HttpMetrics
-from homeserver.web.listeners import WebServer
+from homeserver.protocol.signing import SigningKey
+from homeserver.web.listeners import WebServer, check_listener
 from storage.database import DatabaseFailure
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from storage.interruptible import interruptible
 from storage.migrate import MigrationError, migrate
 
 logger = logging.getLogger(__name__)
 
 GRACE = 20.0
 """Seconds that requests in flight get to finish when the server stops."""
+STEP = 15.0
+"""Seconds that services, and then commits, get to end after that: a database that hangs must not hold the stop up."""
 WATCH = 1.0
 """Seconds between looks at the embedded database."""
 
+FirstAccountCommand = Callable[[Sequence[tuple[Listener, int]]], str | None]
+"""From the listeners and their ports to what an administrator types to make an account, if that can be done there."""
 
-def run_server(config: Config) -> None:
-    """Run until SIGTERM or SIGINT. Raises StartRefused, saying why, if the server cannot start."""
+
+def run_server(config: Config, first_account_command: FirstAccountCommand) -> None:
+    """Run until SIGTERM or SIGINT. Raises StartRefused, saying why, if the server cannot start or go on."""
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
     if config.workers != 1:
         raise StartRefused(
-            "workers: this version runs one process per configuration; start another beside it"
+            f"workers: {config.workers} is not possible in this version, which runs one process per configuration; "
+            "set it to 1, and start further servers on the same database.url for more"
         )
-    first_start = not config.data_dir.exists()
     output = set_up(level=config.logging.level, form=config.logging.format)
     output.buffer(reactor.callLater)
     try:
-        process = _Process(reactor, config, AccessLog(output, config.logging.format), first_start=first_start)
-        process.run()
+        _Process(reactor, config, AccessLog(output, config.logging.format), first_account_command).run()
+    except StopRequested:
+        logger.info("stopped before the start was complete")
     finally:
         output.close()
 
@@ -67,29 +77,45 @@ def run_server(config: Config) -> None:
 class _Process:
     """One start and stop."""
 
-    def __init__(self, reactor: Any, config: Config, access_log: AccessLog, *, first_start: bool) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        access_log: AccessLog,
+        first_account_command: FirstAccountCommand,
+    ) -> None:
         self._reactor = reactor
         self._config = config
         self._access_log = access_log
-        self._first_start = first_start
+        self._first_account_command = first_account_command
+        self._signals = StopSignals(reactor)
+        self._made: list[str] = []
         self._embedded: EmbeddedPostgres | None = None
+        self._starting: Deferred[None] | None = None
         self._core: Core | None = None
         self._services: Services | None = None
         self._web: WebServer | None = None
         self._watch: LoopingCall | None = None
         self._stopping = False
-        self._failure: BaseException | None = None
+        self._failure: StartRefused | None = None
 
     def run(self) -> None:
         """Blocks for as long as the server runs."""
         config = self._config
-        config.data_dir.mkdir(parents=True, exist_ok=True)
+        self._signals.install()
         try:
-            dsn = self._open_database()
-            self._reactor.callWhenRunning(self._begin, dsn)
+            for listener in config.listeners:
+                check_listener(listener)
+            with interruptible():
+                signing_key, registration_secret = self._open_files()
+                dsn = self._open_database()
+            self._reactor.callWhenRunning(
+                self._begin, lambda: self._start(dsn, signing_key, registration_secret)
+            )
             self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
-            self._reactor.run(installSignalHandlers=True)
+            self._reactor.run(installSignalHandlers=False)
         finally:
+            self._signals.ignore()
             if self._embedded is not None:
                 self._embedded.stop()
         if self._failure is not None:
@@ -97,40 +123,84 @@ class _Process:
 
     # Start.
 
+    def _open_files(self) -> tuple[SigningKey, str]:
+        """The signing key and the registration secret, made if they are not there yet."""
+        config = self._config
+        key_path = config.data_dir / signing_keys.FILE_NAME
+        secret_path = config.data_dir / registration_secrets.FILE_NAME
+        had_key, had_secret = key_path.exists(), secret_path.exists()
+        try:
+            config.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartRefused(
+                f"cannot make the folder {config.data_dir} (data_dir): {error.strerror}"
+            ) from error
+        signing_key = signing_keys.load_or_create_signing_key(config.data_dir)
+        secret = registration_secrets.load_or_create_registration_secret(config)
+        if not had_key:
+            self._made.append(f"the signing key in {key_path}")
+        if not had_secret and secret_path.exists():
+            self._made.append(f"the registration secret in {secret_path}")
+        return signing_key, secret
+
     def _open_database(self) -> str:
         """The connection string of a database that is up to date."""
         dsn = self._config.database.url
+        if dsn is None:
+            return self._open_embedded()
         try:
-            if dsn is None:
-                self._embedded = EmbeddedPostgres(self._config.data_dir)
-                dsn = self._embedded.start()
+            place = _place(dsn)
+            migrate(dsn)
+        except MigrationError as error:
+            raise StartRefused(f"the database cannot be used: {error}") from error
+        except psycopg2.errors.InsufficientPrivilege as error:
+            raise StartRefused(
+                f"the database cannot be used: {_sentence(error)}; the user of database.url must own the database"
+            ) from error
+        except psycopg2.Error as error:
+            raise StartRefused(
+                f"cannot use the database {place} (database.url): {_sentence(error)}"
+            ) from error
+        return dsn
+
+    def _open_embedded(self) -> str:
+        place = self._config.data_dir / "postgres"
+        existed = place.exists()
+        try:
+            self._embedded = EmbeddedPostgres(self._config.data_dir)
+            dsn = self._embedded.start()
             migrate(dsn)
         except EmbeddedPostgresError as error:
             raise StartRefused(str(error)) from error
         except MigrationError as error:
             raise StartRefused(f"the database cannot be used: {error}") from error
-        except psycopg2.OperationalError as error:
-            raise StartRefused(
-                f"cannot connect to the database (database.url): {str(error).strip()}"
-            ) from error
+        except psycopg2.Error as error:
+            raise StartRefused(f"the embedded database does not work: {_sentence(error)}") from error
+        if not existed:
+            self._made.append(f"the database in {place}")
         return dsn
 
-    def _begin(self, dsn: str) -> None:
-        Deferred.fromCoroutine(self._start(dsn)).addErrback(self._give_up)
+    def _begin(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._starting = Deferred.fromCoroutine(start())
+        self._starting.addErrback(self._give_up)
 
     def _give_up(self, failure: Failure) -> None:
-        error: BaseException | None = failure.value
-        if not isinstance(error, StartRefused):
-            logger.critical("the server could not start", exc_info=error)
+        error = failure.value
+        if self._stopping:
+            return  # the stop ended it
         if isinstance(error, DatabaseFailure | psycopg2.Error):
-            error = StartRefused(f"the database does not work: {error}")
-        self._failure = error
+            error = StartRefused(f"the database does not work: {_sentence(error)}")
+        elif not isinstance(error, StartRefused):
+            logger.critical("the server could not start", exc_info=error)
+            error = StartRefused("the server could not start; the log above says why")
+        self._end(error)
+
+    def _end(self, failure: StartRefused) -> None:
+        self._failure = failure
         self._reactor.stop()
 
-    async def _start(self, dsn: str) -> None:
+    async def _start(self, dsn: str, signing_key: SigningKey, registration_secret: str) -> None:
         config, reactor = self._config, self._reactor
-        signing_key = load_or_create_signing_key(config.data_dir)
-        registration_secret = load_or_create_registration_secret(config)
         core = self._core = await build_core(reactor, config, dsn, signing_key)
         services = self._services = build_services(reactor, config, core, registration_secret)
         await services.start()
@@ -151,24 +221,25 @@ class _Process:
         if self._embedded is not None:
             self._watch = LoopingCall(self._look_after_database)
             self._watch.start(WATCH, now=False)
-        await self._welcome(services)
+        await self._welcome(services, web)
         _settle_garbage_collection()
         print(f"ready: {config.server_name} on {', '.join(addresses)}", flush=True)  # noqa: T201
         logger.info("serving", extra={"fields": {"version": __version__, "pid": os.getpid()}})
 
-    async def _welcome(self, services: Services) -> None:
+    async def _welcome(self, services: Services, web: WebServer) -> None:
         """Tell a new administrator what was made and how to make the first account."""
-        config = self._config
-        if self._first_start:
-            made = [f"signing key in {config.data_dir / 'signing.key'}"]
-            if self._embedded is not None:
-                made.append(f"database in {config.data_dir / 'postgres'}")
-            print(f"first start: made the {' and the '.join(made)}", flush=True)  # noqa: T201
+        if self._made:
+            *others, last = self._made
+            print(f"made {', '.join(others)}{' and ' if others else ''}{last}", flush=True)  # noqa: T201
         token = await services.first_account_token()
-        if token is not None:
-            command = _ready_made_command()
+        if token is None:
+            return
+        command = self._first_account_command(
+            [(opened.listener, opened.port.getHost().port) for opened in web.open]
+        )
+        if command is not None:
             print(f"no account yet; make the first one with:\n\n    {command}\n", flush=True)  # noqa: T201
-            print(f"or register in a client with the one-time token {token}", flush=True)  # noqa: T201
+        print(f"register in a client with the one-time token {token} to become administrator", flush=True)  # noqa: T201
 
     def _look_after_database(self) -> None:
         """The embedded database may have been killed; what it had committed is in its files."""
@@ -178,31 +249,35 @@ class _Process:
         try:
             if self._embedded.revive_if_dead():
                 logger.critical("the embedded database had ended; it was started again")
-        except EmbeddedPostgresError:
-            logger.critical("the embedded database had ended and does not start", exc_info=True)
-            self._reactor.stop()
+        except EmbeddedPostgresError as error:
+            self._end(StartRefused(f"the embedded database had ended and does not start again: {error}"))
 
     # Stop.
 
     def _stop(self) -> Deferred[None]:
         self._stopping = True
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # a second one changes nothing: the stop is bounded anyway
-        return Deferred.fromCoroutine(self._wind_down()).addErrback(
-            lambda failure: logger.error("the stop was not clean", exc_info=failure.value)
-        )
+        self._signals.ignore()
+        return Deferred.fromCoroutine(self._wind_down())
 
     async def _wind_down(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
         if self._watch is not None and self._watch.running:
             self._watch.stop()
         if self._web is not None:
-            await self._web.stop(GRACE)
+            await self._attempt("requests", self._web.stop(GRACE), GRACE + STEP)
         if self._services is not None:
-            await self._services.stop()
+            await self._attempt("services", self._services.stop(), STEP)
         if self._core is not None:
-            await self._core.stop()
+            await self._attempt("commits", self._core.stop(), STEP)
         logger.info("stopped")
+
+    async def _attempt(self, what: str, work: Coroutine[Any, Any, None], longest: float) -> None:
+        """One step of the stop. Whatever becomes of it, the next one is due."""
+        try:
+            await Deferred.fromCoroutine(work).addTimeout(longest, self._reactor)
+        except Exception as error:
+            logger.error("the stop was not clean", exc_info=error, extra={"fields": {"step": what}})
 
 
 def _settle_garbage_collection() -> None:
@@ -215,12 +290,24 @@ def _settle_garbage_collection() -> None:
     gc.set_threshold(20_000, 50, 50)
 
 
-def _ready_made_command() -> str:
-    """`lares register-user`, as it must be typed here."""
-    program = Path(sys.argv[0])
-    lares = program if program.name == "lares" else Path(sys.executable).with_name("lares")
+def _place(dsn: str) -> str:
+    """Which database a URL means, without its password. Raises StartRefused if that can't be told."""
+    # The texts of libpq's own errors may hold a piece of the password.
+    wrong = StartRefused(
+        "database.url is not a valid URL; special characters of the password must be percent-encoded"
+    )
     try:
-        shown = lares.absolute().relative_to(Path.cwd())
-    except ValueError:
-        shown = lares
-    return f"{shown} register-user alice"
+        parts = parse_dsn(dsn)
+    except psycopg2.ProgrammingError:
+        raise wrong from None
+    port = str(parts.get("port", 5432))
+    if not all(each.isdigit() for each in port.split(",") if each):  # several hosts have several
+        raise wrong
+    return f"{parts.get('dbname', '')!r} at {parts.get('host', 'the local socket')} port {port}"
+
+
+def _sentence(error: BaseException) -> str:
+    """What a database said, without the hints and excerpts that follow."""
+    if isinstance(error, psycopg2.Error) and error.diag.message_primary:
+        return error.diag.message_primary
+    return str(error).strip().partition("\n")[0].removeprefix("FATAL:").strip()

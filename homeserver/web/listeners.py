@@ -66,6 +66,16 @@ def open_socket(listener: Listener) -> socket.socket:
     return opened
 
 
+def check_listener(listener: Listener) -> None:
+    """Raise StartRefused, saying why, where `WebServer.listen` would; nothing stays open.
+
+    For the very start: neither a database is touched nor a file made for a server that then cannot listen.
+    """
+    if listener.tls is not None:
+        _tls_contexts(listener.tls)
+    open_socket(listener).close()
+
+
 @dataclass(frozen=True, slots=True)
 class Open:
     """A listener that accepts connections."""
