@@ -75,6 +75,9 @@ SETTINGS: Mapping[str, str] = {
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] ",
     "log_checkpoints": "off",
+    # What a refused statement carried (messages, hashes of passwords) does not belong in a log.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
@@ -129,8 +132,11 @@ class EmbeddedPostgres:
         """
         if self._process is not None:
             raise EmbeddedPostgresError("the embedded Postgres is running already")
-        self._data_dir.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        try:
+            self._data_dir.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+        except OSError as error:
+            raise _unwritable(error) from error
         try:
             account = _choose_account(self._cluster, self._binaries)
             self._stop_leftovers()
@@ -140,6 +146,9 @@ class EmbeddedPostgres:
             self._launch(account)
             self._await_ready()
             self._create_database()
+        except OSError as error:
+            self.stop()
+            raise _unwritable(error) from error
         except BaseException:
             self.stop()
             raise
@@ -306,7 +315,7 @@ class EmbeddedPostgres:
             "ident_file": str(self._cluster / "pg_ident.conf"),
         }
         arguments = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
-        with self._log_path.open("ab") as log:
+        with open(self._log_path, "ab", opener=_private) as log:
             self._process = subprocess.Popen(  # noqa: S603 (our own binaries)
                 [self._binaries / "postgres", "-D", str(self._cluster), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -355,6 +364,18 @@ def _binaries() -> Path:
     if not (path / "postgres").exists():
         raise EmbeddedPostgresError(f"no Postgres {VERSION} in {path.parent.parent}")
     return path
+
+
+def _unwritable(error: OSError) -> EmbeddedPostgresError:
+    where = error.filename or "data_dir"
+    return EmbeddedPostgresError(
+        f"cannot use {where}: {error.strerror}; data_dir must be writable for the user the server runs as"
+    )
+
+
+def _private(path: str, flags: int) -> int:
+    """An opener of files that only our user may read."""
+    return os.open(path, flags, 0o600)
 
 
 def _environment() -> dict[str, str]:
