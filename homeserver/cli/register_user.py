@@ -11,6 +11,7 @@ import getpass
 import hashlib
 import hmac
 import json
+import ssl
 import sys
 from http.client import HTTPException
 from pathlib import Path
@@ -22,7 +23,7 @@ from urllib.request import Request, urlopen
 from homeserver.cli.command import Commands, add_config_option, command_parser, config_of
 from homeserver.config import Config, StartRefused
 from homeserver.config.registration_secret import read_registration_secret
-from homeserver.config.sections import listener_url
+from homeserver.config.sections import Listener, Tls, listener_url
 
 _PATH: Final = "_synapse/admin/v1/register"
 _TIMEOUT_SECONDS: Final = 30
@@ -62,11 +63,13 @@ def add_parser(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
     secret = read_registration_secret(config)
-    url = (arguments.url or _admin_url(config)).rstrip("/") + "/" + _PATH
+    listener = None if arguments.url else _admin_listener(config)
+    url = (arguments.url if listener is None else listener_url(listener)).rstrip("/") + "/" + _PATH
+    tls = None if listener is None or listener.tls is None else _only_trusting(listener.tls)
     username = arguments.username.removeprefix("@").removesuffix(f":{config.server_name}")
     password = _password(arguments)
 
-    nonce = _call(url, None).get("nonce")
+    nonce = _call(url, None, tls).get("nonce")
     if not isinstance(nonce, str):
         raise StartRefused(f"{url} gave no nonce: is it this server?")
     body = {
@@ -78,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     if arguments.display_name is not None:
         body["displayname"] = arguments.display_name
-    answer = _call(url, body)
+    answer = _call(url, body, tls)
     role = "administrator" if arguments.admin else "user"
     print(f"registered {role} {answer.get('user_id', username)}")
     return 0
@@ -96,12 +99,20 @@ def _http_url(text: str) -> str:
     return text
 
 
-def _admin_url(config: Config) -> str:
-    """The listener that serves admin; one without TLS is preferred, as no certificate must match then."""
+def _admin_listener(config: Config) -> Listener:
+    """The listener that serves admin, one without TLS first."""
     serving = [each for each in config.listeners if "admin" in each.serves and each.port != 0]
     if not serving:
         raise StartRefused("no listener with a fixed port serves admin: say where the server is with --url")
-    return listener_url(min(serving, key=lambda each: each.tls is not None))
+    return min(serving, key=lambda each: each.tls is not None)
+
+
+def _only_trusting(tls: Tls) -> ssl.SSLContext:
+    """Accepts the very certificate the listener shows, whoever signed it: its name is not the loopback address."""
+    context = ssl.create_default_context(cafile=tls.certificate)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def _password(arguments: argparse.Namespace) -> str:
@@ -125,12 +136,12 @@ def _first_line(path: Path) -> str:
     return text.partition("\n")[0].rstrip("\r")
 
 
-def _call(url: str, body: dict[str, Any] | None) -> dict[str, Any]:
+def _call(url: str, body: dict[str, Any] | None, tls: ssl.SSLContext | None) -> dict[str, Any]:
     """GET, or POST of a body; the decoded answer. Raises StartRefused with the server's own words."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data, {"Content-Type": "application/json"})  # noqa: S310  (scheme checked)
     try:
-        with urlopen(request, timeout=_TIMEOUT_SECONDS) as response:  # noqa: S310
+        with urlopen(request, timeout=_TIMEOUT_SECONDS, context=tls) as response:  # noqa: S310
             answer = json.loads(response.read())
     except HTTPError as error:
         raise StartRefused(_refusal(error)) from error

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lares serve`: run the server until it is told to stop.
 
-Owns only the call of the composition root, which is imported late so that the other commands start at once.
+Owns the call of the composition root, which is imported late so that the other commands start at once, and the command
+line a new administrator is shown for the first account.
 """
 
 import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from homeserver.cli.command import Commands, add_config_option, command_parser, config_of
+from homeserver.config.sections import Listener, listener_url
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,5 +37,34 @@ def _run(arguments: argparse.Namespace) -> int:
     config = config_of(arguments)
     from homeserver.app import run_server
 
-    run_server(config)
+    run_server(config, partial(first_account_command, arguments.config))
     return 0
+
+
+def first_account_command(config_path: Path | None, listening: Sequence[tuple[Listener, int]]) -> str | None:
+    """What to type in this folder to make an administrator on a server that listens so, with the ports it got.
+
+    None if no listener serves admin, which `register-user` talks to.
+    """
+    admin = [(listener, port) for listener, port in listening if "admin" in listener.serves]
+    if not admin:
+        return None
+    words = [*_program(), "register-user"]
+    if config_path is not None:
+        words += ["--config", str(config_path)]
+    if all(listener.port == 0 for listener, _ in admin):  # register-user can't read the port off the file
+        listener, port = admin[0]
+        words += ["--url", listener_url(replace(listener, port=port))]
+    return shlex.join([*words, "alice", "--admin"])
+
+
+def _program() -> list[str]:
+    """`lares`, as short as it can be typed here."""
+    called = Path(sys.argv[0])
+    lares = called if called.name == "lares" else Path(sys.executable).with_name("lares")
+    if not lares.exists():
+        return [sys.executable, "-m", "homeserver.cli"]
+    try:
+        return [str(lares.absolute().relative_to(Path.cwd()))]
+    except ValueError:
+        return [str(lares)]
