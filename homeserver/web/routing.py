@@ -71,7 +71,7 @@ class Route:
     limit: str | None = None
     """The class of `rate_limits` that counts it; None: `reads` for GET, `writes` for the rest."""
     max_body: int | None = None
-    """Bytes; None: the listener's general limit."""
+    """Bytes; None: as much as is usual for the resource, see `Site.body_limit`."""
     trailing_slash: bool = False
     abandon: bool = False
     """Cancel the handler where it waits when the client goes away: for what changes nothing."""

@@ -62,6 +62,12 @@ log = logging.getLogger(__name__)
 
 #: Logged where there was nobody left to answer, as other servers do.
 _CLIENT_GONE: Final = 499
+#: Bytes of a client's request body; where nobody is logged in, and otherwise. To parse the largest body of a server's
+#: transaction can take a good part of a second, if it is made for that.
+_ANONYMOUS_BODY: Final = 64 * 1024
+_CLIENT_BODY: Final = 2 * 1024 * 1024
+#: Bytes of all request bodies held at once.
+MOST_BUFFERED: Final = 256 * 1024 * 1024
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
 
@@ -89,8 +95,9 @@ class Site(ServerFactory):
         self.clock = clock
         self.router = router
         self.timeouts = timeouts
-        self.max_body = max_body
         self.connections: set[Channel] = set()
+        self.buffered = 0
+        """Bytes of request bodies that are held."""
         self.running: set[Exchange] = set()
         self._authenticator = authenticator
         self._limits = limits
@@ -98,6 +105,7 @@ class Site(ServerFactory):
         self._access_log = access_log
         self._shutting_down = shutting_down
         self._trust = trust
+        self._max_body = max_body
         self._max_connections = max_connections
         self._secure = secure
         self._ids = itertools.count(1)
@@ -134,6 +142,21 @@ class Site(ServerFactory):
         if not work.called:
             exchange.runs(work)
         work.addErrback(_log_broken)
+
+    def body_limit(self, route: Route) -> int:
+        """Bytes that a request to the route may bring."""
+        if route.max_body is not None:
+            return route.max_body
+        if route.resource not in {"client", "admin"}:
+            return self._max_body
+        return min(self._max_body, _ANONYMOUS_BODY if route.auth is Auth.NONE else _CLIENT_BODY)
+
+    def may_buffer(self, count: int) -> bool:
+        """Take so many bytes into account, unless that would be more than all requests together may bring."""
+        if self.buffered + count > MOST_BUFFERED:
+            return False
+        self.buffered += count
+        return True
 
     def refused(self, exchange: Exchange, status: int) -> None:
         """A request was refused before it was complete."""
@@ -186,7 +209,7 @@ class Site(ServerFactory):
             parameters=exchange.match.parameters,
             query=Query(exchange.query),
             headers=headers,
-            content=exchange.content,
+            content=exchange.take_body(),
             address=address,
             secure=secure,
             disconnected=exchange.disconnected,
@@ -226,11 +249,8 @@ class Site(ServerFactory):
         self._finish(exchange, status, body, headers)
 
     def _upgrade(self, exchange: Exchange, reply: Upgrade) -> None:
-        channel = exchange.channel
         problem = handshake_problem(exchange.method, exchange.requestHeaders)
-        if channel is None:
-            self._record(exchange, _CLIENT_GONE)
-        elif problem is not None:
+        if exchange.channel is not None and problem is not None:
             headers = {
                 "Content-Type": JSON,
                 "Cache-Control": "no-store",
@@ -238,9 +258,10 @@ class Site(ServerFactory):
                 "Sec-WebSocket-Version": WEBSOCKET_VERSION,
             }
             self._finish(exchange, 426, orjson.dumps(Unrecognized(problem).as_dict()), headers)
-        else:
-            self._record(exchange, 101)
-            exchange.responded, exchange.channel = True, None
+            return
+        channel = exchange.hand_over()
+        self._record(exchange, _CLIENT_GONE if channel is None else 101)
+        if channel is not None:
             channel.hand_over(
                 reply.build, request_head(exchange.method, exchange.target, exchange.requestHeaders)
             )

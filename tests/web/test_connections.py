@@ -29,6 +29,7 @@ from homeserver.web.listeners import open_socket
 from homeserver.web.replies import Reply, Response
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import ROOT, Auth, Route
+from homeserver.web.site import MOST_BUFFERED, Site
 from homeserver.web.upgrades import upgrade_to
 from tests.reactor import reactor, run
 from tests.web.loopback import Connection, Loopback, request_bytes
@@ -201,6 +202,56 @@ async def test_chunked_bodies_are_counted(server: Loopback) -> None:
     connection.send(request_bytes("PUT", "/here", headers=chunked) + b"200\r\n" + b"x" * 512 + b"\r\n")
     connection.send(b"200\r\n" + b"x" * 512 + b"\r\n")
     assert (await connection.response()).status == 413
+
+
+async def test_a_body_in_the_smallest_chunks(server: Loopback) -> None:
+    connection = await server.connect()
+    chunks = b"2\r\nab\r\n" * 400 + b"0\r\n\r\n"
+    connection.send(request_bytes("PUT", "/here", headers={"Transfer-Encoding": "chunked"}) + chunks)
+    assert (await connection.response()).json["bytes"] == 800
+
+
+async def test_all_bodies_together_are_bounded(server: Loopback) -> None:
+    """Whatever becomes of a request, its body is counted no longer than it is held."""
+    site = server.open.site
+    ends = [await server.connect() for _ in range(4)]
+    for connection in ends[:2]:
+        connection.send(request_bytes("PUT", "/here", headers={"Content-Length": "900"}) + b"x" * 800)
+    ends[2].send(request_bytes("PUT", "/here", headers={"Transfer-Encoding": "chunked"}) + b"5\r\nabcdezz")
+    assert (await ends[2].response()).status == 400
+    assert (
+        await ends[3].request("GET", "/socket", body=b"x" * 10, headers=UPGRADE, token="alice")
+    ).status == 101
+    await server.request("PUT", "/here", body=b"x" * 1000)
+    assert site.buffered == 1600
+    site.buffered += MOST_BUFFERED - 2000
+    assert (await server.request("PUT", "/here", body=b"x" * 400)).status == 200
+    busy = await server.request("PUT", "/here", body=b"x" * 401)
+    assert (busy.status, busy.errcode) == (429, "M_LIMIT_EXCEEDED")
+    site.buffered -= MOST_BUFFERED - 2000
+    ends[0].send(b"x" * 100)
+    assert (await ends[0].response()).status == 200
+    ends[1].drop()
+    while site.buffered:
+        await server.request("GET", "/here")
+    assert site.buffered == 0
+
+
+async def test_how_much_a_request_may_bring() -> None:
+    """Little where nobody is logged in, a server's transaction where servers ask, else something between."""
+
+    def limit(site: Site, **wishes: Any) -> int:
+        return site.body_limit(Route("PUT", "/x", here, **wishes))
+
+    large, small = Loopback((), max_body=8_000_000), Loopback((), max_body=1000)
+    site = large.open.site
+    assert limit(site, auth=Auth.NONE) == limit(site, auth=Auth.NONE, resource="admin") == 65_536
+    assert limit(site) == limit(site, auth=Auth.OPTIONAL) == 2 * 1024 * 1024
+    assert limit(site, auth=Auth.NONE, resource="federation") == 8_000_000
+    assert limit(site, auth=Auth.NONE, max_body=3_000_000) == 3_000_000
+    assert limit(small.open.site) == limit(small.open.site, resource="federation") == 1000
+    await large.stop()
+    await small.stop()
 
 
 @pytest.mark.parametrize(
