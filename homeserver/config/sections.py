@@ -258,7 +258,8 @@ class Limits:
         default=Bytes(8 * 2**20),
         check=values.at_least(65536),
         doc="The largest request body; a larger one is answered 413 M_TOO_LARGE. A full transaction of "
-        "another server (50 events of 64 KiB and what comes with them) must fit.",
+        "another server (50 events of 64 KiB and what comes with them) must fit. Clients may bring at most "
+        "2 MiB of it, 64 KiB where nobody is logged in.",
     )
 
 
