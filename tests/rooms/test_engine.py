@@ -23,6 +23,7 @@ from homeserver.stream import Change
 from storage.database import Database
 from storage.events import EventStore, StoredEvent, TimelinePlace
 from storage.state import SnapshotDelta, StateStore
+from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member, message
 
 
@@ -500,3 +501,28 @@ async def test_a_state_that_names_an_event_that_is_not_stored_is_refused(databas
     fresh = await Engine.open(database)
     with pytest.raises(AssertionError, match="not stored"):
         await fresh.send(room.room_id, ALICE, "hello")
+
+
+async def test_a_process_that_writes_little_is_not_crowded_out(database: Database, database_url: str) -> None:
+    """Many write a room without a pause in one process, one does so in another: everybody's event is written."""
+    other, over = Database(reactor, database_url), False
+    try:
+        busy, quiet = await Engine.open(database), await Engine.open(other)
+        room = await busy.new_room()
+        await busy.join(room.room_id, BOB)
+
+        async def crowd() -> None:
+            while not over:
+                await busy.send(room.room_id, ALICE, "and another")
+
+        crowds = [Deferred.fromCoroutine(crowd()) for _ in range(10)]
+        for n in range(40):
+            await quiet.send(room.room_id, BOB, str(n))
+        over = True
+        await gatherResults(crowds)
+        timeline = await whole_timeline(busy, room.key)
+        assert [prev_events(event) for event in timeline[1:]] == [[event.event_id] for event in timeline[:-1]]
+        assert sum(event.sender == BOB and event.type == "m.room.message" for event in timeline) == 40
+    finally:
+        over = True
+        await other.close()
