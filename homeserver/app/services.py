@@ -88,6 +88,7 @@ class Services:
     limits: RateLimits
     authenticator: Authenticator
     accounts: Accounts
+    users: UserStore
     data: UserData
     rooms: RoomServices
     reading: ReadingServices
@@ -111,6 +112,10 @@ class Services:
         await self.data.presence.stop()
         self.data.typing_news.stop()
         await self.accounts.stop()
+
+    async def nobody_yet(self) -> bool:
+        """Whether nobody has an account, guests aside."""
+        return not await self.users.any()
 
     async def first_account_token(self) -> str | None:
         """A one-time registration token if nobody has an account yet and one is needed to get one."""
@@ -141,7 +146,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         guesses=GuessBrake(limits),
     )
     users, published = UserStore(core.database), PublishedRoomStore(core.database)
-    relations = RelationStore(core.database)
+    relations, permissions = RelationStore(core.database), InvitePermissions(data.account_data)
     rooms = build_room_services(
         engine=core.engine,
         gate=core.gate,
@@ -152,7 +157,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         alias_store=RoomAliasStore(core.database),
         published=published,
         profiles=data.profiles,
-        permissions=InvitePermissions(data.account_data),
+        permissions=permissions,
         settings=CarryOver(data.account_data),
         guests=users,
         publication=config.room_directory.publication,
@@ -172,6 +177,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         relations=relations,
         published=published,
         account_data=data.account_data,
+        permissions=permissions,
         presence=data.presence,
     )
     sync = build_sync(
@@ -185,6 +191,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         providers=Providers(
             receipts=data.receipts,
             account_data=AccountDataWithRules(data.account_data, data.push_rules),
+            invites=permissions,
             typing=data.typing,
             presence=data.presence,
             unread=data.unread,
@@ -198,6 +205,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         limits=limits,
         authenticator=TokenAuthenticator(accounts.authentication),
         accounts=accounts,
+        users=users,
         data=data,
         rooms=rooms,
         reading=reading,

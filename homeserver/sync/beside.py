@@ -15,6 +15,7 @@ from homeserver.protocol.filters import EventFilter, RoomEventFilter
 from homeserver.sync.providers import (
     AccountData,
     Extension,
+    Invites,
     JsonObject,
     Presence,
     Receipts,
@@ -37,6 +38,7 @@ class Providers:
 
     receipts: Receipts
     account_data: AccountData
+    invites: Invites
     typing: Typing
     presence: Presence
     unread: Unread

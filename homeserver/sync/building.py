@@ -47,7 +47,7 @@ def build_sync(
     events, history = EventStore(database), RoomHistoryStore(database)
     loader, timelines = EventLoader(member_events, events), Timelines(events)
     sections = Sections(
-        surveyor=Surveyor(user_rooms, MembershipStore(database), stream.rooms),
+        surveyor=Surveyor(user_rooms, MembershipStore(database), stream.rooms, providers.invites),
         joined=JoinedRooms(
             rooms=cache,
             moved=stream.rooms,

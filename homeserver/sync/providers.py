@@ -47,6 +47,12 @@ class AccountData(Protocol):
         ...
 
 
+class Invites(Protocol):
+    """Who wants none (`m.invite_permission_config`)."""
+
+    def blocks_all(self, user_id: str) -> Awaitable[bool]: ...
+
+
 class Typing(Protocol):
     """Who is typing."""
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from homeserver.protocol.filters import SyncFilter
 from homeserver.sync.joined import Moved
 from homeserver.sync.placement import Called, Joined, Left, Placement, needs_intervals, place, place_archived
+from homeserver.sync.providers import Invites
 from homeserver.sync.request import Window
 from storage.memberships import Interval, Standing
 
@@ -55,8 +56,11 @@ class Survey:
 class Surveyor:
     """Makes surveys. One per process."""
 
-    def __init__(self, user_rooms: UserRooms, memberships: Memberships, moved: Moved) -> None:
+    def __init__(
+        self, user_rooms: UserRooms, memberships: Memberships, moved: Moved, invites: Invites
+    ) -> None:
         self._user_rooms = user_rooms
+        self._invites = invites
         self._memberships = memberships
         self._moved = moved
 
@@ -72,12 +76,18 @@ class Surveyor:
         )
         if unclear:
             await self._clear_up(window, unclear, survey)
+        if any(called.membership == "invite" for called in survey.called):
+            await self._drop_unwanted_invites(window, survey)
+        return survey
+
+    async def _drop_unwanted_invites(self, window: Window, survey: Survey) -> None:
+        """Those of ignored users, or all ("Ignoring Users", "Invite permission")."""
+        none = await self._invites.blocks_all(window.request.user_id)
         survey.called = [
             called
             for called in survey.called
-            if called.membership != "invite" or called.sender not in window.ignored
+            if called.membership != "invite" or not (none or called.sender in window.ignored)
         ]
-        return survey
 
     def _survey_changes(
         self, window: Window, standings: Mapping[int, Standing], survey: Survey

@@ -44,6 +44,7 @@ class FakeAccountData:
 
     kept: dict[tuple[str, int, str], tuple[int, JsonObject]] = field(default_factory=dict)
     ignoring: dict[str, frozenset[str]] = field(default_factory=dict)
+    blocking: set[str] = field(default_factory=set)
     asked: int = 0
 
     async def changed(self, user_id: str, since: int, upto: int) -> FakeNews:
@@ -54,6 +55,9 @@ class FakeAccountData:
                 events = news.rooms.setdefault(room, []) if room else news.global_
                 events.append({"type": event_type, "content": content})
         return news
+
+    async def blocks_all(self, user_id: str) -> bool:
+        return user_id in self.blocking
 
     async def ignored(self, user_id: str) -> frozenset[str]:
         return self.ignoring.get(user_id, frozenset())
@@ -126,6 +130,7 @@ class Fakes:
         return Providers(
             receipts=self.receipts,
             account_data=self.account_data,
+            invites=self.account_data,
             typing=self.typing,
             presence=self.presence,
             unread=self.unread,

@@ -114,6 +114,7 @@ async def test_a_devices_own_sections_are_supplied_by_extensions() -> None:
     providers = Providers(
         receipts=fakes.receipts,
         account_data=fakes.account_data,
+        invites=fakes.account_data,
         typing=fakes.typing,
         presence=fakes.presence,
         unread=fakes.unread,

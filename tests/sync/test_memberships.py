@@ -56,7 +56,7 @@ async def test_history_that_is_closed_is_not_shown_on_joining(
 
 
 async def test_an_invitation_shows_the_room_stripped(database: Database) -> None:
-    """Once; with the user's own member event last; not at all from somebody they ignore."""
+    """Once; with the user's own member event last; not at all from who is ignored, nor to who wants none."""
     process = await Process.open(database)
     room = await process.engine.new_room(join_rule="invite")
     bob = process.client(BOB)
@@ -71,6 +71,11 @@ async def test_an_invitation_shows_the_room_stripped(database: Database) -> None
     await bob.sync()
     assert bob.last["rooms"]["invite"] == {} and not bob.has_news
     process.fakes.account_data.ignoring.clear()
+    process.fakes.account_data.blocking.add(BOB)
+    for bob.since in (since, None):
+        await bob.sync()
+        assert bob.last["rooms"]["invite"] == {}
+    process.fakes.account_data.blocking.clear()
     bob.since = since
     await bob.sync()
     events = bob.room(room.room_id, "invite")["invite_state"]["events"]

@@ -15,7 +15,7 @@ from homeserver.events import RoomEvent
 from homeserver.protocol.tokens import SyncToken
 from homeserver.rooms.access import MEMBER, RoomGate, Sight
 from homeserver.rooms.engine import RoomCache
-from homeserver.rooms.reading.messages import IgnoredUsers
+from homeserver.rooms.reading.messages import IgnoredUsers, InvitePermissions
 from homeserver.rooms.reading.presenting import Client, Presenter, array, json_object, text
 from homeserver.rooms.user_rooms import UserRooms
 from homeserver.stream import Change, Stream
@@ -100,6 +100,7 @@ class EventStream:
         user_rooms: UserRooms,
         store: TimelineStore,
         ignored_users: IgnoredUsers,
+        permissions: InvitePermissions,
         presenter: Presenter,
     ) -> None:
         self._clock = clock
@@ -110,6 +111,7 @@ class EventStream:
         self._user_rooms = user_rooms
         self._store = store
         self._ignored = ignored_users
+        self._permissions = permissions
         self._presenter = presenter
 
     async def wait(
@@ -196,8 +198,16 @@ class EventStream:
                 continue
             entry = self._gate.in_memory(room, each)
             sight = sights[each.room]
-            # One is told of one's own invite, whatever the room shows to the invited.
+            # One is told of one's own invite, whatever the room shows to the invited, unless one wants none.
             own = each.type == MEMBER and each.state_key == client.user_id
+            if own and await self._is_unwanted_invite(entry, ignored):
+                continue
             if own or sight.may_see(entry):
                 shown.append((entry, sight))
         return self._presenter.mixed(client, shown)
+
+    async def _is_unwanted_invite(self, own: RoomEvent, ignored: frozenset[str]) -> bool:
+        """Of a user's own member event."""
+        if own.event.content.get("membership") != "invite":
+            return False
+        return own.stored.sender in ignored or await self._permissions.blocks_all(str(own.stored.state_key))

@@ -20,7 +20,7 @@ from homeserver.rooms.access import RoomGate, Sight, with_event
 from homeserver.rooms.engine import Room, RoomCache
 from homeserver.rooms.engine.snapshots import state_at
 from homeserver.rooms.reading import places
-from homeserver.rooms.reading.messages import NO_WISH, IgnoredUsers
+from homeserver.rooms.reading.messages import NO_WISH, IgnoredUsers, InvitePermissions
 from homeserver.rooms.reading.presenting import Client, Presenter, array, json_object, text
 from homeserver.rooms.reading.timeline import wanted_by
 from homeserver.rooms.user_rooms import UserRooms
@@ -87,6 +87,7 @@ class InitialSync:
         history: RoomHistoryStore,
         published: Published,
         account_data: AccountData,
+        permissions: InvitePermissions,
         presence: Presence,
         presenter: Presenter,
     ) -> None:
@@ -98,6 +99,7 @@ class InitialSync:
         self._history = history
         self._published = published
         self._account_data = account_data
+        self._permissions = permissions
         self._presence = presence
         self._presenter = presenter
 
@@ -121,7 +123,7 @@ class InitialSync:
         by_id = await self._cache.get_many(keys=[standing.room for standing in standings])
         rooms = {room.key: room for room in by_id.values()}
         standings = [standing for standing in standings if standing.room in rooms]
-        invited = [standing for standing in standings if standing.membership == "invite"]
+        invited = await self._wanted_invites(client, standings)
         sights = await self._gate.sights(client.user_id, [standing.room for standing in standings])
         subjects = []
         for standing in standings:
@@ -141,6 +143,14 @@ class InitialSync:
                 "rooms": array(pictures),
             }
         )
+
+    async def _wanted_invites(self, client: Client, standings: Sequence[Standing]) -> Sequence[Standing]:
+        """Not those of ignored users, and none if the user wants none ("Invite permission")."""
+        invited = [standing for standing in standings if standing.membership == "invite"]
+        if not invited or await self._permissions.blocks_all(client.user_id):
+            return ()
+        ignored = await self._account_data.ignored(client.user_id)
+        return [standing for standing in invited if standing.sender not in ignored]
 
     async def _invitations(
         self, client: Client, invited: Sequence[Standing], rooms: Mapping[int, Room]

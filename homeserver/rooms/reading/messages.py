@@ -25,6 +25,12 @@ class IgnoredUsers(Protocol):
     def ignored(self, user_id: str) -> Awaitable[frozenset[str]]: ...
 
 
+class InvitePermissions(Protocol):
+    """Who wants to be shown no invites."""
+
+    def blocks_all(self, user_id: str) -> Awaitable[bool]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class MessagesQuery:
     """What is asked for: tokens as clients gave them."""

@@ -15,7 +15,7 @@ from homeserver.rooms.reading.event_stream import Clock, EventStream, Peekers
 from homeserver.rooms.reading.initial_sync import AccountData, InitialSync, Presence, Published
 from homeserver.rooms.reading.member_history import MemberHistory
 from homeserver.rooms.reading.members import RoomMembers
-from homeserver.rooms.reading.messages import Messages
+from homeserver.rooms.reading.messages import InvitePermissions, Messages
 from homeserver.rooms.reading.places import Places
 from homeserver.rooms.reading.presenting import Presenter
 from homeserver.rooms.reading.relations import RelatedEvents
@@ -63,6 +63,7 @@ def build_reading_services(
     history: RoomHistoryStore,
     published: Published,
     account_data: AccountData,
+    permissions: InvitePermissions,
     presence: Presence,
 ) -> ReadingServices:
     """Build them all. `now` gives milliseconds; `pause` lets the reactor turn in the middle of a long response."""
@@ -109,6 +110,7 @@ def build_reading_services(
             user_rooms=user_rooms,
             store=timelines,
             ignored_users=account_data,
+            permissions=permissions,
             presenter=presenter,
         ),
         initial_sync=InitialSync(
@@ -120,6 +122,7 @@ def build_reading_services(
             history=history,
             published=published,
             account_data=account_data,
+            permissions=permissions,
             presence=presence,
             presenter=presenter,
         ),

@@ -45,11 +45,15 @@ class World:
     """What the services hear from elsewhere."""
 
     ignoring: dict[str, frozenset[str]] = field(default_factory=dict)
+    blocking: set[str] = field(default_factory=set)
     kept: Kept = field(default_factory=Kept)
     published: set[int] = field(default_factory=set)
 
     async def ignored(self, user_id: str) -> frozenset[str]:
         return self.ignoring.get(user_id, frozenset())
+
+    async def blocks_all(self, user_id: str) -> bool:
+        return user_id in self.blocking
 
     async def changed(self, user_id: str, since: int, upto: int) -> Kept:
         assert since == 0 < upto
@@ -93,6 +97,7 @@ class Reading:
             history=RoomHistoryStore(database),
             published=world,
             account_data=world,
+            permissions=world,
             presence=Presence(),
         )
         return cls(engine, world, services)

@@ -140,6 +140,27 @@ async def test_ignored_users_are_not_heard(database: Database) -> None:
     assert ids((await events(reading, ALICE, token))["chunk"]) == written[:1]
 
 
+async def test_invites_that_are_not_wanted_are_not_shown(database: Database) -> None:
+    """Those of ignored users, and all to a user who wants none."""
+    reading = await Reading.open(database)
+    room = await reading.engine.new_room(join_rule="invite")
+    token = (await events(reading, BOB))["end"]
+    invite = (await reading.write(room.room_id, member(BOB, "invite", ALICE)))[0]
+
+    async def shown() -> list[str]:
+        rooms = (await initial(reading, BOB))["rooms"]
+        heard = ids((await events(reading, BOB, token))["chunk"])
+        assert heard == [room["invite"]["event_id"] for room in rooms]
+        return heard
+
+    assert await shown() == [invite]
+    reading.world.ignoring[BOB] = frozenset({ALICE})
+    assert await shown() == []
+    reading.world.ignoring.clear()
+    reading.world.blocking.add(BOB)
+    assert await shown() == []
+
+
 async def test_the_initial_sync_of_a_user(database: Database) -> None:
     """Joined rooms whole, invitations by their event, left ones as they were left if asked for."""
     reading = await Reading.open(database)
