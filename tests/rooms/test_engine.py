@@ -118,6 +118,27 @@ async def test_a_transaction_gives_one_event_for_ever(database: Database) -> Non
     assert other.key != transaction.key
 
 
+async def test_a_transaction_that_stands_is_not_refused_later(database: Database) -> None:
+    """The retry comes when its sender has left, to a process that knows nothing of it; another's is refused."""
+    engine = await Engine.open(database)
+    room = await engine.new_room()
+    await engine.join(room.room_id, BOB)
+
+    async def attempt(engine: Engine, transaction: SendTransaction) -> str:
+        draft = Draft("m.room.message", BOB, {"body": "once"}, transaction=transaction)
+        written = await engine.engine.write(
+            room.room_id, lambda _: [draft], users=(BOB,), transaction=transaction
+        )
+        return written.event_id
+
+    first = await attempt(engine, SendTransaction(BOB, "PHONE", "send", "1"))
+    await engine.engine.write(room.room_id, lambda _: [member(BOB, "leave")], users=(BOB,))
+    later = await Engine.open(database)
+    assert await attempt(later, SendTransaction(BOB, "PHONE", "send", "1")) == first
+    with pytest.raises(AuthError):
+        await attempt(later, SendTransaction(BOB, "PHONE", "send", "2"))
+
+
 async def test_a_refused_plan_fails_alone(database: Database) -> None:
     """In one batch, the events that the rules reject leave the others, and the chain, untouched."""
     engine = await Engine.open(database)

@@ -8,7 +8,7 @@ Plans run on the newest head, synchronously, right before their events are built
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,8 @@ class _Pending:
     tries: int = 0
     first: int = 0
     last: int = 0
+    refused: Exception | None = None
+    """Why it is not written, unless its transaction turns out to stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,9 @@ class RoomWriter:
         if room is None:
             raise NotFound("Unknown room")
         planned, working = await self._plan(room, taken)
+        refused = [pending for pending in taken if pending.refused is not None]
+        if refused:
+            await self._answer_refused(refused)
         if not working.appended:
             self._resolve(planned, ())
             return []
@@ -158,7 +163,7 @@ class RoomWriter:
             planned: list[_Pending] = []
             missing: set[int] = set()
             for pending in taken:
-                if pending.done.called:
+                if pending.done.called or pending.refused is not None:
                     continue
                 try:
                     self._run(pending, working)
@@ -167,12 +172,29 @@ class RoomWriter:
                 else:
                     planned.append(pending)
             if not missing:
-                return [pending for pending in planned if not pending.done.called], working
+                return [p for p in planned if not p.done.called and p.refused is None], working
             if missing <= asked:
                 raise AssertionError(
                     f"events {missing} of {self._room_id} are named by its state but not stored"
                 )
             ordinals = missing
+
+    async def _answer_refused(self, refused: list[_Pending]) -> None:
+        """What would be refused now was perhaps sent by the very same transaction, before the room changed."""
+        standing = await self._standing(refused)
+        for pending in refused:
+            event_id = standing.get(pending.transaction.key) if pending.transaction is not None else None
+            if pending.done.called:
+                continue
+            if event_id is not None:
+                pending.done.callback(Written(replayed=event_id))
+            else:
+                pending.done.errback(pending.refused)
+
+    async def _standing(self, pending: Iterable[_Pending]) -> Mapping[str, str]:
+        """Of their transactions those that stand, with the event id each gave."""
+        keys = [each.transaction.key for each in pending if each.transaction is not None]
+        return await self._tools.events.ids_by_transactions(keys) if keys else {}
 
     @staticmethod
     def _run(pending: _Pending, working: WorkingRoom) -> None:
@@ -186,7 +208,10 @@ class RoomWriter:
             raise
         except Exception as error:
             working.roll_back(mark)
-            pending.done.errback(error)
+            if pending.transaction is None:
+                pending.done.errback(error)
+            else:
+                pending.refused = error
         pending.last = len(working.appended)
 
     async def _commit(self, room: Room, working: WorkingRoom) -> bool:
@@ -224,8 +249,7 @@ class RoomWriter:
     async def _after_conflict(self, planned: list[_Pending]) -> list[_Pending]:
         """The head had moved, or a transaction stood: answer those that stand, try the others again."""
         self._tools.cache.mark_stale(self._room_id)
-        keys = [pending.transaction.key for pending in planned if pending.transaction is not None]
-        standing = await self._tools.events.ids_by_transactions(keys) if keys else {}
+        standing = await self._standing(planned)
         again: list[_Pending] = []
         for pending in planned:
             event_id = None if pending.transaction is None else standing.get(pending.transaction.key)
