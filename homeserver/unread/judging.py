@@ -9,7 +9,7 @@ since a new display name writes one into every room.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,6 +22,10 @@ from storage.unread import UnreadEvent
 
 VIEWS = 4096
 """Events whose view is kept: the members of a busy room ask of the same few."""
+
+
+TURN = 200_000
+"""Steps that a user's rules may take in one turn of the reactor, some twenty milliseconds."""
 
 
 class Item(NamedTuple):
@@ -92,29 +96,43 @@ class Judge:
         self._facts = facts
         self._ignored = ignored
 
-    def judge(self, items: Iterable[Item], views: Views | None) -> list[Verdict]:
-        """Verdicts in the order of the events. `views` for those that others will ask of too."""
+    @property
+    def spent(self) -> int:
+        """Steps that the user's rules took in the last call of `judge`."""
+        return self._reader.spent
+
+    def judge(self, items: Iterator[Item], views: Views | None) -> list[Verdict]:
+        """Verdicts in the order of the events, as far as a turn goes; what is left of `items` is for the next.
+
+        `views` for those that others will ask of too.
+        """
+        self._reader.spent = 0
         verdicts: list[Verdict] = []
         for item in items:
-            own = item.sender == self._reader.user_id
-            highlight = False
-            if own:
-                if item.is_state:
-                    continue
-            elif item.sender in self._ignored:
-                continue
-            else:
-                view = (
-                    EventView(item.pdu, event_id=item.event_id, room_id=self._room_id)
-                    if views is None
-                    else views.of(item, self._room_id)
-                )
-                actions = evaluate(self._rules, view, self._facts, self._reader)
-                if not actions.notify:
-                    continue
-                highlight = actions.highlight
-            link = direct_link(item.event_id, item.pdu["content"])
-            verdicts.append(
-                Verdict(item.position, item.event_id, own, highlight, own_thread(link), link.parent)
-            )
+            verdict = self._verdict(item, views)
+            if verdict is not None:
+                verdicts.append(verdict)
+            if self._reader.spent >= TURN:
+                break
         return verdicts
+
+    def _verdict(self, item: Item, views: Views | None) -> Verdict | None:
+        own = item.sender == self._reader.user_id
+        highlight = False
+        if own:
+            if item.is_state:
+                return None
+        elif item.sender in self._ignored:
+            return None
+        else:
+            view = (
+                EventView(item.pdu, event_id=item.event_id, room_id=self._room_id)
+                if views is None
+                else views.of(item, self._room_id)
+            )
+            actions = evaluate(self._rules, view, self._facts, self._reader)
+            if not actions.notify:
+                return None
+            highlight = actions.highlight
+        link = direct_link(item.event_id, item.pdu["content"])
+        return Verdict(item.position, item.event_id, own, highlight, own_thread(link), link.parent)

@@ -12,7 +12,7 @@ somebody asks. Changing rules changes what is to come, not what was counted.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from homeserver.rooms.engine import Room, RoomCache
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.stream import Stream
 from homeserver.unread.counts import UnreadCounts
-from homeserver.unread.judging import Item, Judge, Verdict, Views
+from homeserver.unread.judging import TURN, Item, Judge, Verdict, Views
 from homeserver.unread.ledger import MAIN, MOST, UNTHREADED, Ledger
 from homeserver.unread.threads import Related, find_threads
 from storage.events import EventStore
@@ -253,6 +253,7 @@ class Unread:
         if rules.needs_display_name:
             names = await self._display_names(user.user_id, works)
         cold: list[tuple[_Work, Judge]] = []
+        spent = 0
         for work in works:
             head = work.room.head
             facts = RoomFacts(head.joined_count, head.power_levels)
@@ -262,9 +263,22 @@ class Unread:
                 cold.append((work, judge))
             else:
                 events = (entry for entry in work.recent if entry.stored.redacted_by is None)
-                work.verdicts = judge.judge(map(Item.of_memory, events), self._views)
+                items = map(Item.of_memory, events)
+                spent = await self._judge_in_turns(work, judge, items, self._views, spent)
         if cold:
             await self._judge_stored(user, cold)
+
+    async def _judge_in_turns(
+        self, work: _Work, judge: Judge, items: Iterator[Item], views: Views | None, spent: int
+    ) -> int:
+        """Judge, letting the reactor turn whenever the user's rules took TURN steps: `spent` so far, and by the end."""
+        while True:
+            work.verdicts += judge.judge(items, views)
+            spent += judge.spent
+            if spent < TURN:
+                return spent
+            spent = 0
+            await self._pause()
 
     async def _judge_stored(self, user: _User, cold: Sequence[tuple[_Work, Judge]]) -> None:
         """What is not in memory, in one query for all rooms."""
@@ -275,7 +289,7 @@ class Unread:
                 main = work.ledger.read_up_to(MAIN) if work.fresh else after
                 ranges.append(UnreadRange(work.room.key, after, main, work.upto))
         stored = await self._store.events(ranges, MOST)
-        judged = 0
+        judged = spent = 0
         for work, judge in cold:
             rows = stored.get(work.room.key, ())
             if not work.fresh:
@@ -283,7 +297,7 @@ class Unread:
                 work.void |= any(_matters(row.sender, work, user) for row in redactions)
             for start in range(0, len(rows), SLICE):
                 part = rows[start : start + SLICE]
-                work.verdicts += judge.judge(map(Item.of_row, part), None)
+                spent = await self._judge_in_turns(work, judge, map(Item.of_row, part), None, spent)
                 judged += len(part)
                 if judged >= SLICE:
                     judged = 0

@@ -283,6 +283,15 @@ def test_a_rules_set_cannot_hold_up_the_server() -> None:
     assert evaluate(compiled, said("b"), GROUP, reader) == SILENT
 
 
+def test_looking_through_arrays_takes_steps_too() -> None:
+    rules = NO_RULES
+    for number, value in enumerate(["x", *(["y"] * (MAX_STEPS // 10_000))]):
+        condition = {"kind": "event_property_contains", "key": "content.list", "value": value}
+        rules = rules.put(Kind.OVERRIDE, PushRule(str(number), (), conditions=(condition,)))
+    assert outcome(said("hello", list=["x"] * 10), rules) == SILENT
+    assert outcome(said("hello", list=["x"] * 10_000), rules) == PLAIN
+
+
 def placed(rules: UserRules) -> list[str]:
     return [rule.rule_id for rule in rules.own[Kind.ROOM]]
 

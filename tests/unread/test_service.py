@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.account_data import IGNORED_USER_LIST
 from homeserver.protocol.push_rules import PushRule
 from homeserver.receipts.service import Kind
 from homeserver.rooms.engine import Draft, Room
-from homeserver.unread import Counts, UnreadCounts
+from homeserver.unread import Counts, UnreadCounts, judging, service
 from storage.database import Database
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, member
-from tests.unread.unread_fixture import NOTHING, Counter, mentioning, related, text
+from tests.unread import unread_fixture
+from tests.unread.unread_fixture import NOTHING, Counter, mentioning, pause, related, text
 
 
 async def room_of_three(counter: Counter) -> Room:
@@ -57,6 +59,34 @@ async def test_messages_of_others_count_until_they_are_read(database: Database) 
     assert await both(counter, database, BOB, room) == NOTHING
     await counter.write(room, ALICE, text())
     assert await both(counter, database, BOB, room) == plain(1)
+
+
+async def test_costly_rules_leave_turns_to_others(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counts are the same, however often the reactor turns meanwhile."""
+    turns: list[None] = []
+
+    async def turn() -> None:
+        turns.append(None)
+        await pause()
+
+    monkeypatch.setattr(unread_fixture, "pause", turn)
+    counter = await Counter.open(database)
+    room = await room_of_three(counter)
+    rule = PushRule("a", ("notify", {"set_tweak": "highlight"}), pattern="a*b")
+    await counter.process.push_rules.put(BOB, "content", rule)
+    assert await counter.counts(BOB, room) == NOTHING
+    for body in ("a to b", "a to c, b", "c b a") * 3:
+        await counter.write(room, ALICE, text(body))
+    assert await both(counter, database, BOB, room) == plain(9, 6)
+    assert turns == []
+    for module in (judging, service):
+        monkeypatch.setattr(module, "TURN", 15)
+    for body in ("a to b", "a to c, b", "c b a") * 3:
+        await counter.write(room, ALICE, text(body))
+    assert await both(counter, database, BOB, room) == plain(18, 12)
+    assert len(turns) > 6
 
 
 async def test_the_receipt_that_is_ahead_counts(database: Database) -> None:

@@ -18,8 +18,9 @@ from homeserver.protocol.push_rules.globs import Glob
 
 BODY: Final[Path] = ("content", "body")
 MAX_STEPS: Final = 1_000_000
-"""Characters that patterns are run over for one user and one event, about a tenth of a second: hundreds of patterns on
-the longest of messages. What is beyond matches nothing, so that a user's rules cannot hold up the server."""
+"""Characters that patterns are run over, and items of arrays, for one user and one event, about a tenth of a second:
+hundreds of patterns on the longest of messages. What is beyond matches nothing, so that a user's rules cannot hold up
+the server."""
 
 
 class _OwnUserId(str):
@@ -44,7 +45,7 @@ class RoomFacts:
 class Reader:
     """What conditions ask of the user whose rules they are. For one event after the other, one user."""
 
-    __slots__ = ("display_name", "steps", "user_id")
+    __slots__ = ("display_name", "spent", "steps", "user_id")
 
     def __init__(self, user_id: str, display_name: str | None = None) -> None:
         """`display_name` in the room."""
@@ -52,6 +53,8 @@ class Reader:
         self.display_name = Glob(display_name, literal=True) if display_name else None
         self.steps = MAX_STEPS
         """What is left of MAX_STEPS for the present event."""
+        self.spent = 0
+        """Steps taken for all events so far; whoever asks of many resets it."""
 
 
 class Condition(Protocol):
@@ -87,7 +90,7 @@ class EventMatch:
             return False
         if self.path == BODY:
             return _found(self.glob, text, reader)
-        if len(text) > 255:  # longer than any identifier: content, which may be 64 KiB
+        if self.glob.plain is None:
             reader.steps -= len(text)
             return reader.steps >= 0 and self.glob.matches(text)
         return self.glob.matches(text)
@@ -124,9 +127,12 @@ class PropertyContains:
     value: object
     personal = False
 
-    def holds(self, event: EventView, _room: RoomFacts, _reader: Reader) -> bool:
+    def holds(self, event: EventView, _room: RoomFacts, reader: Reader) -> bool:
         found = event.value(self.path)
-        return isinstance(found, list | tuple) and any(_same(item, self.value) for item in found)
+        if not isinstance(found, list | tuple):
+            return False
+        reader.steps -= len(found)
+        return reader.steps >= 0 and any(_same(item, self.value) for item in found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def evaluate(rules: CompiledRules, event: EventView, room: RoomFacts, reader: Re
 
     Nobody is notified of what they sent themselves; that is the caller's to know.
     """
-    reader.steps = MAX_STEPS
+    reader.steps, actions = MAX_STEPS, NOTHING
     remembered = event.remembered
     for rule in rules.in_room(event.room_id):
         number = rule.number
@@ -142,8 +142,10 @@ def evaluate(rules: CompiledRules, event: EventView, room: RoomFacts, reader: Re
             met = _met(rule, event, room, reader) if known is None else known
             remembered[number] = met
         if met:
-            return rule.actions
-    return NOTHING
+            actions = rule.actions
+            break
+    reader.spent += MAX_STEPS - reader.steps
+    return actions
 
 
 def _met(rule: CompiledRule, event: EventView, room: RoomFacts, reader: Reader) -> bool:

@@ -17,6 +17,9 @@ Path = tuple[str, ...]
 #: What a property is that is not there; null is something else.
 ABSENT: Final = object()
 
+# Texts remembered with an event: more than ordinary rules ask for, no matter how many a user makes up.
+_MOST_TEXTS: Final = 32
+
 # Of a PDU, what clients know of it too; the rest (hashes, depth, …) is between servers.
 _VISIBLE: Final = frozenset(("content", "origin_server_ts", "redacts", "sender", "state_key", "type"))
 
@@ -86,5 +89,6 @@ class EventView:
         except KeyError:
             value = self.value(path)
             text = fold(value) if isinstance(value, str) else None
-            self._texts[path] = text
+            if len(self._texts) < _MOST_TEXTS:
+                self._texts[path] = text
             return text
