@@ -94,7 +94,7 @@ class Stream:
         news: Mapping[str, object] = orjson.loads(payload)
         if news["origin"] == self._origin:
             return
-        rooms, users = news.get("rooms"), news.get("users")
+        rooms, users, lost = news.get("rooms"), news.get("users"), news.get("lost")
         self.announce(
             Change(
                 before=int(news["before"]),  # type: ignore[call-overload]
@@ -103,6 +103,7 @@ class Stream:
                 users=users if isinstance(users, list) else (),
                 foreign=True,
                 unknown="rooms" not in news,
+                lost=lost if isinstance(lost, list) else (),
             )
         )
 

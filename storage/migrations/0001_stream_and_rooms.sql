@@ -179,6 +179,7 @@ CREATE FUNCTION commit_stream(
 DECLARE
     v_kind text;
     v_payload text;
+    v_lost bigint[];  -- rooms whose race was lost: told to the others, see RoomCache.changed
 BEGIN
     UPDATE stream SET position = position + p_count RETURNING position - p_count INTO before;
     written := '{}';
@@ -226,6 +227,10 @@ BEGIN
             UNION ALL SELECT b.r, made.room FROM made JOIN fresh b USING (room_id)
         )
         SELECT coalesce(array_agg(r), '{}'), coalesce(array_agg(room), '{}') INTO written, keys FROM done;
+        IF cardinality(written) < json_array_length(p_rooms) THEN
+            SELECT array_agg(b.room) INTO v_lost FROM json_to_recordset(p_rooms) AS b(r int, room bigint)
+            WHERE b.room IS NOT NULL AND b.r <> ALL (written);
+        END IF;
 
         INSERT INTO events (room, ordinal, position, depth, origin_server_ts, snapshot, replaces, visibility, flags,
             event_id, type, state_key, sender, transaction, transaction_id, device_id, auth_chain, pdu)
@@ -258,7 +263,7 @@ BEGIN
         END LOOP;
     END IF;
     v_payload := json_build_object('origin', p_origin, 'before', before, 'count', p_count, 'rooms', keys,
-        'users', p_users)::text;
+        'users', p_users, 'lost', v_lost)::text;
     IF octet_length(v_payload) > 7900 THEN  -- a notification's limit is 8,000 bytes
         v_payload := json_build_object('origin', p_origin, 'before', before, 'count', p_count)::text;
     END IF;

@@ -276,6 +276,12 @@ class RoomCache:
             for room in self._by_id.values():
                 room.suspected += 1
             return ()
+        for key in change.lost:
+            # Who lost the race must load the room before its next attempt. If this process, which won, need not,
+            # it would win for ever; so it loads it too, and they start level.
+            held = self._by_key.get(key)
+            if held is not None and change.foreign:
+                held.suspected += 1
         wake: set[str] = set()
         for key in change.rooms:
             if self._loads:

@@ -31,8 +31,8 @@ MAX_BATCH = 50
 MAX_TRIES = 200
 """Rounds of losing the race before a request is given up; each round somebody else's event was written.
 
-So many, because the process that writes most loses least: another that writes the same room now and then loses two
-rounds of three, of a few milliseconds each."""
+So many, because two processes that write one room without a pause each lose every other round (see
+`RoomCache.changed`), which takes a few milliseconds."""
 
 Plan = Callable[[RoomHead], Sequence[Draft]]
 """Says what to write, given the room at its newest. May raise to refuse; may run more than once."""
