@@ -10,13 +10,14 @@ from twisted.internet.defer import Deferred
 
 from homeserver.app.core import Core
 from homeserver.app.services import Services
+from homeserver.clientapi import reading, rooms, syncing, user_data
 from homeserver.clientapi.accounts import account_routes, discovery_routes
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.reading import reading_routes
 from homeserver.clientapi.rooms import room_routes
 from homeserver.clientapi.syncing import syncing_routes
 from homeserver.clientapi.token_watch import TokenWatch
-from homeserver.clientapi.user_data import UNSTABLE_FLAGS, user_data_routes
+from homeserver.clientapi.user_data import user_data_routes
 from homeserver.clientapi.versions import UnstableFeatures
 from homeserver.clientapi.websocket.methods import MethodServices
 from homeserver.config import Config
@@ -36,7 +37,14 @@ def build_routes(
         asked = Deferred.fromCoroutine(core.database.fetch_one("health", "SELECT 1"))
         return await asked.addTimeout(HEALTH_TIMEOUT, reactor)
 
-    features = UnstableFeatures(UNSTABLE_FLAGS)
+    features = UnstableFeatures(
+        (
+            *rooms.UNSTABLE_FLAGS,
+            *reading.UNSTABLE_FLAGS,
+            *syncing.UNSTABLE_FLAGS,
+            *user_data.UNSTABLE_FLAGS,
+        )
+    )
     data = services.data
     tokens = TokenWatch(services.authenticator, services.accounts.cache.watch)
     groups = (

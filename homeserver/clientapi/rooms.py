@@ -2,6 +2,7 @@
 """The routes of everything that changes rooms or lists them."""
 
 from collections.abc import Callable
+from typing import Final
 
 from homeserver.clientapi.create_room import CreateRoomEndpoints
 from homeserver.clientapi.reporting import ReportingEndpoints
@@ -15,6 +16,14 @@ from homeserver.clientapi.spaces import SpaceEndpoints
 from homeserver.reports import Reports
 from homeserver.rooms.services import RoomServices
 from homeserver.web.routing import Route
+
+UNSTABLE_FLAGS: Final = (
+    "com.beeper.msc4169",
+    "org.matrix.msc2432",
+    "org.matrix.msc3827.stable",
+    "org.matrix.msc4151",
+)
+"""What `/versions` may promise once these routes are served."""
 
 
 def room_routes(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from homeserver.clientapi.sync import Sightings, SyncEndpoints
 from homeserver.clientapi.token_watch import TokenWatch
@@ -13,6 +13,9 @@ from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.routing import Route
+
+UNSTABLE_FLAGS: Final = ("org.matrix.msc4222",)
+"""What `/versions` may promise once these routes are served."""
 
 
 def syncing_routes(

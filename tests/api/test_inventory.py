@@ -123,6 +123,31 @@ def test_browsers_may_ask_first(wire: Wire, world: World) -> None:
     assert world.me.sees() == before
 
 
+UNSTABLE = "/_matrix/client/unstable"
+PROMISED = {
+    "org.matrix.msc2432": ("GET", "/org.matrix.msc2432/rooms/{roomId}/aliases"),
+    "org.matrix.msc3030": ("GET", "/org.matrix.msc3030/rooms/{roomId}/timestamp_to_event"),
+    "org.matrix.msc3391": ("DELETE", "/org.matrix.msc3391/user/{userId}/account_data/{type}"),
+    "org.matrix.msc4151": ("POST", "/org.matrix.msc4151/rooms/{roomId}/report"),
+    "uk.half-shot.msc2666.query_mutual_rooms": ("GET", "/uk.half-shot.msc2666/user/mutual_rooms"),
+    "uk.tcpip.msc4133": ("PUT", "/uk.tcpip.msc4133/profile/{userId}/{keyName}"),
+    "uk.timedout.msc4323": ("GET", "/uk.timedout.msc4323/admin/suspend/{userId}"),
+}
+"""Feature → what it means a client may call, where it has a path of its own."""
+WITHOUT_PATHS = {"com.beeper.msc4169", "org.matrix.msc3981", "org.matrix.msc4222"}
+
+
+def test_unstable_features_answer_at_their_unstable_paths(wire: Wire, world: World) -> None:
+    """Some clients prefer those as long as the feature is advertised."""
+    flags = wire.ok("GET", "/_matrix/client/versions")["unstable_features"]
+    assert set(flags.values()) == {True}
+    stable = {flag for flag in flags if ".stable" in flag}
+    assert flags.keys() - stable == PROMISED.keys() | WITHOUT_PATHS
+    for method, template in PROMISED.values():
+        path = world.path(UNSTABLE + template)
+        check_refusal(wire.call(method, path, None if method == "GET" else {}), 401, "M_MISSING_TOKEN")
+
+
 def test_head_is_get_without_a_body(wire: Wire, world: World) -> None:
     for template in ("/_matrix/client/versions", f"{PREFIXES[1]}/joined_rooms"):
         got = wire.call("GET", template, token=world.me.token)
