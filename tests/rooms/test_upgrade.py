@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.errors import Forbidden, InvalidParam, UnsupportedRoomVersion, UserSuspended
 from homeserver.protocol.power_levels import CREATOR_LEVEL
@@ -166,3 +167,11 @@ async def test_a_downgrade_forgets_rules_the_version_does_not_know(database: Dat
     )
     head = await house.head(await house.rooms.upgrade.upgrade(alice, room_id, "7"))
     assert head.content("m.room.join_rules") == {"join_rule": "invite"}
+
+
+async def test_an_upgrade_asked_for_four_times_at_once_makes_one_room(database: Database) -> None:
+    """An impatient client's retries get the room that the first is making."""
+    house = await House.open(database)
+    room_id = await house.public()
+    upgrades = [Deferred.fromCoroutine(house.rooms.upgrade.upgrade(alice, room_id, "12")) for _ in range(4)]
+    assert len(set(await gatherResults(upgrades))) == 1

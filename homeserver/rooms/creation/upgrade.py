@@ -26,6 +26,7 @@ from homeserver.rooms.membership.leave import leave_plan
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
 from homeserver.rooms.membership.writing import MEMBER, require_joined, write_member
 from homeserver.rooms.refusals import insufficient_power
+from homeserver.rooms.under_way import UnderWay
 from homeserver.stream import Committer
 from storage.room_aliases import RoomAliasStore
 
@@ -61,15 +62,26 @@ class RoomUpgrade:
         self._gate = gate
         self._profiles = profiles
         self._committer = committer
+        self._under_way: UnderWay[str] = UnderWay()
 
     async def upgrade(
         self, actor: Actor, room_id: str, new_version: str, additional_creators: Sequence[str] = ()
     ) -> str:
-        """Replace the room; the new one's id. Raises UnsupportedRoomVersion, InvalidParam, Forbidden."""
+        """Replace the room; the new one's id. Raises UnsupportedRoomVersion, InvalidParam, Forbidden.
+
+        An upgrade takes a moment, and who asks again meanwhile must not get another room.
+        """
         check_not_suspended(actor)
-        user_id = actor.user_id
         version = supported_version(new_version)
         creators = checked_creators(list(additional_creators)) if version.privileged_creators else []
+        return await self._under_way.once(
+            (actor.user_id, room_id, new_version, tuple(creators)),
+            lambda: self._upgrade(actor.user_id, room_id, version, creators),
+        )
+
+    async def _upgrade(
+        self, user_id: str, room_id: str, version: RoomVersion, creators: Sequence[str]
+    ) -> str:
         old = await self._gate.access_joined_room(user_id, room_id)
         check_may_upgrade(old.head, user_id)
         successor = Successor(
