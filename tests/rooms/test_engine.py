@@ -118,6 +118,17 @@ async def test_a_transaction_gives_one_event_for_ever(database: Database) -> Non
     assert other.key != transaction.key
 
 
+async def test_a_transaction_that_writes_nothing_holds_up_no_retry(database: Database) -> None:
+    """It breaks the contract of plans, and each try is told so."""
+    engine = await Engine.open(database)
+    room = await engine.new_room()
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            await engine.engine.write(
+                room.room_id, lambda _: [], transaction=SendTransaction(ALICE, "PHONE", "send", "1")
+            )
+
+
 async def test_a_transaction_that_stands_is_not_refused_later(database: Database) -> None:
     """The retry comes when its sender has left, to a process that knows nothing of it; another's is refused."""
     engine = await Engine.open(database)

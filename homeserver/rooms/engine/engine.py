@@ -110,11 +110,11 @@ class RoomEngine:
         self._in_flight[key] = []
         try:
             written = await self._writer(room_id).write(plan, users, transaction)
+            replay = Written(replayed=written.event_id)
         except Exception as error:
             for other in self._in_flight.pop(key):
                 other.errback(error)
             raise
-        replay = Written(replayed=written.event_id)
         self._remember(key, replay)
         for other in self._in_flight.pop(key):
             other.callback(replay)
