@@ -178,8 +178,8 @@ class Committer:
         return not self._unsure
 
     async def _commit(self, rooms: list[_PendingRoom], writes: list[_PendingWrite]) -> None:
-        batch, starts = _assemble(rooms, writes)
         try:
+            batch, starts = _assemble(rooms, writes)
             result = await self._store.commit(batch)
         except ConnectionLost as error:
             await self._recover(rooms, writes, error)

@@ -121,6 +121,22 @@ def test_a_batch_the_database_refuses_is_committed_part_by_part() -> None:
     assert result_of(write) == 2
 
 
+def test_a_part_that_cannot_be_assembled_fails_alone() -> None:
+    """Nothing reached the database; the others are committed, and what comes later."""
+    house = House()
+    house.room()
+    bad = house.committer.commit_room(RoomBatch(room={}, events=[{}], redactions=[{"i": None}]), lambda _: [])
+    good = house.room()
+    house.door.accept()
+    with pytest.raises(TypeError):
+        result_of(bad).raiseException()
+    house.door.accept()
+    assert result_of(good) == RoomCommit(1, 100)
+    later = house.room()
+    house.door.accept()
+    assert result_of(later) == RoomCommit(2, 100)
+
+
 def test_an_overloaded_database_is_not_asked_again_for_each_part() -> None:
     """The failure is the database's: everybody hears of it at once."""
     house = House()
