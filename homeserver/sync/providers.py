@@ -90,7 +90,8 @@ class ExtensionNews:
 
 
 class Extension(Protocol):
-    """Supplies top-level keys that are a device's own: `to_device`, `device_lists`, `device_one_time_keys_count`."""
+    """Supplies top-level keys that are a device's own: `to_device`, `device_lists`, `device_one_time_keys_count`,
+    `device_unused_fallback_key_types`."""
 
     def changed(
         self, user_id: str, device_id: str | None, since: int, upto: int

@@ -26,6 +26,7 @@ _EMPTY_FORMS = {
     "to_device": NO_EVENTS,
     "device_lists": b'{"changed":[],"left":[]}',
     "device_one_time_keys_count": b"{}",
+    "device_unused_fallback_key_types": b"[]",
 }
 """What a device's own sections look like while nobody supplies them."""
 

@@ -213,6 +213,7 @@ async def test_every_section_is_there_and_nothing_is_null(database: Database) ->
     response = await alice.sync()
     assert response["to_device"] == {"events": []} and response["presence"] == {"events": []}
     assert response["account_data"] == {"events": []} and response["device_one_time_keys_count"] == {}
+    assert response["device_unused_fallback_key_types"] == []
     assert response["device_lists"] == {"changed": [], "left": []}
     entry = alice.room(room.room_id)
     assert entry["unread_notifications"] == {"highlight_count": 0, "notification_count": 0}
