@@ -124,6 +124,13 @@ class Channel(HTTPChannel):
 
     # From the parser
 
+    def headerReceived(self, line: bytes) -> bool:
+        try:
+            return bool(super().headerReceived(line))  # type: ignore[no-untyped-call]
+        except ValueError:  # a Content-Length of thousands of digits, which Python does not read
+            self._respondToBadRequestAndDisconnect()
+            return False
+
     def allHeadersReceived(self) -> None:
         exchange: Exchange = self.requests[-1]
         closes = any(
