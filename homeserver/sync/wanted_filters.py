@@ -44,8 +44,9 @@ class WantedFilters:
         if known is not None:
             self._read.move_to_end(key)
             return known
-        found = _parsed(text if inline else await self._uploaded(user_id, text))
-        if len(text) <= _LONGEST_REMEMBERED:
+        source = text if inline else await self._uploaded(user_id, text)
+        found = _parsed(source)
+        if len(source) <= _LONGEST_REMEMBERED:
             self._read[key] = found
             while len(self._read) > _REMEMBERED:
                 self._read.popitem(last=False)
