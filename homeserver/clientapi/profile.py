@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from homeserver.clientapi.path_user import own_user_id
 from homeserver.errors import InvalidParam, MissingParam
-from homeserver.profiles.fields import check_key
+from homeserver.profiles.fields import AVATAR_URL, DISPLAYNAME, check_key
 from homeserver.profiles.service import Profiles
 from homeserver.protocol.identifiers import is_valid_user_id
 from homeserver.web.replies import Reply
@@ -23,17 +23,29 @@ class ProfileEndpoints:
 
     def routes(self) -> tuple[Route, ...]:
         whole, field = "/profile/{user_id}", "/profile/{user_id}/{key}"
-        # Of a profile's fields guests may change only their display name ("Guest Access").
-        name = "/profile/{user_id}/displayname"
         return (
             Route("GET", whole, self.get, auth=Auth.NONE, also=(_UNSTABLE + whole,)),
             Route("GET", field, self.get_field, auth=Auth.NONE, also=(_UNSTABLE + field,)),
             Route("PUT", field, self.put, suspended_ok=False, also=(_UNSTABLE + field,)),
             Route("DELETE", field, self.delete, suspended_ok=False, also=(_UNSTABLE + field,)),
-            Route("PUT", name, self.put, auth=Auth.GUEST_OK, suspended_ok=False, also=(_UNSTABLE + name,)),
+            # Of a profile's fields guests may change only their display name ("Guest Access").
+            *self._name(f"{whole}/{DISPLAYNAME}", Auth.GUEST_OK),
+            *self._name(f"{whole}/{AVATAR_URL}", Auth.USER),
+        )
+
+    def _name(self, path: str, auth: Auth) -> tuple[Route, ...]:
+        """A field that is written into every room of the user, and so has a limit of its own."""
+        return tuple(
             Route(
-                "DELETE", name, self.delete, auth=Auth.GUEST_OK, suspended_ok=False, also=(_UNSTABLE + name,)
-            ),
+                method,
+                path,
+                handler,
+                also=(_UNSTABLE + path,),
+                auth=auth,
+                limit="profile",
+                suspended_ok=False,
+            )
+            for method, handler in (("PUT", self.put), ("DELETE", self.delete))
         )
 
     async def get(self, request: MatrixRequest) -> Reply:
@@ -62,7 +74,7 @@ class ProfileEndpoints:
 
 
 def _key(request: MatrixRequest) -> str:
-    return request.param("key", "displayname")
+    return request.param("key", request.route.template.rpartition("/")[2])
 
 
 def _user_id(request: MatrixRequest) -> str:

@@ -41,6 +41,7 @@ DEFAULTS: Final[Mapping[str, Limit]] = MappingProxyType(
         "joins": Limit(0.5, 15),
         "invites": Limit(0.5, 30),
         "rooms": Limit(0.1, 15),
+        "profile": Limit(0.2, 20),
         "searches": Limit(2, 20),
         "reports": Limit(0.05, 10),
         "uploads": Limit(2, 50),
