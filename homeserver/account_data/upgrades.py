@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user kept about a room follows them into the room that replaced it: its tags, and that it is a direct chat."""
+"""What a user kept about a room follows them into the room that replaced it: its tags, that it is a direct chat, and
+the push rules about it. Client-server API, "Room Upgrades", "Server behaviour".
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from homeserver.account_data.service import AccountData
 from homeserver.account_data.tags import TAG
@@ -11,11 +13,18 @@ from homeserver.account_data.tags import TAG
 DIRECT = "m.direct"
 
 
+class PushRules(Protocol):
+    """Keeps the user's push rules."""
+
+    async def follow(self, user_id: str, old_room_id: str, new_room_id: str) -> None: ...
+
+
 class CarryOver:
     """Copies settings of a room; copying again changes nothing."""
 
-    def __init__(self, account_data: AccountData) -> None:
+    def __init__(self, account_data: AccountData, push_rules: PushRules) -> None:
         self._account_data = account_data
+        self._push_rules = push_rules
 
     async def carry_over(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
         """The user joined the room that replaced another. Tags they already gave the new room stay."""
@@ -28,6 +37,7 @@ class CarryOver:
             extended = {other: _extended(rooms, old_room_id, new_room_id) for other, rooms in direct.items()}
             if extended != direct:
                 await data.put(user_id, DIRECT, extended)
+        await self._push_rules.follow(user_id, old_room_id, new_room_id)
 
 
 def _extended(rooms: Any, old_room_id: str, new_room_id: str) -> Any:

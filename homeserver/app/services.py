@@ -158,7 +158,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         published=published,
         profiles=data.profiles,
         permissions=permissions,
-        settings=CarryOver(data.account_data),
+        settings=CarryOver(data.account_data, data.push_rules),
         guests=users,
         publication=config.room_directory.publication,
         default_version=config.rooms.default_version,

@@ -147,6 +147,11 @@ class PushRules:
         known = _kind(kind)
         await self._change(user_id, lambda rules: rules.act(known, rule_id, actions))
 
+    async def follow(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
+        """Have rules about a room be about the one that replaced it, too. Doing it again changes nothing."""
+        if await self._account_data.get(user_id, PUSH_RULES) is not None:
+            await self._change(user_id, lambda rules: rules.following(old_room_id, new_room_id))
+
     async def _change(self, user_id: str, edit: Callable[[UserRules], UserRules]) -> None:
         def change(content: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
             before = NO_RULES if content is None else UserRules.from_content(content)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -22,6 +22,8 @@ from homeserver.account_data import (
     service,
 )
 from homeserver.errors import BadJson, InvalidParam, NotFound, TooLarge
+from homeserver.protocol.push_rules import PushRule
+from homeserver.push_rules import PushRules
 from storage.account_data import AccountDataStore
 from storage.database import Database
 from tests.reactor import reactor
@@ -260,14 +262,18 @@ async def test_who_takes_no_invites(database: Database) -> None:
 
 
 async def test_settings_follow_a_room_that_is_replaced(database: Database) -> None:
-    """Tags and the list of direct chats; doing it again changes nothing."""
+    """Tags, the list of direct chats and push rules; doing it again changes nothing."""
     process = await Process.open(database)
     old, new = await process.engine.new_room(), await process.engine.new_room()
     data = process.account_data
+    rules = PushRules(data)
+    await rules.put(ALICE, "room", PushRule(old.room_id, ("notify",)))
     await Tags(data).put(ALICE, old.room_id, "m.favourite", {"order": 0.1})
     await data.put(ALICE, "m.direct", {BOB: [old.room_id], "@c:d": ["!other:localhost"], "odd": 1})
     for _ in range(2):
-        await CarryOver(data).carry_over(ALICE, old.room_id, new.room_id)
+        await CarryOver(data, rules).carry_over(ALICE, old.room_id, new.room_id)
         assert await Tags(data).of(ALICE, new.room_id) == {"m.favourite": {"order": 0.1}}
         direct = {BOB: [old.room_id, new.room_id], "@c:d": ["!other:localhost"], "odd": 1}
         assert await data.get(ALICE, "m.direct") == direct
+        followed = await rules.rule(ALICE, "room", new.room_id)
+        assert followed == replace(await rules.rule(ALICE, "room", old.room_id), rule_id=new.room_id)

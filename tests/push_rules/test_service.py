@@ -48,6 +48,30 @@ async def test_compiled_rules_are_the_same_until_the_rules_change(database: Data
     assert await rules.compiled(ALICE) is DEFAULT_COMPILED
 
 
+async def test_rules_about_a_room_follow_it(database: Database) -> None:
+    """Next to the rules they copy and switched like them; none where the new room has one; no others are copied."""
+    process = await Process.open(database)
+    rules, old, new = process.push_rules, "!old:localhost", "!new:localhost"
+    await rules.follow(ALICE, old, new)
+    assert await process.account_data.get(ALICE, PUSH_RULES) is None
+    here = {"kind": "event_match", "key": "room_id", "pattern": old}
+    there = {**here, "pattern": new}
+    other = {"kind": "event_match", "key": "type", "pattern": old}
+    for name, condition in (("first", other), (old, here), ("last", {**here, "pattern": "!o*"})):
+        await rules.put(ALICE, "override", PushRule(name, (), conditions=(condition, other)))
+    await rules.switch(ALICE, "override", old, enabled=False)
+    await rules.put(ALICE, "room", PushRule(old, ("notify",)))
+    await rules.put(ALICE, "room", PushRule(new, ()))
+    await rules.put(ALICE, "sender", PushRule("@old:localhost", ()))
+    for _ in range(2):
+        await rules.follow(ALICE, old, new)
+        own = (await rules.rules(ALICE)).own
+        assert [rule.rule_id for rule in own[Kind.OVERRIDE]] == ["last", old, new, "first"]
+        assert own[Kind.OVERRIDE][2] == PushRule(new, (), enabled=False, conditions=(there, other))
+        assert {rule.rule_id: rule.actions for rule in own[Kind.ROOM]} == {old: ("notify",), new: ()}
+        assert len(own[Kind.SENDER]) == 1
+
+
 async def test_simultaneous_changes_are_all_made(database: Database) -> None:
     """Two processes, a dozen rules each, all at once: clients do so when they log in."""
     processes = [await Process.open(database), await Process.open(database)]

@@ -146,6 +146,22 @@ class UserRules:
         rules = [rule if each.rule_id == rule_id else each for each in self.own[kind]]
         return self._with_own(kind, rules)
 
+    def following(self, old_room_id: str, new_room_id: str) -> UserRules:
+        """With a copy, for the room that replaced another, of each own rule about that one alone.
+
+        Those are rules of kind `room`, and such with a condition that names the room, by which clients silence it. A
+        rule that there is for the new room stands. Raises TooManyRulesError.
+        """
+        rules = self
+        for kind, own in self.own.items():
+            named = {rule.rule_id for rule in own}
+            for rule in own:
+                copy = _about(kind, rule, old_room_id, new_room_id)
+                if copy is not None and copy.rule_id not in named:
+                    named.add(copy.rule_id)
+                    rules = rules.put(kind, copy, after=rule.rule_id)
+        return rules
+
     def _with_own(self, kind: Kind, rules: Iterable[PushRule]) -> UserRules:
         return UserRules({**self.own, kind: tuple(rules)}, self.changed)
 
@@ -159,3 +175,21 @@ def _read(rules: object, kind: Kind) -> Iterable[PushRule]:
         rule = PushRule.from_json(each, kind) if isinstance(each, Mapping) else None
         if rule is not None:
             yield rule
+
+
+def _about(kind: Kind, rule: PushRule, old_room_id: str, new_room_id: str) -> PushRule | None:
+    """The same rule about another room; None if it is not about that one."""
+    if kind is Kind.ROOM:
+        return replace(rule, rule_id=new_room_id) if rule.rule_id == old_room_id else None
+    conditions = tuple(
+        {**condition, "pattern": new_room_id} if _names(condition, old_room_id) else condition
+        for condition in rule.conditions or ()
+    )
+    if conditions == (rule.conditions or ()):
+        return None
+    return replace(rule, rule_id=new_room_id, conditions=conditions)
+
+
+def _names(condition: Mapping[str, Any], room_id: str) -> bool:
+    wanted = {"kind": "event_match", "key": "room_id", "pattern": room_id}
+    return all(condition.get(name) == value for name, value in wanted.items())
