@@ -15,11 +15,12 @@ from homeserver.rooms.membership.ban import Banning
 from homeserver.rooms.membership.changes import MembershipChanges
 from homeserver.rooms.membership.forget import Forgetting
 from homeserver.rooms.membership.invite import InvitePermissions, Inviting
-from homeserver.rooms.membership.join import Joining, PersonalSettings
+from homeserver.rooms.membership.join import Joining
 from homeserver.rooms.membership.kick import Kicking
 from homeserver.rooms.membership.knock import Knocking
 from homeserver.rooms.membership.leave import Leaving
 from homeserver.rooms.membership.member_content import MemberProfiles
+from homeserver.rooms.membership.personal_settings import PersonalSettings
 from homeserver.rooms.membership.unban import Unbanning
 from homeserver.rooms.sending.messages import Sending
 from homeserver.rooms.sending.redactions import Redacting
@@ -111,7 +112,12 @@ def build_room_services(
             default_version=default_version,
         ),
         upgrade=RoomUpgrade(
-            engine=engine, gate=gate, profiles=profiles, aliases=alias_store, committer=committer
+            engine=engine,
+            gate=gate,
+            profiles=profiles,
+            aliases=alias_store,
+            committer=committer,
+            settings=settings,
         ),
         inviting=inviting,
         joining=joining,

@@ -82,7 +82,7 @@ async def test_members_take_their_settings_along(database: Database) -> None:
     await house.rooms.joining.join(bob, new_id)
     await house.rooms.joining.join(bob, new_id)
     await house.rooms.joining.join(carol, new_id)
-    assert house.world.carried == [(BOB, room_id, new_id)]
+    assert house.world.carried == [(ALICE, room_id, new_id), (BOB, room_id, new_id)]
 
 
 async def test_creators_are_named_anew(database: Database) -> None:

@@ -24,6 +24,7 @@ from homeserver.rooms.creation.create import supported_version
 from homeserver.rooms.engine import Draft, Room, RoomEngine, RoomHead
 from homeserver.rooms.membership.leave import leave_plan
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
+from homeserver.rooms.membership.personal_settings import PersonalSettings, carry_settings_over
 from homeserver.rooms.membership.writing import MEMBER, require_joined, write_member
 from homeserver.rooms.refusals import insufficient_power
 from homeserver.rooms.under_way import UnderWay
@@ -56,12 +57,14 @@ class RoomUpgrade:
         profiles: MemberProfiles,
         aliases: RoomAliasStore,
         committer: Committer,
+        settings: PersonalSettings,
     ) -> None:
         self._engine = engine
         self._aliases = aliases
         self._gate = gate
         self._profiles = profiles
         self._committer = committer
+        self._settings = settings
         self._under_way: UnderWay[str] = UnderWay()
 
     async def upgrade(
@@ -98,6 +101,7 @@ class RoomUpgrade:
         await self._end(old.room_id, new.room_id, user_id)
         row = {"old_room_id": old.room_id, "new_room_id": new.room_id}
         await self._committer.write("room_replacement", [row])
+        await carry_settings_over(self._settings, user_id, old.room_id, new.room_id)
         return new.room_id
 
     async def _bans(self, room: Room) -> list[RoomEvent]:

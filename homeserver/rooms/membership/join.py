@@ -7,28 +7,19 @@ joining once.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Set
-from typing import Any, Protocol
+from typing import Any
 
 from homeserver.errors import Forbidden, GuestAccessForbidden
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
+from homeserver.rooms.membership.personal_settings import PersonalSettings, carry_settings_over
 from homeserver.rooms.membership.writing import MEMBER, write_member
 from homeserver.rooms.refusals import unknown_room
 from homeserver.rooms.same_content import same_content
 from homeserver.rooms.user_rooms import UserRooms
-
-logger = logging.getLogger(__name__)
-
-
-class PersonalSettings(Protocol):
-    """What a user keeps about a room: tags, notification settings, …"""
-
-    async def carry_over(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
-        """Copy them from a room to the one that replaced it. Must do no harm when called again."""
 
 
 class Joining:
@@ -97,12 +88,7 @@ class Joining:
         if isinstance(old_room_id, str):
             standings = await self._user_rooms.of(user_id)
             if any(standing.room_id == old_room_id for standing in standings.values()):
-                try:
-                    await self._settings.carry_over(user_id, old_room_id, head.room_id)
-                except (
-                    Exception
-                ):  # the join stands, and telling the client otherwise would be worse than lost tags
-                    logger.exception("settings of %s were not carried over to %s", user_id, head.room_id)
+                await carry_settings_over(self._settings, user_id, old_room_id, head.room_id)
 
 
 def check_may_join(head: RoomHead, user_id: str, elsewhere: Set[str], *, is_guest: bool) -> str | None:
