@@ -9,10 +9,9 @@ What makes each start safe:
 
 - `data_dir/postgres.lock` is held by flock for as long as this process runs, so one process owns the server. The
   kernel frees it however the process ends.
-- The server gets SIGINT (fast shutdown) from the kernel when its parent dies. A start that still finds processes of
-an
-  earlier server on the directory stops those first, and only when none is left takes `postmaster.pid` away: its pid
-  may by then belong to something else, which would keep Postgres from starting.
+- The server gets SIGINT (fast shutdown) from the kernel when its parent dies. A start that still finds processes of an
+  earlier server on the directory stops those first, and only when none is left takes `postmaster.pid` and the lock of
+  the socket away: their pid may by then belong to something else, which would keep Postgres from starting.
 - A directory is initialised under another name and renamed when whole.
 
 As root, the server runs as an unprivileged user, as Postgres demands: the owner of an existing directory, else
@@ -45,6 +44,7 @@ from psycopg2.extensions import make_dsn
 VERSION = "18"
 DATABASE = ROLE = "lares"
 _PORT = "5432"  # only names the socket; nothing listens on TCP
+_SOCKET = f".s.PGSQL.{_PORT}"
 _SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path on Linux, without the closing NUL
 _LOG_LIMIT = 8 * 1024 * 1024
 _START_TIMEOUT = 300.0  # crash recovery replays the log since the last checkpoint, which may take minutes
@@ -125,10 +125,11 @@ class EmbeddedPostgres:
         """The running server's process id."""
         return None if self._process is None else self._process.pid
 
-    def start(self) -> str:
+    def start(self, check: Callable[[], None] = lambda: None) -> str:
         """Start the server, initialising its directory on first use; the connection string of the database.
 
-        Raises `DataDirectoryInUse` or `EmbeddedPostgresError`.
+        Calls `check` now and then; what that raises ends the start in order. Raises `DataDirectoryInUse` or
+        `EmbeddedPostgresError`.
         """
         if self._process is not None:
             raise EmbeddedPostgresError("the embedded Postgres is running already")
@@ -141,10 +142,11 @@ class EmbeddedPostgres:
             account = _choose_account(self._cluster, self._binaries)
             self._stop_leftovers()
             self._initialise(account)
+            check()
             self._write_access_rules()
             self._socket_dir = self._choose_socket_dir(account)
             self._launch(account)
-            self._await_ready()
+            self._await_ready(check)
             self._create_database()
         except OSError as error:
             self.stop()
@@ -170,7 +172,7 @@ class EmbeddedPostgres:
             if account.uid is not None and account.gid is not None:
                 os.chown(self._socket_dir, account.uid, account.gid)
         self._launch(account)
-        self._await_ready()
+        self._await_ready(lambda: None)
         return True
 
     def stop(self) -> None:
@@ -210,9 +212,11 @@ class EmbeddedPostgres:
     def _stop_leftovers(self) -> None:
         """End what still runs on the directory, and clear away what a crash left of it."""
         pid_file = self._cluster / "postmaster.pid"
-        if not pid_file.exists() or not Path("/proc/self/cwd").exists():
+        # The lock beside the socket names a process too, and keeps Postgres from starting just as well.
+        left = (pid_file, self._cluster / f"{_SOCKET}.lock", self._cluster / _SOCKET)
+        if not any(path.exists() for path in left) or not Path("/proc/self/cwd").exists():
             return  # without /proc, Postgres' own checks decide
-        lines = pid_file.read_text().splitlines()
+        lines = pid_file.read_text().splitlines() if pid_file.exists() else []
         running = _processes_in(self._cluster)
         postmaster = int(lines[0]) if lines and lines[0].strip().isdigit() else 0
         if postmaster in running:
@@ -225,7 +229,8 @@ class EmbeddedPostgres:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
-        pid_file.unlink(missing_ok=True)
+        for path in left:
+            path.unlink(missing_ok=True)
         if len(lines) > 4 and Path(lines[4]).name.startswith("lares-"):
             shutil.rmtree(lines[4], ignore_errors=True)
 
@@ -289,7 +294,7 @@ class EmbeddedPostgres:
 
     def _choose_socket_dir(self, account: _Account) -> Path:
         """The database directory, or a directory of ours under /tmp if that would make too long a path."""
-        if len(os.fsencode(self._cluster / f".s.PGSQL.{_PORT}.lock")) <= _SOCKET_PATH_LIMIT:
+        if len(os.fsencode(self._cluster / f"{_SOCKET}.lock")) <= _SOCKET_PATH_LIMIT:
             return self._cluster
         base = tempfile.gettempdir()
         if len(os.fsencode(base)) > 60:
@@ -327,10 +332,11 @@ class EmbeddedPostgres:
                 preexec_fn=_become(account, signal.SIGINT),  # noqa: PLW1509 (runs before any thread)
             )
 
-    def _await_ready(self) -> None:
+    def _await_ready(self, check: Callable[[], None]) -> None:
         assert self._process is not None
         deadline = time.monotonic() + _START_TIMEOUT
         while True:
+            check()
             try:
                 psycopg2.connect(self._dsn("postgres")).close()
             except psycopg2.OperationalError as error:

@@ -151,10 +151,11 @@ def test_a_server_that_died_is_revived_in_place(data_dir: Path, deep: bool) -> N
         server.stop()
 
 
-def test_a_pid_file_naming_another_process_is_no_obstacle(data_dir: Path) -> None:
+@pytest.mark.parametrize("name", ["postmaster.pid", ".s.PGSQL.5432.lock"])
+def test_a_pid_file_naming_another_process_is_no_obstacle(data_dir: Path, name: str) -> None:
     server = EmbeddedPostgres(data_dir)
     server.start()
-    pid_file = data_dir / "postgres" / "postmaster.pid"
+    pid_file = data_dir / "postgres" / name
     lines = pid_file.read_text().splitlines()
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
