@@ -106,9 +106,10 @@ class _Process:
         try:
             for listener in config.listeners:
                 check_listener(listener)
-            with interruptible():
+            with interruptible(self._signals.check):
                 signing_key, registration_secret = self._open_files()
                 dsn = self._open_database()
+                self._signals.check()
             self._reactor.callWhenRunning(
                 self._begin, lambda: self._start(dsn, signing_key, registration_secret)
             )
@@ -168,7 +169,7 @@ class _Process:
         existed = place.exists()
         try:
             self._embedded = EmbeddedPostgres(self._config.data_dir)
-            dsn = self._embedded.start()
+            dsn = self._embedded.start(self._signals.check)
             migrate(dsn)
         except EmbeddedPostgresError as error:
             raise StartRefused(str(error)) from error
@@ -181,6 +182,11 @@ class _Process:
         return dsn
 
     def _begin(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            self._signals.check()
+        except StopRequested:  # between the last look and the reactor's first turn
+            self._reactor.stop()
+            return
         self._starting = Deferred.fromCoroutine(start())
         self._starting.addErrback(self._give_up)
 
@@ -231,15 +237,16 @@ class _Process:
         if self._made:
             *others, last = self._made
             print(f"made {', '.join(others)}{' and ' if others else ''}{last}", flush=True)  # noqa: T201
-        token = await services.first_account_token()
-        if token is None:
+        if not await services.nobody_yet():
             return
         command = self._first_account_command(
             [(opened.listener, opened.port.getHost().port) for opened in web.open]
         )
         if command is not None:
-            print(f"no account yet; make the first one with:\n\n    {command}\n", flush=True)  # noqa: T201
-        print(f"register in a client with the one-time token {token} to become administrator", flush=True)  # noqa: T201
+            print(f"no account yet; make an administrator with:\n\n    {command}\n", flush=True)  # noqa: T201
+        token = await services.first_account_token()
+        if token is not None:
+            print(f"or register in a client with the one-time token {token}", flush=True)  # noqa: T201
 
     def _look_after_database(self) -> None:
         """The embedded database may have been killed; what it had committed is in its files."""

@@ -17,7 +17,7 @@ _NUMBERS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequested(BaseException):
-    """A signal came while the start-up blocked. Like KeyboardInterrupt, no error and not to be handled as one."""
+    """A signal came before the reactor ran. Like KeyboardInterrupt, no error and not to be handled as one."""
 
 
 class StopSignals:
@@ -25,6 +25,7 @@ class StopSignals:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self._requested = False
 
     def install(self) -> None:
         """Take the signals. One that is ignored stays so, as for a job of a shell in the background."""
@@ -37,11 +38,20 @@ class StopSignals:
         for number in _NUMBERS:
             signal.signal(number, signal.SIG_IGN)
 
-    def _received(self, _number: int, _frame: FrameType | None) -> None:
-        self.ignore()
-        if not self._reactor.running:
+    def check(self) -> None:
+        """Raise StopRequested if a signal came. Whatever blocks during start-up calls this now and then.
+
+        The handler itself raises nothing: Python may run it around a fork or in a finalizer, where an exception is
+        printed and lost.
+        """
+        if self._requested:
             raise StopRequested
-        self._reactor.callFromThread(self._stop)  # which also wakes a reactor that sleeps
+
+    def _received(self, _number: int, _frame: FrameType | None) -> None:
+        self._requested = True
+        self.ignore()
+        if self._reactor.running:
+            self._reactor.callFromThread(self._stop)  # which also wakes a reactor that sleeps
 
     def _stop(self) -> None:
         try:
