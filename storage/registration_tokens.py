@@ -15,12 +15,14 @@ _PENDING = """
 (SELECT count(*) FROM uia_sessions s WHERE s.registration_token = t.token AND s.expires_ts > %(now)s)
 """
 _VALID = f"""(t.expires_ts IS NULL OR t.expires_ts > %(now)s)
-    AND (t.uses_allowed IS NULL OR t.completed + {_PENDING} < t.uses_allowed)"""
+    AND (t.uses_allowed IS NULL OR t.completed + {_PENDING} < t.uses_allowed)
+    AND NOT (t.first_account AND EXISTS (SELECT FROM users WHERE NOT guest))"""
 
 _IS_VALID = f"SELECT t.first_account FROM registration_tokens t WHERE t.token = %(token)s AND {_VALID}"  # noqa: S608
 _FIRST_ACCOUNT = """
 SELECT t.token FROM registration_tokens t
 WHERE t.first_account AND (t.expires_ts IS NULL OR t.expires_ts > %(now)s) AND t.completed < t.uses_allowed
+    AND NOT EXISTS (SELECT FROM users WHERE NOT guest)
 ORDER BY t.created_ts LIMIT 1
 """
 _ADD = """
@@ -40,7 +42,7 @@ _COMPLETE = """
 UPDATE registration_tokens SET completed = completed + 1 WHERE token = %s RETURNING first_account
 """
 _FIRST_ACCOUNT_LOCK = "SELECT pg_advisory_xact_lock(hashtext('lares first account token'))"
-_NOBODY = "SELECT NOT EXISTS (SELECT FROM users)"
+_NOBODY = "SELECT NOT EXISTS (SELECT FROM users WHERE NOT guest)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ class RegistrationTokenStore:
         return row is not None and bool(row[0])
 
     async def first_account_token(self, now: int) -> str | None:
-        """The token for the first account, while unused."""
+        """The token for the first account, while unused and nobody has one."""
         row = await self._database.fetch_one("registration_tokens_first", _FIRST_ACCOUNT, {"now": now})
         return None if row is None else row[0]
 

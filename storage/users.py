@@ -26,7 +26,7 @@ _BY_IDS = f"SELECT {_COLUMNS} FROM users WHERE user_id = ANY (%s)"  # noqa: S608
 _LOCK = f"SELECT {_COLUMNS} FROM users WHERE user_id = %s FOR SHARE"  # noqa: S608
 _EXISTING = "SELECT user_id FROM users WHERE user_id = ANY (%s)"
 _GUESTS = "SELECT user_id FROM users WHERE guest AND user_id = ANY (%s)"
-_ANY = "SELECT EXISTS (SELECT FROM users)"
+_ANY = "SELECT EXISTS (SELECT FROM users WHERE NOT guest)"
 
 _CREATE = """
 INSERT INTO users (user_id, password_hash, created_ts, admin, guest, user_type, terms_accepted)
@@ -142,7 +142,7 @@ class UserStore:
         return {str(row[0]) for row in rows}
 
     async def any(self) -> bool:
-        """Whether anybody ever had an account here."""
+        """Whether anybody ever had an account here, guests aside."""
         row = await self._database.fetch_one("users_any", _ANY)
         return row is not None and bool(row[0])
 

@@ -2,7 +2,8 @@
 """Whether people may register themselves, and what they must show.
 
 Owns the meaning of the `registration` settings and of registration tokens, the one for the first account included: it
-works even while registration is closed, once, and makes a server administrator.
+works even while registration is closed, makes a server administrator, and ends when anybody has an account, however
+that was made: it was printed, and may stand in a log for years.
 """
 
 from collections.abc import Mapping

@@ -25,6 +25,7 @@ from homeserver.errors import (
     WeakPassword,
 )
 from storage.database import Database
+from storage.users import NewUser, UserStore
 from tests.accounts.serving import PASSWORD, SECRET, Setting, accounts_on, session_of
 
 DUMMY = {"type": "m.login.dummy"}
@@ -144,6 +145,20 @@ async def test_the_first_account_needs_the_one_time_token(closed: Setting) -> No
     assert await gate.ensure_first_account_token() is None
     with pytest.raises(Forbidden):
         await registration.register(wish("bob"), by_token(token))
+
+
+async def test_the_one_time_token_ends_with_the_first_account(closed: Setting) -> None:
+    """However that was made: a token that was printed once must not make administrators for ever."""
+    gate, registration = closed.accounts.gate, closed.accounts.registration
+    token = await gate.ensure_first_account_token()
+    assert token is not None
+    alice = NewUser(user_id="@alice:example.org", password_hash="")
+    users = UserStore(closed.database)
+    await closed.database.transaction("test", lambda txn: users.create_txn(txn, alice, 0))
+    with pytest.raises(Forbidden):
+        await gate.is_token_valid(token)
+    with pytest.raises(Forbidden):
+        await registration.register(wish("mallory"), by_token(token))
 
 
 async def test_open_registration_makes_no_first_token(accounts: Setting) -> None:
