@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer  # type: ignore[import-untyped]
 
 from homeserver.clientapi.websocket.frames import LONGEST_FRAME
-from homeserver.clientapi.websocket.session import Peer, Session
+from homeserver.clientapi.websocket.session import GOING_AWAY, Peer, Session
 from homeserver.sync.long_poll import Clock
 
 SUBPROTOCOL: Final = "m.json"
@@ -25,6 +25,8 @@ PONG_WITHIN: Final = 60.0
 """Seconds."""
 _CLOSE_WITHIN: Final = 10.0
 """Seconds a client has to answer a close, and to read what was sent before it."""
+_LEAVE_WITHIN: Final = 1.0
+"""The same when the server stops: one phone that sleeps must not hold that up, and loses nothing it cannot sync."""
 
 MakeSession = Callable[[Peer], Session]
 
@@ -157,7 +159,7 @@ class Wire(WebSocketServerProtocol):
         if self.state == self.STATE_OPEN:
             # `sendClose` is for applications and refuses a server's own codes, 1001 and 1011.
             self.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
-            self._set_timer(_CLOSE_WITHIN, self._give_up)
+            self._set_timer(_LEAVE_WITHIN if code == GOING_AWAY else _CLOSE_WITHIN, self._give_up)
 
     # Liveness: one timer, for the next ping, its pong, or the answer to a close.
 
