@@ -75,6 +75,8 @@ class SyncService:
         """The response as of now, at once."""
         since, upto, serial = request.since, self._stream.position, self._clock.current
         if since is not None:
+            if not request.full_state and not self.may_have_news(request):
+                return SyncResponse(response.whole(since), since, False)
             serial = max(serial, since.ephemeral)
             if since.position > upto:
                 # Another process, which gave the token, is ahead by what is still on its way here.
