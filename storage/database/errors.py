@@ -88,8 +88,14 @@ def is_retryable(error: BaseException) -> bool:
 
 
 def translate(error: Exception) -> Exception:
-    """The error a caller sees for what psycopg2 raised, be it on sending or on the server's answer."""
+    """The error a caller sees for what psycopg2 raised, be it on sending or on the server's answer.
+
+    Its text is Postgres' sentence alone: the detail and the excerpt of the statement that follow hold rows (messages,
+    hashes of passwords), and errors end in logs. Stores read them off `diag`.
+    """
     if isinstance(error, psycopg2.Error):
+        if error.diag.message_primary:
+            error.args = (f"{error.diag.message_primary} (SQLSTATE {error.pgcode})",)
         match error.pgcode:
             case "57014":
                 return StatementTimeout(str(error).strip())
