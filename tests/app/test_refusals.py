@@ -233,7 +233,7 @@ def place(url: str, database: str, user: str = "lares", password: str = "") -> s
         ("latin", "lares", "", "database latin has encoding LATIN1; create it with CREATE DATABASE latin"),
     ],
 )
-def test_a_database_that_cannot_be_used(
+def test_a_database_that_cannot_be_used(  # noqa: PLR0917 (a row of the table)
     tmp_path: Path, external: str, database: str, user: str, password: str, said: str
 ) -> None:
     assert said in sentence(refusal(tmp_path, url=place(external, database, user, password)))
