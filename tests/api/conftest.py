@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,11 +25,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
+_AS_IT_COMES = {"registration": {"requires_token": True}, "rate_limits": {"enabled": True}}
+
+
 @pytest.fixture(scope="session")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server as it comes: with rate limits, and closed to who has no registration token."""
-    settings = {"registration": {"requires_token": True}, "rate_limits": {"enabled": True}}
-    with serving(tmp_path_factory.mktemp("strict"), settings=settings) as running:
+    with serving(tmp_path_factory.mktemp("strict"), settings=_AS_IT_COMES) as running:
+        yield running
+    assert "Traceback (most recent call last)" not in running.log(), running.log()[-8000:]
+
+
+@pytest.fixture
+def untouched(tmp_path: Path) -> Iterator[ServerProcess]:
+    """As `strict`, and nobody has an account yet."""
+    with serving(tmp_path, settings=_AS_IT_COMES) as running:
         yield running
     assert "Traceback (most recent call last)" not in running.log(), running.log()[-8000:]
 

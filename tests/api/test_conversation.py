@@ -83,19 +83,19 @@ def _registers_by_token(server: ServerProcess, name: str, password: str) -> Acco
     return Account(made["user_id"], password, made["access_token"], made["device_id"])
 
 
-def test_an_evening_with_friends(strict: ServerProcess) -> None:
-    account = _registers_by_token(strict, "alice", "correct horse battery")
+def test_an_evening_with_friends(untouched: ServerProcess) -> None:
+    account = _registers_by_token(untouched, "alice", "correct horse battery")
     assert account.user_id == "@alice:localhost"
-    used = {"token": _registration_token(strict)}
+    used = {"token": _registration_token(untouched)}
     path = "/_matrix/client/v1/register/m.login.registration_token/validity"
-    assert Wire(strict.port).ok("GET", path, query=used) == {"valid": False}
+    assert Wire(untouched.port).ok("GET", path, query=used) == {"valid": False}
 
     # Alice comes back on another device; the first one stays logged in.
-    alice = Follower(strict, account).device()
-    alice = Follower(strict, alice.account)
+    alice = Follower(untouched, account).device()
+    alice = Follower(untouched, alice.account)
     devices = {device["device_id"] for device in alice.ok("GET", "/devices")["devices"]}
     assert devices == {account.device_id, alice.account.device_id}
-    bob = Follower(strict, strict.register("bob"))
+    bob = Follower(untouched, untouched.register("bob"))
 
     # She makes a room and asks Bob in, who sees what he is asked into.
     room = alice.creates(name="Kitchen", preset="private_chat", invite=[bob.user_id], is_direct=True)
@@ -162,5 +162,5 @@ def test_an_evening_with_friends(strict: ServerProcess) -> None:
     bob.ok("POST", "/logout")
     check_refusal(bob.call("GET", "/account/whoami"), 401, "M_UNKNOWN_TOKEN")
     alice.ok("POST", "/logout/all")
-    for person in (alice, Person(strict, account)):
+    for person in (alice, Person(untouched, account)):
         check_refusal(person.call("GET", "/account/whoami"), 401, "M_UNKNOWN_TOKEN")
