@@ -13,11 +13,15 @@ import json
 import os
 import socket
 import struct
+import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
 PATIENCE = 30.0
 """Seconds after which a server that says nothing has failed."""
+
+_IDLE = 10.0
+"""Seconds after which a kept connection is not trusted to be open."""
 
 _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 
@@ -36,6 +40,7 @@ class Http:
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        self._last = 0.0
         self.requests = 0
 
     def call(
@@ -54,9 +59,12 @@ class Http:
         payload = None if body is None else json.dumps(body)
         target = f"/_matrix/client{path}" + (f"?{urlencode(query)}" if query else "")
         self.requests += 1
+        if time.monotonic() - self._last > _IDLE:
+            self._connection.close()  # the server may be about to
         self._connection.request(method, target, payload, headers)
         response = self._connection.getresponse()
         answer = json.loads(response.read())
+        self._last = time.monotonic()
         assert response.status < 500, f"{method} {target} answered {response.status}: {answer}"
         if response.status >= 400:
             raise Refused(response.status, answer)
