@@ -7,6 +7,7 @@ Exit code 1 where something is in the way, 2 where the configuration is wrong (e
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -51,9 +52,18 @@ def refusal(
     return result.returncode, result.stderr
 
 
+def explained() -> list[list[str]]:
+    """The pieces of each message in the operator's guide, as its last table quotes them."""
+    page = (CHECKOUT / "docs" / "operating.md").read_text(encoding="utf-8")
+    rows = page.partition("## When it refuses to start\n")[2].splitlines()
+    said = [row.split("|")[1] for row in rows if row.startswith("| `")]
+    return [re.findall("`([^`]+)`", cell) for cell in said]
+
+
 def sentence(outcome: tuple[int, str]) -> str:
-    """The one line of a refusal."""
+    """The one line of a refusal, which the operator's guide explains."""
     code, text = outcome
+    assert any(piece in text for pieces in explained() for piece in pieces), f"not explained: {text}"
     assert code == 1, text
     assert text.startswith("lares: ")
     assert text.count("\n") == 1, text
