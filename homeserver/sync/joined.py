@@ -122,10 +122,13 @@ class JoinedRooms:
         if not updates:
             return []
         gaps = []
+        lazy = window.request.filter.state.lazy_load_members
         for update in updates:
             self._survey(window, update, sent)
-            if update.timeline.limited and not update.full:
-                gaps.append(Gap(update.head.room, window.since, update.timeline.start, update.head.snapshot))
+            # The whole state tells of the gap, too, unless its members are chosen by who is shown.
+            if update.timeline.limited and update.placement.floor > 0 and (lazy or not update.full):
+                told = update.placement.told or update.placement.floor
+                gaps.append(Gap(update.head.room, told, update.timeline.start, update.head.snapshot))
         changes = await changes_across(self._history, gaps)
         await self._load(window, updates, changes)
         return updates

@@ -153,7 +153,9 @@ class LeftRooms:
             if only_members is not None:
                 wanted = entry.stored.ordinal in changed or (is_member and key[1] in only_members)
             else:
-                wanted = not (lazy and update.placement.fresh and is_member) or key[1] in shown_users
+                chosen = lazy and update.placement.fresh and is_member
+                news = 0 < (update.placement.told or update.placement.floor) < entry.stored.position
+                wanted = not chosen or news or key[1] in shown_users
             if wanted:
                 update.state[key] = entry
         happened = newest_by_key(update.timeline.happened)

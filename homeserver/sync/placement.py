@@ -28,6 +28,8 @@ class Joined:
     """Every event at or below was sent, or was not for this user."""
     gap_before: bool = False
     """The client may not have what lies at or below the floor."""
+    told: int | None = None
+    """Up to where what the client knows of the state is surely right; None: the floor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Left:
     """The client has no state of that stay."""
     floor: int
     gap_before: bool = False
+    told: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,8 @@ def _left(standing: Standing, now: Interval, intervals: Sequence[Interval], sinc
         earlier = _last_stay(intervals, 0, since)
         if earlier is not None and not earlier.forgotten and earlier.until is not None:
             # It was told of the invitation, perhaps in place of the end of that stay.
-            return Left(standing.room, standing.room_id, now.since, earlier.until, True, earlier.until, True)
+            floor = _floor(intervals, since)
+            return Left(standing.room, standing.room_id, now.since, earlier.until, True, *floor)
     if stay is None or stay.forgotten:
         return Left(standing.room, standing.room_id, now.since, None, False, since)
     if stay.since <= since:
@@ -163,18 +167,22 @@ def _last_stay(intervals: Sequence[Interval], since: int, upto: int) -> Interval
     return None
 
 
-def _floor(intervals: Sequence[Interval], since: int) -> tuple[int, bool]:
-    """Up to where the client has been sent the room in an earlier stay, and whether it may be short of some of that.
+def _floor(intervals: Sequence[Interval], since: int) -> tuple[int, bool, int | None]:
+    """`floor`, `gap_before` and `told` for one whose stay at the end of the window is new to the client.
 
-    (0, False) if it never was, or the user forgot the room. Of a stay that went on at `since` the client has all up to
-    there. Of one that had ended it may have nothing: a first sync leaves out what was left, and who is invited again
-    before they could be told of the end is told of the invitation instead.
+    (0, False, None) if it was never sent the room, or the user forgot it. Of a stay that went on at `since` the client
+    has all up to there. Of one that had ended it may have nothing, since a first sync leaves out what was left; and
+    one who was called again before they could be told of the end was told of the invitation instead.
     """
     for interval in reversed(intervals):
         if interval.membership == "join" and interval.since <= since:
             if interval.forgotten:
-                return 0, False
+                break
             if interval.until is None or interval.until > since:
-                return since, False
-            return interval.until, True
-    return 0, False
+                return since, False, None
+            return interval.until, True, _first_stay(intervals) if _called_at(intervals, since) else None
+    return 0, False, None
+
+
+def _first_stay(intervals: Sequence[Interval]) -> int | None:
+    return next((i.since for i in intervals if i.membership == "join" and not i.forgotten), None)

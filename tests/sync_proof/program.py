@@ -8,6 +8,7 @@ failing history shrinks by leaving steps out. What a step asks for may well be r
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -280,7 +281,7 @@ class History:
 
 # How histories are drawn.
 
-USERS, ROOMS, DEVICES = 4, 3, 5
+USERS, ROOMS, DEVICES = 4, 3, 4
 
 _users = st.integers(0, USERS - 1)
 _guests = st.integers(1, USERS - 1)
@@ -289,77 +290,106 @@ _devices = st.integers(0, DEVICES - 1)
 _back = st.integers(0, 7)
 _limits = st.sampled_from((1, 2, 3, 3, 5, 100, None))
 _visibilities = st.sampled_from(VISIBILITIES)
-_join_rules = st.sampled_from(("public", "public", "knock", *JOIN_RULES))
-_filtered_types = st.sampled_from(("m.room.topic", "m.room.name", "org.example.a"))
+_join_rules = st.sampled_from(("public",) * 4 + ("knock", *JOIN_RULES))
 
-styles = st.builds(
+
+def _seldom(usual: Any, *others: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from((usual,) * (3 * len(others)) + others)
+
+
+_styles = st.builds(
     Style,
     lazy=st.sampled_from(("no", "no", "lazy", "lazy", "redundant")),
     after=st.sampled_from(("", "", "use_state_after", "org.matrix.msc4222.use_state_after")),
-    timeline_types=st.sampled_from((None, None, None, ("m.room.message", "m.room.redaction"), ("m.room.*",))),
-    timeline_not_types=st.sampled_from(
-        ((), (), (), ("m.room.topic",), ("org.example.*",), ("m.room.member",))
-    ),
-    timeline_not_senders=st.sampled_from(((), (), (), (), (1,))),
-    not_state=st.sampled_from(((), (), (), ("m.room.topic",), ("org.example.*",))),
-    not_rooms=st.sampled_from(((), (), (), (), (1,))),
+    timeline_types=_seldom(None, ("m.room.message", "m.room.redaction"), ("m.room.*",)),
+    timeline_not_types=_seldom((), ("m.room.topic",), ("org.example.*",), ("m.room.member",)),
+    timeline_not_senders=_seldom((), (1,)),
+    not_state=_seldom((), ("m.room.topic",), ("org.example.*",)),
+    not_rooms=_seldom((), (1,)),
     include_leave=st.booleans(),
     named_filter=st.booleans(),
     bounded_gaps=st.booleans(),
     fill=st.booleans(),
+    websocket=st.sampled_from((False, False, True)),
 )
-_wires = st.sampled_from((False, False, True))
 
-_room_steps = st.one_of(
-    st.builds(Send, _users, _rooms, st.sampled_from((1, 1, 1, 4))),
-    st.builds(Send, _users, _rooms),
-    st.builds(SetState, _users, _rooms, st.sampled_from(("name", "no name", "topic", "a", "b", "power"))),
-    st.builds(SetVisibility, st.just(0), _rooms, _visibilities),
-    st.builds(Redact, _users, _rooms, _back),
-    st.builds(Rename, _users),
-)
-_membership_steps = st.one_of(
-    st.builds(Own, _guests, _rooms, st.just("join")),
-    st.builds(Own, _guests, _rooms, st.just("join")),
-    st.builds(Own, _guests, _rooms, st.sampled_from(("leave", "leave", "knock", "forget"))),
-    st.builds(Own, _guests, _rooms, st.sampled_from(("knock", "leave", "join"))),
-    st.builds(Other, st.just(0), _rooms, st.sampled_from(("invite", "kick", "ban", "unban")), _guests),
-    st.builds(Other, _guests, _rooms, st.sampled_from(("invite", "kick")), _guests),
-    st.builds(SetJoinRule, st.just(0), _rooms, _join_rules),
-)
-_quiet_steps = st.one_of(
-    st.builds(
-        Receipt,
-        _users,
-        _rooms,
-        _back,
-        st.sampled_from(("m.read", "m.read", "m.read.private", "m.fully_read")),
-        st.booleans(),
+_KINDS: tuple[tuple[int, st.SearchStrategy[Any]], ...] = (
+    (5, st.builds(Send, _users, _rooms, st.sampled_from((1, 1, 1, 4)))),
+    (
+        3,
+        st.builds(SetState, _users, _rooms, st.sampled_from(("name", "no name", "topic", "a", "b", "power"))),
     ),
-    st.builds(Typing, _users, _rooms, st.booleans()),
-    st.builds(Data, _users, st.none() | _rooms, st.integers(0, 1)),
-    st.builds(Tag, _users, _rooms, st.booleans()),
-    st.builds(Ignore, _guests, st.sampled_from(((), (0,), (1,), (2, 3)))),
-    st.builds(Presence, _users, st.sampled_from(("online", "unavailable", "offline"))),
+    (1, st.builds(SetVisibility, st.just(0), _rooms, _visibilities)),
+    (1, st.builds(SetJoinRule, st.just(0), _rooms, _join_rules)),
+    (2, st.builds(Redact, st.sampled_from((0, 0, 1, 2)), _rooms, _back)),
+    (1, st.builds(Rename, _users)),
+    (6, st.builds(Own, _guests, _rooms, st.just("join"))),
+    (3, st.builds(Own, _guests, _rooms, st.sampled_from(("leave", "leave", "forget")))),
+    (2, st.builds(Own, _guests, _rooms, st.just("knock"))),
+    (2, st.builds(Other, st.just(0), _rooms, st.sampled_from(("invite", "invite", "kick", "ban")), _guests)),
+    (1, st.builds(Other, _users, _rooms, st.sampled_from(("invite", "unban", "unban", "kick")), _guests)),
+    (
+        2,
+        st.builds(
+            Receipt,
+            _users,
+            _rooms,
+            _back,
+            st.sampled_from(("m.read", "m.read", "m.read.private", "m.fully_read")),
+            st.booleans(),
+        ),
+    ),
+    (1, st.builds(Typing, _users, _rooms, st.booleans())),
+    (1, st.builds(Data, _users, st.none() | _rooms, st.integers(0, 1))),
+    (1, st.builds(Tag, _users, _rooms, st.booleans())),
+    (1, st.builds(Ignore, _guests, st.sampled_from(((), (0,), (1,), (2, 3))))),
+    (1, st.builds(Presence, _users, st.sampled_from(("online", "unavailable", "offline")))),
 )
-_device_steps = st.one_of(
-    st.builds(Sync, _devices, _limits, st.sampled_from((False, False, False, True)), st.booleans()),
-    st.builds(Sync, _devices, _limits),
-    st.builds(Sync, _devices, _limits),
-    st.builds(Back, _devices, st.integers(1, 3), _limits),
-    st.builds(Anew, _devices, _limits),
-    st.builds(Await, _devices, _users, _rooms),
-    st.builds(Fill, _devices),
-    st.builds(Hang, _devices),
+_single = st.sampled_from([kind for weight, kind in _KINDS for _ in range(weight)]).flatmap(lambda kind: kind)
+
+
+@st.composite
+def _scenes(draw: st.DrawFn) -> tuple[Step, ...]:
+    """What chance alone seldom brings about, with nobody looking in between."""
+    user, room = draw(_guests), draw(_rooms)
+    scene: tuple[Step, ...] = draw(
+        st.sampled_from(
+            (
+                (SetJoinRule(0, room, "knock"), Own(user, room, "leave"), Own(user, room, "knock")),
+                (SetJoinRule(0, room, "knock"), Other(0, room, "kick", user), Own(user, room, "knock")),
+                (Other(0, room, "kick", user), Other(0, room, "invite", user)),
+                (Own(user, room, "leave"), SetState(0, room, "topic"), Own(user, room, "join")),
+                (
+                    SetState(0, room, "a"),
+                    SetVisibility(0, room, "joined"),
+                    SetState(0, room, "a"),
+                    SetVisibility(0, room, "shared"),
+                ),
+            )
+        )
+    )
+    return scene
+
+
+_writes = st.one_of(*(_single.map(lambda step: (step,)) for _ in range(7)), _scenes())
+
+_READS: tuple[tuple[int, st.SearchStrategy[Any]], ...] = (
+    (8, st.builds(Sync, _devices, _limits)),
+    (2, st.builds(Sync, _devices, _limits, st.booleans(), st.booleans())),
+    (2, st.builds(Back, _devices, st.integers(1, 3), _limits)),
+    (1, st.builds(Anew, _devices, _limits)),
+    (2, st.builds(Await, _devices, _users, _rooms)),
+    (1, st.builds(Fill, _devices)),
+    (1, st.builds(Hang, _devices)),
 )
-steps = st.one_of(
-    _room_steps, _room_steps, _membership_steps, _membership_steps, _quiet_steps, _device_steps, _device_steps
-)
+_reads = st.sampled_from([kind for weight, kind in _READS for _ in range(weight)]).flatmap(lambda kind: kind)
+_rounds = st.tuples(st.lists(_writes, max_size=6), _reads)
+"""Some things happen, then some device looks."""
 
 
 @st.composite
 def histories(draw: st.DrawFn, longest: int) -> History:
-    """Histories of up to `longest` steps."""
+    """Histories of up to `longest` rounds."""
     rooms = tuple(
         Room(
             draw(_visibilities),
@@ -372,10 +402,12 @@ def histories(draw: st.DrawFn, longest: int) -> History:
     )
     devices = []
     for number in range(DEVICES):
-        style = draw(styles)
-        if draw(_wires):
+        style = draw(_styles)
+        if style.websocket:  # what is left out may not be what tells that it has caught up
             style = Style(lazy=style.lazy, after=style.after, fill=style.fill, websocket=True)
-        devices.append(Device(number % USERS if number < USERS else draw(_guests), style))
-    # In bursts, because a list by itself is drawn shorter than it takes for anything to happen.
-    bursts = draw(st.lists(st.lists(steps, min_size=1, max_size=8), min_size=4, max_size=longest // 5))
-    return History(USERS, rooms, tuple(devices), tuple(step for burst in bursts for step in burst)[:longest])
+        # Those who come and go see the most; the first two devices are theirs, the next may share a user.
+        devices.append(Device((1, 2)[number] if number < 2 else draw(_users), style))
+    # Their number is drawn, because a list by itself is drawn shorter than it takes for anything to happen.
+    rounds = [draw(_rounds) for _ in range(draw(st.integers(1, longest)))]
+    steps = tuple(step for writes, read in rounds for step in (*itertools.chain(*writes), read))
+    return History(USERS, rooms, tuple(devices), steps)

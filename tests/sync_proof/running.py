@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tests.sync_proof import program
 from tests.sync_proof.devices import DeviceOnWire
 from tests.sync_proof.program import History, Step
+from tests.sync_proof.promises import check_history
 from tests.sync_proof.transport import Http
 from tests.sync_proof.world import World
 
@@ -47,6 +48,9 @@ class Runner:
             for number, device in enumerate(devices):
                 told.append(f"in the end, device {number} …")
                 device.check_against_fresh_sync()
+            for user in world.users:
+                for log in world.rooms:
+                    check_history(world, user, log, world.history(user, log))
         except Exception as error:
             error.add_note(_account(world, history, told, str(error)))
             raise

@@ -86,6 +86,60 @@ HISTORIES = {
             Sync(0, 100),
         ),
     ),
+    # Lazy loading, back after an absence: a member the device knows has left meanwhile.
+    "member left during an absence": History(
+        4,
+        (Room(visibility="joined", members=(1, 3)),),
+        (Device(1, Style(lazy="lazy")), Device(1, Style(lazy="lazy", after="use_state_after"))),
+        (
+            Send(3, 0),
+            Sync(0),
+            Sync(1),
+            Own(1, 0, "leave"),
+            Sync(0),
+            Sync(1),
+            Other(0, 0, "kick", 3),
+            SetVisibility(0, 0, "shared"),
+            Own(1, 0, "join"),
+            Sync(0, 1),
+            Sync(1, 1),
+        ),
+    ),
+    # The same, but the device hears of the absence in one response with its end.
+    "came and went between two syncs": History(
+        4,
+        (Room(visibility="joined", members=(1, 3)),),
+        (Device(1, Style(lazy="lazy", include_leave=True)),),
+        (
+            Send(3, 0),
+            Sync(0),
+            Own(1, 0, "leave"),
+            Sync(0),
+            Other(0, 0, "kick", 3),
+            Own(1, 0, "join"),
+            Own(1, 0, "leave"),
+            Sync(0, 1),
+        ),
+    ),
+    # Lazy loading: a member left before the stay ended, and the invite came before word of either.
+    "member left unheard before an absence": History(
+        4,
+        (Room(members=(1, 3)),),
+        (Device(1, Style(lazy="lazy")), Device(1, Style(lazy="lazy", after="use_state_after"))),
+        (
+            Send(3, 0),
+            Sync(0),
+            Sync(1),
+            Other(0, 0, "kick", 3),
+            Other(0, 0, "kick", 1),
+            Other(0, 0, "invite", 1),
+            Sync(0),
+            Sync(1),
+            Own(1, 0, "join"),
+            Sync(0, 1),
+            Sync(1, 1),
+        ),
+    ),
 }
 
 
