@@ -262,6 +262,8 @@ class _RoomPromises:
             there = state.get((event["type"], event["state_key"]))
             if not self.log.visible(self.user, index[event["event_id"]], self.now):
                 continue  # state of the timeline's stretch that the user may not see happen
+            if there is not None and not self.log.visible(self.user, index[there.event_id], self.now):
+                continue  # nor is it told where within such a stretch the timeline starts
             self.insist(
                 there is not None and there.event_id == event["event_id"], "was not state then:", event
             )
