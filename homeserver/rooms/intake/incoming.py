@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An event from outside on its way into a room, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from homeserver.protocol.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An event whose form, signatures and hash were checked (a wrong hash left its redacted form)."""
+
+    event: Event
+    json: str
+    """Canonical JSON of the PDU, without `unsigned`."""
+    state_before: Collection[str] | None = None
+    """Ids of the state before it, all stored here: for an event whose previous events cannot be had."""
+
+
+class Outcome(Enum):
+    """What became of an event."""
+
+    ACCEPTED = auto()
+    SOFT_FAILED = auto()
+    """Stored, but not allowed by the present state: shown to nobody and built on by nothing of ours."""
+    REJECTED = auto()
+    """Stored as rejected for good, or not even that where it cannot be stored."""
+    KNOWN = auto()
+    """Was there before."""
+    MISSING = auto()
+    """Not stored: other events must come first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome for one event."""
+
+    event_id: str
+    outcome: Outcome
+    reason: str = ""
+    missing_prev: Collection[str] = ()
+    missing_auth: Collection[str] = ()
