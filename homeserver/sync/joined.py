@@ -30,7 +30,7 @@ from homeserver.sync.state import (
     newest_by_key,
     state_key_of,
 )
-from homeserver.sync.summary import Summaries, changes_summary, is_named, summary
+from homeserver.sync.summary import Summaries, changes_summary, is_named, summary, takes_name
 from homeserver.sync.timeline import Timeline, Timelines
 from storage.events import StoredEvent
 
@@ -224,7 +224,12 @@ class JoinedRooms:
         """Find out which ordinals the state and the summary need."""
         happened = update.timeline.happened
         changed = newest_by_key(happened)
-        if update.full or update.timeline.limited or (changed and changes_summary(changed)):
+        if (
+            update.full
+            or update.timeline.limited
+            or (changed and changes_summary(changed))
+            or takes_name(happened, update.head)
+        ):
             self._survey_summary(window, update)
         if window.request.state_after is not None:
             newer: Sequence[RoomEvent] = update.later

@@ -24,6 +24,14 @@ def changes_summary(keys: Iterable[StateKey]) -> bool:
     return any(key[0] == MEMBER or key in NAMING for key in keys)
 
 
+def takes_name(happened: Iterable[RoomEvent], head: RoomHead) -> bool:
+    """Whether one of the events redacted what the room is named by: no state changes with it, but the heroes do."""
+    struck_by = {
+        entry.stored.redacted_by for entry in (head.state_event(*key) for key in NAMING) if entry is not None
+    }
+    return any(entry.stored.event_id in struck_by for entry in happened)
+
+
 def is_named(content_of: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether clients can name the room by its name or canonical alias, given the contents of both by type."""
     return bool(content_of["m.room.name"].get("name") or content_of["m.room.canonical_alias"].get("alias"))

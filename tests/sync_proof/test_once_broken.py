@@ -10,6 +10,7 @@ from tests.sync_proof.program import (
     History,
     Other,
     Own,
+    Redact,
     Room,
     Send,
     SetState,
@@ -55,6 +56,21 @@ HISTORIES = {
             Own(1, 0, "join"),
             Sync(0, 100),
             Sync(1, 100),
+        ),
+    ),
+    # A room whose name is redacted is called after its members, though no state changes with it.
+    "name redacted after a join": History(
+        3,
+        (Room(members=(2,)),),
+        (Device(0),),
+        (
+            Sync(0, 100),
+            SetState(0, 0, "name"),
+            Sync(0, 100),
+            Own(1, 0, "join"),
+            Sync(0, 100),
+            Redact(0, 0, 1),
+            Sync(0, 100),
         ),
     ),
     # Who is invited again before they hear of their leave is told of the invite only.
