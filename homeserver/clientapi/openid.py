@@ -10,7 +10,7 @@ from homeserver.clientapi.path_user import own_user_id
 from homeserver.errors import MissingToken
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
-from homeserver.web.routing import ROOT, Auth, Route
+from homeserver.web.routing import FEDERATION_V1, Auth, Route
 
 
 class OpenIdEndpoints:
@@ -25,11 +25,12 @@ class OpenIdEndpoints:
             Route("POST", "/user/{user_id}/openid/request_token", self.request_token),
             Route(
                 "GET",
-                "/_matrix/federation/v1/openid/userinfo",
+                "/openid/userinfo",
                 self.userinfo,
-                under=ROOT,
+                under=FEDERATION_V1,
                 auth=Auth.NONE,
                 limit="discovery",
+                besides=("federation",),
             ),
         )
 

@@ -13,7 +13,7 @@ import orjson
 from homeserver import __version__
 from homeserver.web.replies import JsonBytes, Reply
 from homeserver.web.request import MatrixRequest
-from homeserver.web.routing import ROOT, Auth, Route
+from homeserver.web.routing import FEDERATION_V1, ROOT, Auth, Route
 
 VERSIONS: Final = (
     "r0.0.1",
@@ -66,11 +66,12 @@ class VersionEndpoints:
             ),
             Route(
                 "GET",
-                "/_matrix/federation/v1/version",
+                "/version",
                 self.version,
-                under=ROOT,
+                under=FEDERATION_V1,
                 auth=Auth.NONE,
                 limit="discovery",
+                besides=("federation",),
             ),
             Route(
                 "GET",

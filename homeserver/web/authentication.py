@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who asks: the token of a request, and what the rest of the server tells the web layer of its owner.
 
-Owns taking the token from the request (client-server API, "Using access tokens") and the interface of what knows
-tokens. Does not own tokens: an `Authenticator` is given.
+Owns taking the token from the request (client-server API, "Using access tokens") and the interfaces of what knows
+tokens and of what knows other servers' signatures. Does not own either: an `Authenticator` and a `ServerAuthenticator`
+are given.
 """
 
 from dataclasses import dataclass
@@ -40,6 +41,18 @@ class Authenticator(Protocol):
 
         Raises UnknownToken, with soft_logout where the session can be resumed, and Forbidden for an assertion
         that is not the application service's to make. A locked account is returned, and refused by route.
+        """
+        ...
+
+
+class ServerAuthenticator(Protocol):
+    """Knows other servers' signatures."""
+
+    async def authenticate(self, request: "MatrixRequest") -> str:
+        """The name of the server that signed the request (server-server API, "Request Authentication").
+
+        Raises Unauthorized, NotJson and BadJson for a body that cannot have been signed, and LimitExceeded where to
+        find out would cost too much just now.
         """
         ...
 

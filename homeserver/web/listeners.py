@@ -23,10 +23,10 @@ from homeserver.config.sections import Listener, Tls
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.web.addresses import Network, ProxyTrust
-from homeserver.web.authentication import Authenticator
+from homeserver.web.authentication import Authenticator, ServerAuthenticator
 from homeserver.web.channel import Timeouts
 from homeserver.web.rate_limits import RateLimits
-from homeserver.web.routing import Route, Router
+from homeserver.web.routing import Auth, Route, Router
 from homeserver.web.signals import Signal
 from homeserver.web.site import Site
 
@@ -95,7 +95,8 @@ class Open:
 class WebServer:
     """All listeners of this process.
 
-    `shutting_down` is the signal every request shows its handler; `stop` fires it.
+    `shutting_down` is the signal every request shows its handler; `stop` fires it. Without `server_authenticator` there
+    is no federation: routes that ask for a server's signature are not there.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class WebServer:
         *,
         routes: Iterable[Route],
         authenticator: Authenticator,
+        server_authenticator: ServerAuthenticator | None = None,
         limits: RateLimits,
         metrics: HttpMetrics,
         access_log: AccessLog,
@@ -115,8 +117,11 @@ class WebServer:
         self.shutting_down = Signal()
         self.open: list[Open] = []
         self._reactor = reactor
-        self._routes = tuple(routes)
+        self._routes = tuple(
+            route for route in routes if route.auth is not Auth.SERVER or server_authenticator is not None
+        )
         self._authenticator = authenticator
+        self._server_authenticator = server_authenticator
         self._limits = limits
         self._metrics = metrics
         self._access_log = access_log
@@ -152,8 +157,9 @@ class WebServer:
         serves = {*listener.serves, "health"}
         return Site(
             clock=self._reactor,
-            router=Router(route for route in self._routes if route.resource in serves),
+            router=Router(route for route in self._routes if not serves.isdisjoint(route.resources)),
             authenticator=self._authenticator,
+            server_authenticator=self._server_authenticator,
             limits=self._limits,
             metrics=self._metrics,
             access_log=self._access_log,

@@ -53,9 +53,24 @@ DEFAULTS: Final[Mapping[str, Limit]] = MappingProxyType(
         "refresh": Limit(1, 20),
         "password": Limit(0.1, 10),
         "discovery": Limit(20, 200),
+        "server_reads": Limit(50, 500),
+        "server_writes": Limit(50, 500),
+        "server_transactions": Limit(20, 200),
+        "server_joins": Limit(1, 30),
+        "server_invites": Limit(2, 60),
+        "server_history": Limit(10, 100),
+        "server_address": Limit(200, 2000),
+        "server_unproven": Limit(0.5, 60),
+        "key_fetches": Limit(0.5, 60),
+        "key_queries": Limit(5, 50),
     }
 )
-"""Class → limit, per key. `login_failed` is by account, `registration` and `login_address` by address."""
+"""Class → limit, per key. `login_failed` is by account, `registration` and `login_address` by address.
+
+Those named `server_…` are by the server that signed the request, but for what comes before that is known: by address,
+`server_address` counts signed requests, `server_unproven` those whose signature did not hold, `key_fetches` those whose
+key had to be fetched, `key_queries` what is asked of us as a notary.
+"""
 
 
 class Buckets:

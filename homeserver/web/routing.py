@@ -34,6 +34,10 @@ CLIENT: Final = (
     "/_matrix/client/v1",
     "/_matrix/client/unstable",
 )
+#: Server-server API.
+FEDERATION_V1: Final = ("/_matrix/federation/v1",)
+FEDERATION_V2: Final = ("/_matrix/federation/v2",)
+KEY: Final = ("/_matrix/key/v2",)
 MEDIA: Final = ("/_matrix/media/v3", "/_matrix/media/r0", "/_matrix/media/v1")
 #: The template is the whole path.
 ROOT: Final = ("",)
@@ -54,6 +58,8 @@ class Auth(Enum):
     """Administrators of this server."""
     APPSERVICE = auto()
     """Application services."""
+    SERVER = auto()
+    """Other servers, by their signature; fills `origin`. Mounted only where there is federation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,8 @@ class Route:
     statuses: Mapping[str, int] = field(default_factory=dict)
     """Error code → status, where this endpoint's differs from `statuses.STATUSES`."""
     resource: Resource = "client"
+    besides: tuple[Resource, ...] = ()
+    """Further resources whose listeners answer it."""
     name: str = ""
     """How logs and metrics call it; empty: its first path."""
 
@@ -89,6 +97,11 @@ class Route:
     def paths(self) -> tuple[str, ...]:
         """Every template it is mounted at."""
         return tuple(prefix + self.template for prefix in self.under) + self.also
+
+    @property
+    def resources(self) -> frozenset[Resource]:
+        """A listener that serves any of them answers it."""
+        return frozenset((self.resource, *self.besides))
 
     @property
     def label(self) -> str:

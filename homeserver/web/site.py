@@ -7,7 +7,7 @@ Owns the steps every request takes:
 1. OPTIONS is answered without looking further;
 2. no route: 404 or 405 M_UNRECOGNIZED;
 3. authentication and the route's policy on guests, locked and suspended accounts;
-4. the rate limit of the route's class, by user, or by address where nobody is logged in;
+4. the rate limit of the route's class, by user, by server, or by address where nobody is known;
 5. the handler;
 6. its reply or error becomes a response, a line in the access log and an observation.
 
@@ -45,7 +45,7 @@ from homeserver.observability.metrics import HttpMetrics
 from homeserver.protocol.errors import ProtocolError
 from homeserver.web import compression
 from homeserver.web.addresses import ProxyTrust
-from homeserver.web.authentication import Authenticator, Requester, token_of
+from homeserver.web.authentication import Authenticator, Requester, ServerAuthenticator, token_of
 from homeserver.web.channel import Channel, Timeouts
 from homeserver.web.clock import Clock
 from homeserver.web.exchange import Exchange
@@ -66,6 +66,8 @@ _CLIENT_GONE: Final = 499
 #: transaction can take a good part of a second, if it is made for that.
 _ANONYMOUS_BODY: Final = 64 * 1024
 _CLIENT_BODY: Final = 2 * 1024 * 1024
+#: Bytes of a body that cost as much as a request whose signature does not hold.
+_UNPROVEN_BYTES: Final = 256 * 1024
 #: Bytes of all request bodies held at once.
 MOST_BUFFERED: Final = 256 * 1024 * 1024
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
@@ -82,6 +84,7 @@ class Site(ServerFactory):
         clock: Clock,
         router: Router,
         authenticator: Authenticator,
+        server_authenticator: ServerAuthenticator | None,
         limits: RateLimits,
         metrics: HttpMetrics,
         access_log: AccessLog,
@@ -100,6 +103,7 @@ class Site(ServerFactory):
         """Bytes of request bodies that are held."""
         self.running: set[Exchange] = set()
         self._authenticator = authenticator
+        self._server_authenticator = server_authenticator
         self._limits = limits
         self._metrics = metrics
         self._access_log = access_log
@@ -147,7 +151,7 @@ class Site(ServerFactory):
         """Bytes that a request to the route may bring."""
         if route.max_body is not None:
             return route.max_body
-        if route.resource not in {"client", "admin"}:
+        if route.resource not in {"client", "admin"} and route.auth is not Auth.NONE:
             return self._max_body
         return min(self._max_body, _ANONYMOUS_BODY if route.auth is Auth.NONE else _CLIENT_BODY)
 
@@ -180,13 +184,35 @@ class Site(ServerFactory):
 
     async def _reply(self, exchange: Exchange, route: Route) -> Reply:
         request = self._request(exchange, route)
+        limit = route.limit or ("reads" if route.method == "GET" else "writes")
+        if route.auth is Auth.SERVER:
+            await self._authenticate_server(exchange, request)
+            self._limits.check(route.limit or f"server_{limit}", request.origin)
+            return await route.handler(request)
         if route.auth is not Auth.NONE:
             await self._authenticate(exchange, request, route)
         requester = request.requester_or_none
         if requester is None or requester.rate_limited:
-            limit = route.limit or ("reads" if route.method == "GET" else "writes")
             self._limits.check(limit, request.counted_as if requester is None else requester.user_id)
         return await route.handler(request)
+
+    async def _authenticate_server(self, exchange: Exchange, request: MatrixRequest) -> None:
+        """Until the signature was checked anyone may say anything: what does not hold is paid for by the address.
+
+        The more so the larger the body, which had to be parsed and encoded to find out.
+        """
+        assert self._server_authenticator is not None, "not mounted without federation"
+        address = request.counted_as
+        self._limits.peek("server_unproven", address)
+        self._limits.check("server_address", address)
+        size = len(request.content)
+        try:
+            origin = await self._server_authenticator.authenticate(request)
+        except (MatrixError, ProtocolError) as error:
+            if not isinstance(error, LimitExceeded):
+                self._limits.take("server_unproven", address, 1 + size / _UNPROVEN_BYTES)
+            raise
+        exchange.user = request.origin_or_none = origin
 
     def _request(self, exchange: Exchange, route: Route) -> MatrixRequest:
         assert exchange.channel is not None

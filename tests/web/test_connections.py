@@ -247,7 +247,8 @@ async def test_how_much_a_request_may_bring() -> None:
     site = large.open.site
     assert limit(site, auth=Auth.NONE) == limit(site, auth=Auth.NONE, resource="admin") == 65_536
     assert limit(site) == limit(site, auth=Auth.OPTIONAL) == 2 * 1024 * 1024
-    assert limit(site, auth=Auth.NONE, resource="federation") == 8_000_000
+    assert limit(site, auth=Auth.SERVER, resource="federation") == 8_000_000
+    assert limit(site, auth=Auth.NONE, resource="federation") == 65_536
     assert limit(site, auth=Auth.NONE, max_body=3_000_000) == 3_000_000
     assert limit(small.open.site) == limit(small.open.site, resource="federation") == 1000
     await large.stop()
