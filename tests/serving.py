@@ -153,7 +153,7 @@ class ServerProcess:
         self.database_url = database_url
         self.ready_line: str | None = None
         self._workers = workers
-        self._settings = dict(settings or {})
+        self.settings = dict(settings or {})
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._first_lines: list[str] = []
@@ -265,7 +265,7 @@ class ServerProcess:
             database_url=self.database_url,
             server_name=self.server_name,
             workers=self._workers,
-            settings=self._settings,
+            settings=self.settings,
         ) as second:
             yield second
 
@@ -332,7 +332,7 @@ class ServerProcess:
             database_url=self.database_url,
             workers=self._workers,
         )
-        return _merged(base, self._settings)
+        return _merged(base, self.settings)
 
     def _read(self, stdout: IO[str]) -> None:
         for line in stdout:
