@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What carries a request to another server: the seam between what is said and how it gets there.
+
+Owns the interface only. `http_wire` speaks HTTP; tests put servers in memory behind it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP response: its status and its whole body, unpacked."""
+
+    status: int
+    body: bytes
+
+
+class Wire(Protocol):
+    """Carries one HTTP request to the server of a name, wherever that is."""
+
+    async def send(
+        self,
+        destination: str,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: float,
+        max_size: int,
+    ) -> Answer:
+        """The answer, whatever its status; redirects are answers.
+
+        `target` is sent exactly as it is, `body` as JSON. `timeout` (seconds) covers everything from the look-up of
+        the name to the last byte, `max_size` (bytes) the body. Raises Unreachable.
+        """
+        ...
