@@ -286,7 +286,8 @@ class _RoomPromises:
         index = self.log.index[event["event_id"]]
         ended = {end for _, end in self.log.stays(self.user, self.now)}
         mere = index not in ended or index < self.log.forgotten.get(self.user, 0)
-        return arrival.section == "leave" and mere and self._is_farewell(index)
+        last = event is arrival.events[-1]  # before that it is history, shown for the sake of a later stay
+        return arrival.section == "leave" and last and mere and self._is_farewell(index)
 
     # Timelines.
 
