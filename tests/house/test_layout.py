@@ -44,11 +44,27 @@ HTTP_LIBRARIES = ("twisted.web", "treq", "autobahn")
 KNOW_HTTP = (
     "homeserver/web/",
     "homeserver/clientapi/",
-    "homeserver/app.py",
+    "homeserver/outgoing/",
     "federation/",
     "scripts/",
     "tests/",
 )
+# What opens connections to others. Whoever else asks the network for something asks homeserver/outgoing, where each
+# address is judged and each answer has a cap. `register-user` talks to the administrator's own server.
+CLIENT_NAMES = {
+    "treq",
+    "urllib.request",
+    "http.client",
+    "requests",
+    "twisted.web.client",
+    "twisted.internet.endpoints.HostnameEndpoint",
+    "twisted.internet.endpoints.TCP4ClientEndpoint",
+    "twisted.internet.endpoints.TCP6ClientEndpoint",
+    "twisted.internet.endpoints.SSL4ClientEndpoint",
+    "twisted.internet.endpoints.clientFromString",
+}
+CLIENT_CALLS = {"connectTCP", "connectSSL", "create_connection"}
+OPEN_CONNECTIONS = ("homeserver/outgoing/", "homeserver/cli/register_user.py", "scripts/", "tests/")
 
 
 def ignored(name: str) -> bool:
@@ -120,6 +136,27 @@ def http_problem(path: Path, text: str) -> str | None:
     return f"imports {', '.join(known)}" if known else None
 
 
+def connecting_problem(path: Path, text: str) -> str | None:
+    """One place opens connections to others."""
+    if path.suffix != ".py" or str(path).startswith(OPEN_CONNECTIONS):
+        return None
+    module = ast.parse(text)
+    names = {name for name in imported(module) if client_name(name)}
+    names |= {
+        node.func.attr
+        for node in ast.walk(module)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in CLIENT_CALLS
+    }
+    return f"opens connections itself: {', '.join(sorted(names))}" if names else None
+
+
+def client_name(name: str) -> bool:
+    """Whether a dotted name is one of the clients, or of something in it."""
+    return any((name + ".").startswith(f"{each}.") for each in CLIENT_NAMES)
+
+
 def imported(module: ast.Module) -> Iterator[str]:
     """The dotted names a module imports, anywhere in it."""
     for node in ast.walk(module):
@@ -129,7 +166,15 @@ def imported(module: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-RULES = [head_problem, docstring_problem, length_problem, name_problem, open_problem, http_problem]
+RULES = [
+    head_problem,
+    docstring_problem,
+    length_problem,
+    name_problem,
+    open_problem,
+    http_problem,
+    connecting_problem,
+]
 Rule = Callable[[Path, str], str | None]
 
 
@@ -184,6 +229,9 @@ SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
             "homeserver/sync/socket.py",
             "from autobahn.twisted.websocket import WebSocketServerProtocol",
         ),
+        (connecting_problem, "federation/client/client.py", "from twisted.web.client import Agent"),
+        (connecting_problem, "homeserver/push/gateway.py", "import treq"),
+        (connecting_problem, "federation/keys/ring.py", "reactor.connectTCP(host, 8448, factory)"),
     ],
 )
 def test_a_rule_sees_what_breaks_it(rule: Rule, path: str, text: str) -> None:
@@ -199,6 +247,8 @@ def test_a_rule_sees_what_breaks_it(rule: Rule, path: str, text: str) -> None:
         (docstring_problem, "tests/config/__init__.py", ""),
         (http_problem, "homeserver/web/site.py", "from twisted.web import http"),
         (http_problem, "homeserver/rooms/joining.py", "from twisted.internet.defer import Deferred"),
+        (connecting_problem, "homeserver/outgoing/connecting.py", "reactor.connectTCP(host, 8448, factory)"),
+        (connecting_problem, "federation/serving/keys.py", "from twisted.web import http"),
     ],
 )
 def test_a_rule_lets_pass_what_keeps_it(rule: Rule, path: str, text: str) -> None:

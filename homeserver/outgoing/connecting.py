@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Making a connection: from a target to an address that may be reached, to a connection that is ready.
+
+Owns the order of resolving, judging and connecting. The address that was judged is the one connected to; no name is
+looked up behind the judgement. Where a host has several addresses, they are tried one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IConnector
+from twisted.internet.protocol import ClientFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from homeserver.outgoing.address_policy import AddressPolicy
+from homeserver.outgoing.connection import HttpConnection, TlsCreator
+from homeserver.outgoing.errors import (
+    AddressDenied,
+    CertificateRefused,
+    ConnectFailed,
+    OutgoingError,
+    TimedOut,
+)
+from homeserver.outgoing.names import AddressResolver
+from homeserver.outgoing.targets import Target, is_address
+from homeserver.outgoing.tls import Handshake, TlsPolicy
+
+#: Seconds for TCP and TLS at one address.
+ADDRESS_TIMEOUT: Final = 10.0
+#: Addresses of one host that are tried.
+MAX_TRIED: Final = 4
+
+
+class Connecting(Protocol):
+    """What the pool needs of the making of connections."""
+
+    async def connect(self, target: Target, policy: AddressPolicy, key: Hashable) -> HttpConnection:
+        """A connection that is ready. Raises OutgoingError."""
+        ...
+
+
+class Connector:
+    """Makes connections. `timeout` are the seconds for TCP and TLS at one address."""
+
+    def __init__(
+        self, reactor: Any, *, resolver: AddressResolver, tls: TlsPolicy, timeout: float = ADDRESS_TIMEOUT
+    ) -> None:
+        self._reactor = reactor
+        self._resolver = resolver
+        self._tls = tls
+        self._timeout = timeout
+
+    async def connect(self, target: Target, policy: AddressPolicy, key: Hashable) -> HttpConnection:
+        """A connection that is ready, its certificate checked.
+
+        Raises NameNotFound, AddressDenied, Overloaded, ConnectFailed, TlsFailed, CertificateRefused, TimedOut: that of
+        the last address tried.
+        """
+        failure: OutgoingError | None = None
+        for address in await self.addresses(target.host, policy):
+            try:
+                return await self._connect_to(address, target, key)
+            except CertificateRefused as error:
+                failure = error
+            except OutgoingError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+
+    async def addresses(self, host: str, policy: AddressPolicy) -> Sequence[str]:
+        """The addresses of a host that may be reached, at least one. Raises NameNotFound, AddressDenied, Overloaded."""
+        if not 0 < len(host) <= 253:
+            raise ConnectFailed("not a host name")
+        found = [host] if is_address(host) else await self._resolver.addresses(host)
+        permitted = [address for address in found if policy.permits(address)]
+        if not permitted:
+            raise AddressDenied(f"{host} is at {', '.join(found)}, which this server may not reach")
+        return permitted[:MAX_TRIED]
+
+    async def _connect_to(self, address: str, target: Target, key: Hashable) -> HttpConnection:
+        handshake = None if target.tls_name is None else Handshake(target.tls_name, key)
+        attempt = _Attempt(self._reactor, self._tls, handshake)
+        return await attempt.begin(address, target.port, self._timeout)
+
+
+class _Attempt:
+    """One try at one address."""
+
+    def __init__(self, reactor: Any, tls: TlsPolicy, handshake: Handshake | None) -> None:
+        self._reactor = reactor
+        self._tls = tls
+        self._handshake = handshake
+        self._done: Deferred[HttpConnection] = Deferred(self._cancelled)
+        self._connection = HttpConnection(reactor, tls=tls, handshake=handshake, ready=self._ready)
+        self._connector: Any = None
+        self._timer: Any = None
+
+    def begin(self, address: str, port: int, timeout: float) -> Deferred[HttpConnection]:
+        factory: Any = _Factory(self._connection, self.failed)
+        if self._handshake is not None:
+            creator = TlsCreator(self._tls, self._handshake, self._reactor.seconds())
+            factory = TLSMemoryBIOFactory(creator, True, factory, clock=self._reactor)
+            factory.noisy = False
+        self._timer = self._reactor.callLater(timeout, self._expired)
+        # One timer for TCP and TLS together; the reactor's own comes later and never fires.
+        self._connector = self._reactor.connectTCP(address, port, factory, timeout=timeout + 1)
+        return self._done
+
+    def failed(self, failure: Failure) -> None:
+        """TCP did not come about."""
+        self._ready(ConnectFailed(f"no connection: {failure.getErrorMessage()}"))
+
+    def _ready(self, error: OutgoingError | None) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self._done.called:
+            return
+        if error is None:
+            self._done.callback(self._connection)
+        else:
+            self._done.errback(error)
+
+    def _expired(self) -> None:
+        self._ready(TimedOut("the connection took too long"))
+        self._give_up()
+
+    def _cancelled(self, done: Deferred[HttpConnection]) -> None:
+        done.errback(CancelledError())
+        self._ready(None)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self._connection.abort()
+        self._connector.disconnect()
+
+
+class _Factory(ClientFactory):
+    """Hands out the one protocol of an attempt."""
+
+    noisy = False
+
+    def __init__(self, connection: HttpConnection, failed: Any) -> None:
+        self._connection = connection
+        self._failed = failed
+
+    def buildProtocol(self, _addr: IAddress | None) -> HttpConnection:  # noqa: N802
+        return self._connection
+
+    def clientConnectionFailed(self, connector: IConnector, reason: Failure) -> None:  # noqa: N802
+        self._failed(reason)
