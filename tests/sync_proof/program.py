@@ -382,7 +382,7 @@ _READS: tuple[tuple[int, st.SearchStrategy[Any]], ...] = (
     (1, st.builds(Anew, _devices, _limits)),
     (2, st.builds(Await, _devices, _users, _rooms)),
     (1, st.builds(Fill, _devices)),
-    (1, st.builds(Hang, _devices)),
+    (2, st.builds(Hang, _devices)),
 )
 _reads = st.sampled_from([kind for weight, kind in _READS for _ in range(weight)]).flatmap(lambda kind: kind)
 _rounds = st.tuples(st.lists(_writes, max_size=6), _reads)
