@@ -11,6 +11,8 @@ import asyncio
 import json
 import sys
 import traceback
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import synapse.storage.databases.main.event_federation  # first, since the modules below import each other
 from synapse.api.room_versions import KNOWN_ROOM_VERSIONS, StateResolutionVersions
@@ -19,20 +21,20 @@ from synapse.state import v1, v2
 
 
 class Clock:
-    async def sleep(self, _duration):
-        return None
+    async def sleep(self, _duration: float) -> None:
+        return
 
 
 class Store:
     """The events of one room, and questions about their auth chains."""
 
-    def __init__(self, events):
+    def __init__(self, events: Mapping[str, Any]) -> None:
         self.events = events
 
-    async def get_events(self, event_ids, allow_rejected=False):
+    async def get_events(self, event_ids: Iterable[str], allow_rejected: bool = False) -> dict[str, Any]:
         return {event_id: self.events[event_id] for event_id in event_ids if event_id in self.events}
 
-    def _chain(self, event_ids):
+    def _chain(self, event_ids: Iterable[str]) -> set[str]:
         reached = set(event_ids)
         waiting = list(reached)
         while waiting:
@@ -42,10 +44,16 @@ class Store:
                     waiting.append(auth_id)
         return reached
 
-    async def get_auth_chain_difference(self, room_id, state_sets, conflicted_state, additional):
-        chains = [self._chain(state) for state in state_sets]
-        difference = set.union(*chains) - set.intersection(*chains)
-        subgraph = set()
+    async def get_auth_chain_difference(
+        self,
+        room_id: str,
+        state_sets: Sequence[set[str]],
+        conflicted_state: Collection[str] | None,
+        additional: Collection[str] | None,
+    ) -> Any:
+        first, *others = [self._chain(state) for state in state_sets]
+        difference = first.union(*others) - first.intersection(*others)
+        subgraph: set[str] = set()
         if conflicted_state is not None:
             start = set(conflicted_state) | set(additional or ())
             above = {event_id for event_id in self.events if self._chain([event_id]) & start}
@@ -55,7 +63,7 @@ class Store:
         )
 
 
-async def resolve(question):
+async def resolve(question: dict[str, Any]) -> list[list[str]]:
     version = KNOWN_ROOM_VERSIONS[question["version"]]
     events = {}
     for event_id, pdu in question["events"]:
@@ -75,13 +83,14 @@ async def resolve(question):
     return [[kind, key, event_id] for (kind, key), event_id in resolved.items()]
 
 
-def main():
+def main() -> None:
     for line in sys.stdin:
         try:
-            answer = asyncio.run(resolve(json.loads(line)))
+            answer: Any = asyncio.run(resolve(json.loads(line)))
         except Exception:
             answer = {"error": traceback.format_exc()}
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 main()
