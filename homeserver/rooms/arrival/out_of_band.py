@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memberships of this server's users in rooms it is not in: invited, knocking, or no longer so.
+
+The room is known by its id and version, the member event is stored as one of unknown place, and the membership alone is
+committed, so that `/sync` wakes and shows it. A join or the room's own events later take over from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from homeserver.protocol.building import build_event, next_depth
+from homeserver.protocol.events import Event
+from homeserver.protocol.hashes import reference_hash
+from homeserver.protocol.identifiers import domain_of
+from homeserver.protocol.room_versions import RoomVersion
+from homeserver.protocol.unpadded_base64 import encode_base64
+from homeserver.protocol.visibility import HistoryVisibility
+from homeserver.rooms.arrival.arriving import is_resident
+from homeserver.rooms.arrival.outliers import outlier_row
+from homeserver.rooms.arrival.standing import MEMBER, membership_of
+from homeserver.rooms.engine import Room, RoomCache
+from homeserver.rooms.engine.working import Signer
+from homeserver.rooms.intake.incoming import Incoming
+from homeserver.stream import Committer
+from homeserver.stream.committer import Row
+from storage.arrivals import ArrivalStore
+from storage.events import OUTLIER, REJECTED, EventStore
+from storage.memberships import MembershipStore
+
+MAX_TRIES = 20
+MAX_STRIPPED_EVENTS = 50
+MAX_STRIPPED_BYTES = 65_536
+_HIDDEN = int(HistoryVisibility.JOINED)
+
+
+class OutOfBand:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        cache: RoomCache,
+        committer: Committer,
+        store: ArrivalStore,
+        events: EventStore,
+        memberships: MembershipStore,
+        signer: Signer,
+        now: Callable[[], int],
+    ) -> None:
+        self._cache = cache
+        self._committer = committer
+        self._store = store
+        self._events = events
+        self._memberships = memberships
+        self._signer = signer
+        self._now = now
+
+    async def invited(
+        self, version: RoomVersion, event: Incoming, stripped_state: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        """A user of ours is invited by `event`, checked and signed; `stripped_state` is what they are shown.
+
+        False, and nothing is done, if this server is in the room: then the event is the room's own. The same event
+        again is taken for done.
+        """
+        return await self._place(version, event, stripped_json(stripped_state))
+
+    async def knocked(
+        self, version: RoomVersion, event: Incoming, stripped_state: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        """A user of ours knocks by `event`, which another server accepted. Otherwise as `invited`."""
+        return await self._place(version, event, stripped_json(stripped_state))
+
+    async def left(self, version: RoomVersion, event: Incoming) -> bool:
+        """An invite or knock of a user of ours ended by `event`: rejected, taken back, turned down, banned.
+
+        Otherwise as `invited`; also False if the user had no part in the room, so that nobody can be shown rooms by
+        being thrown out of them.
+        """
+        room = await self._cache.get(event.event.room_id)
+        user_id = event.event.state_key
+        if room is None or user_id is None or room.head.membership(user_id) not in ("invite", "knock"):
+            return False
+        return await self._place(version, event, None)
+
+    async def withdraw(self, room_id: str, user_id: str, content: Mapping[str, Any]) -> str | None:
+        """End an invite or knock of a user of ours here alone, where no server of the room took their leave.
+
+        The id of the event that stands for it, which is sent to nobody; None if there is nothing to end.
+        """
+        room = await self._cache.get(room_id)
+        member = None if room is None else room.head.members.get(user_id)
+        if room is None or member is None or member.membership not in ("invite", "knock"):
+            return None
+        (stored,) = await self._events.by_ordinals([(room.key, member.ordinal)])
+        version = room.head.version
+        calling = Event.from_pdu(orjson.loads(stored.pdu), version, stored.event_id)
+        leave = self._leave(version, calling, user_id, content)
+        return leave.event.event_id if await self._place(version, leave, None) else None
+
+    def _leave(
+        self, version: RoomVersion, calling: Event, user_id: str, content: Mapping[str, Any]
+    ) -> Incoming:
+        chosen: dict[str, Any] = {}
+        if version.chooses_event_ids:
+            digest = encode_base64(reference_hash(calling.pdu, version))
+            chosen = {
+                "event_id": f"{calling.event_id.partition(':')[0]}-{self._now()}:{self._signer.server_name}",
+                "reference_hashes": {calling.event_id: digest},
+            }
+        built = build_event(
+            room_version=version,
+            room_id=calling.room_id,
+            event_type=MEMBER,
+            state_key=user_id,
+            sender=user_id,
+            content={**content, "membership": "leave"},
+            prev_event_ids=[calling.event_id],
+            auth_event_ids=[calling.event_id],
+            depth=next_depth((calling.depth,), version),
+            origin_server_ts=self._now(),
+            server_name=self._signer.server_name,
+            signing_key=self._signer.key,
+            **chosen,
+        )
+        return Incoming(built.event, built.json_bytes.decode())
+
+    async def _place(self, version: RoomVersion, event: Incoming, stripped: str | None) -> bool:
+        user_id = event.event.state_key
+        if event.event.type != MEMBER or user_id is None or domain_of(user_id) != self._signer.server_name:
+            raise ValueError(f"{event.event.event_id} is no membership of a user of this server")
+        key = await self._store.stub(event.event.room_id, str(version))
+        for _ in range(MAX_TRIES):
+            room = await self._loaded(event.event.room_id)
+            if room is None or is_resident(room.head, self._signer.server_name):
+                return False
+            ordinal = await self._ordinal(key, event)
+            if ordinal is None or await self._was_placed(key, user_id, ordinal):
+                return ordinal is not None
+            room = await self._loaded(event.event.room_id)
+            assert room is not None
+            await self._commit(room, user_id, event.event, ordinal, stripped)
+            if await self._was_placed(key, user_id, ordinal):
+                return True
+        raise TimeoutError(f"the head of {event.event.room_id} moved {MAX_TRIES} times")
+
+    async def _loaded(self, room_id: str) -> Room | None:
+        self._cache.mark_stale(room_id)
+        return await self._cache.get(room_id)
+
+    async def _ordinal(self, key: int, event: Incoming) -> int | None:
+        """Where the event is stored, from now on at least; None if it cannot count here."""
+        event_id = event.event.event_id
+        known = (await self._store.known((event_id,))).get(event_id)
+        if known is None:
+            ordinal = await self._store.reserve_ordinals(key, 1)
+            row = outlier_row(event, ordinal, visibility=_HIDDEN, flags=OUTLIER, auth_chain=None)
+            await self._store.store(key, [row])
+            known = (await self._store.known((event_id,))).get(event_id)
+        if known is None or known.room != key or known.flags & REJECTED:
+            return None
+        return known.ordinal
+
+    async def _was_placed(self, key: int, user_id: str, ordinal: int) -> bool:
+        """Whether the event made the user's membership what it is, or once was: an old invite comes to nothing."""
+        intervals = (await self._memberships.intervals(user_id, (key,)))[key]
+        return any(interval.ordinal == ordinal for interval in intervals)
+
+    async def _commit(
+        self, room: Room, user_id: str, event: Event, ordinal: int, stripped: str | None
+    ) -> None:
+        begun: Row = {
+            "r": 0,
+            "user_id": user_id,
+            "i": 1,
+            "until_i": None,
+            "membership": membership_of(event),
+            "ordinal": ordinal,
+            "sender": event.sender,
+            "stripped_state": stripped,
+        }
+        ended = [{"r": 0, "user_id": user_id, "i": 1}] if user_id in room.head.members else []
+        row: Row = {
+            "room": room.key,
+            "expected": room.head.head,
+            "head": None,
+            "event": None,
+            "state": {
+                "snapshots": [],
+                "current": [],
+                "ended": ended,
+                "begun": [begun],
+                "renewed": [],
+                "summaries": [],
+            },
+        }
+
+        def landed(_before: int) -> Sequence[str]:
+            self._cache.mark_stale(room.room_id)
+            return ()
+
+        await self._committer.write("arrival", [row], users=(user_id,), landed=landed)
+
+
+def stripped_json(events: Sequence[Mapping[str, Any]]) -> str:
+    """What a user is shown of a room as a JSON array of stripped events: what is none is left out, and what is too much."""
+    kept: list[bytes] = []
+    size = 2
+    for event in events[:MAX_STRIPPED_EVENTS]:
+        stripped = {key: event.get(key) for key in ("type", "state_key", "sender", "content")}
+        texts = (stripped["type"], stripped["state_key"], stripped["sender"])
+        if not all(isinstance(text, str) for text in texts) or not isinstance(stripped["content"], dict):
+            continue
+        text = orjson.dumps(stripped)
+        size += len(text) + 1
+        if size > MAX_STRIPPED_BYTES:
+            break
+        kept.append(text)
+    return (b"[" + b",".join(kept) + b"]").decode()

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Invites and knocks in rooms this server is not in: shown, ended, and turned into a stay."""
+
+from __future__ import annotations
+
+import pytest
+
+from homeserver.rooms.arrival.out_of_band import stripped_json
+from storage.database import Database
+from tests.federation.servers import RemoteServer
+from tests.rooms.arrival.arrival_fixture import Arrivals
+from tests.rooms.arrival.remote_room import RemoteRoom, incoming
+from tests.rooms.engine_fixture import ALICE
+
+VERSIONS = ["1", "6", "10", "11", "12"]
+NAME = {"type": "m.room.name", "state_key": "", "sender": "@alice:hydra.test", "content": {"name": "Deep"}}
+
+
+@pytest.fixture
+def hydra() -> RemoteServer:
+    return RemoteServer("hydra.test")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_an_invite_is_shown_at_once(database: Database, hydra: RemoteServer, version: str) -> None:
+    arrivals = await Arrivals.open(database)
+    alice = arrivals.client(ALICE)
+    await alice.sync()
+    remote = RemoteRoom(hydra, version, join_rule="invite")
+    invite = remote.member(ALICE, "invite", sender=hydra.user())
+    assert await arrivals.out_of_band.invited(remote.version, incoming(invite), [NAME])
+    await alice.sync()
+    events = alice.room(remote.id, "invite")["invite_state"]["events"]
+    assert [event["type"] for event in events] == ["m.room.name", "m.room.member"]
+    assert events[1]["content"]["membership"] == "invite"
+
+
+async def test_the_same_invite_again_is_no_news(database: Database, hydra: RemoteServer) -> None:
+    """Also after it was rejected: an old invite does not come back."""
+    arrivals = await Arrivals.open(database)
+    alice = arrivals.client(ALICE)
+    remote = RemoteRoom(hydra, join_rule="invite")
+    invite = incoming(remote.member(ALICE, "invite", sender=hydra.user()))
+    assert await arrivals.out_of_band.invited(remote.version, invite, [])
+    assert await arrivals.out_of_band.invited(remote.version, invite, [])
+    await alice.sync()
+    assert await arrivals.out_of_band.withdraw(remote.id, ALICE, {})
+    assert await arrivals.out_of_band.invited(remote.version, invite, [])
+    await alice.sync()
+    assert alice.has(remote.id, "leave")
+    assert not alice.has(remote.id, "invite")
+
+
+async def test_a_new_invite_after_a_rejection_counts(database: Database, hydra: RemoteServer) -> None:
+    arrivals = await Arrivals.open(database)
+    alice = arrivals.client(ALICE)
+    remote = RemoteRoom(hydra, join_rule="invite")
+    for _ in range(2):
+        invite = incoming(remote.member(ALICE, "invite", sender=hydra.user()))
+        assert await arrivals.out_of_band.invited(remote.version, invite, [])
+        await alice.sync()
+        assert alice.has(remote.id, "invite")
+        leave = incoming(remote.member(ALICE, "leave", sender=hydra.user()))
+        assert await arrivals.out_of_band.left(remote.version, leave)
+        await alice.sync()
+        assert alice.has(remote.id, "leave")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_withdrawing_needs_nobody(database: Database, hydra: RemoteServer, version: str) -> None:
+    """An invite is rejected here alone, and not twice."""
+    arrivals = await Arrivals.open(database)
+    alice = arrivals.client(ALICE)
+    remote = RemoteRoom(hydra, version, join_rule="invite")
+    invite = incoming(remote.member(ALICE, "invite", sender=hydra.user()))
+    await arrivals.out_of_band.invited(remote.version, invite, [])
+    await alice.sync()
+    assert await arrivals.out_of_band.withdraw(remote.id, ALICE, {"reason": "no"})
+    assert await arrivals.out_of_band.withdraw(remote.id, ALICE, {"reason": "no"}) is None
+    await alice.sync()
+    assert alice.has(remote.id, "leave")
+
+
+async def test_nobody_is_thrown_out_of_what_they_were_never_in(
+    database: Database, hydra: RemoteServer
+) -> None:
+    """A leave or ban for a user who had no part in the room shows them nothing."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra)
+    ban = incoming(remote.member(ALICE, "ban", sender=hydra.user()))
+    assert not await arrivals.out_of_band.left(remote.version, ban)
+    alice = arrivals.client(ALICE)
+    await alice.sync()
+    assert not alice.has(remote.id, "leave")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_an_invite_turns_into_a_stay(database: Database, hydra: RemoteServer, version: str) -> None:
+    """The invite, stored without what it cites, is the event that the join replaces; its chain is known then."""
+    arrivals = await Arrivals.open(database)
+    alice = arrivals.client(ALICE)
+    remote = RemoteRoom(hydra, version, join_rule="invite")
+    invite = remote.member(ALICE, "invite", sender=hydra.user())
+    await arrivals.out_of_band.invited(remote.version, incoming(invite), [NAME])
+    await alice.sync()
+    await arrivals.join(remote, ALICE)
+    await alice.sync()
+    (join,) = alice.timeline(remote.id)
+    assert join["unsigned"]["prev_content"]["membership"] == "invite"
+    stored = await arrivals.process.engine.events.by_ids([invite.event.event_id])
+    assert stored[invite.event.event_id].auth_chain
+
+
+async def test_a_knock_is_shown_and_answered_by_an_invite(database: Database, hydra: RemoteServer) -> None:
+    arrivals = await Arrivals.open(database)
+    alice = arrivals.client(ALICE)
+    remote = RemoteRoom(hydra, join_rule="knock")
+    knock = incoming(remote.member(ALICE, "knock", by=arrivals.us))
+    assert await arrivals.out_of_band.knocked(remote.version, knock, [NAME])
+    await alice.sync()
+    assert alice.has(remote.id, "knock")
+    invite = incoming(remote.member(ALICE, "invite", sender=hydra.user()))
+    assert await arrivals.out_of_band.invited(remote.version, invite, [NAME])
+    await alice.sync()
+    assert alice.has(remote.id, "invite")
+
+
+async def test_a_live_room_takes_its_own_events(database: Database, hydra: RemoteServer) -> None:
+    """Where this server is in the room, an invite is the room's to judge."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra)
+    await arrivals.join(remote, "@bob:localhost")
+    invite = incoming(remote.member(ALICE, "invite", sender=hydra.user()))
+    assert not await arrivals.out_of_band.invited(remote.version, invite, [])
+
+
+def test_stripped_state_is_made_safe() -> None:
+    """What is no stripped event is left out, what no client wants is cut off, and all of it is bounded."""
+    odd = [
+        {"type": 1, "state_key": "", "sender": "@a:b", "content": {}},
+        {**NAME, "content": "text"},
+        {**NAME, "signatures": {"x": "y"}},
+    ]
+    assert stripped_json(odd) == (
+        '[{"type":"m.room.name","state_key":"","sender":"@alice:hydra.test","content":{"name":"Deep"}}]'
+    )
+    assert stripped_json([{**NAME, "content": {"x": "x" * 70_000}}]) == "[]"
+    assert stripped_json([NAME] * 1000).count("m.room.name") == 50
