@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ class LaresServer:
         private_key: Path,
         ca_file: Path,
         settings: Mapping[str, Any] | None = None,
+        door: int | None = None,
     ) -> None:
+        """`door`: the port of the server's name, if something stands there that passes on to `federation_port`."""
         self.federation_port = free_port()
-        self.server_name = f"localhost:{self.federation_port}"
+        self.server_name = f"localhost:{door or self.federation_port}"
         self.process = ServerProcess(directory, server_name=self.server_name)
         self.process.settings.update(
             {
@@ -61,6 +65,12 @@ class LaresServer:
     def stop(self) -> None:
         if self.process.running:
             self.process.stop()
+
+    def retry(self, server_name: str) -> None:
+        """Tell it that another server is there again, as an administrator would."""
+        lares = Path(sys.executable).parent / "lares"
+        command = [str(lares), "federation", "retry", "--config", str(self.process.config_path), server_name]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def log(self) -> str:
         return self.process.log()

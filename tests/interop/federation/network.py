@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network between servers of this machine that can be cut, pair by pair.
+
+Each server is reached through a door of its own, which passes bytes on and can tell which server's process has
+knocked, since on loopback the other end of a connection is a process of this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import psutil
+
+
+class Network:
+    """Doors in front of servers, all served by one thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._pids: dict[int, str] = {}
+        self._cut: set[frozenset[str]] = set()
+        self._passages: dict[frozenset[str], set[asyncio.StreamWriter]] = {}
+        self._doors: list[asyncio.Server] = []
+
+    def open_door(self, owner: str, port: int, behind: int) -> None:
+        """Listen on `port` of 127.0.0.1 for the server called `owner`, which listens on `behind`."""
+
+        async def opened() -> asyncio.Server:
+            async def enter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await self._enter(owner, behind, reader, writer)
+
+            return await asyncio.start_server(enter, "127.0.0.1", port)
+
+        self._doors.append(asyncio.run_coroutine_threadsafe(opened(), self._loop).result(10))
+
+    def knows(self, owner: str, pid: int) -> None:
+        """Connections from that process are the server's."""
+        self._pids[pid] = owner
+
+    def split(self, *sides: set[str]) -> None:
+        """Servers reach only those on their own side; connections to the others end at once."""
+        names = set().union(*sides)
+        together = {frozenset((a, b)) for side in sides for a in side for b in side}
+        cut = {frozenset((a, b)) for a in names for b in names} - together
+        asyncio.run_coroutine_threadsafe(self._set_cut(cut), self._loop).result(10)
+
+    def heal(self) -> None:
+        """Everybody reaches everybody."""
+        asyncio.run_coroutine_threadsafe(self._set_cut(set()), self._loop).result(10)
+
+    def close(self) -> None:
+        for door in self._doors:
+            self._loop.call_soon_threadsafe(door.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    async def _set_cut(self, cut: set[frozenset[str]]) -> None:
+        self._cut = cut
+        for pair in cut:
+            for writer in self._passages.pop(pair, ()):
+                writer.transport.abort()
+
+    async def _enter(
+        self, owner: str, behind: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        port = writer.get_extra_info("peername")[1]
+        caller = await self._loop.run_in_executor(None, self._caller, port)
+        pair = frozenset((owner, caller))
+        if pair in self._cut:
+            writer.transport.abort()
+            return
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", behind)
+        except OSError:
+            writer.transport.abort()
+            return
+        held = {writer, far_writer}
+        self._passages.setdefault(pair, set()).update(held)
+        try:
+            await asyncio.gather(_pass_on(reader, far_writer), _pass_on(far_reader, writer))
+        finally:
+            self._passages.get(pair, set()).difference_update(held)
+
+    def _caller(self, port: int) -> str:
+        for pid, name in self._pids.items():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for connection in psutil.Process(pid).net_connections("tcp"):
+                    if connection.laddr and connection.laddr.port == port:
+                        return name
+        return "somebody else"
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    with contextlib.suppress(ConnectionError):
+        writer.close()
+
+
+@contextlib.contextmanager
+def network() -> Iterator[Network]:
+    """A network that is gone when the block ends."""
+    made = Network()
+    try:
+        yield made
+    finally:
+        made.close()
