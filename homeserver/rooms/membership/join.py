@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from homeserver.errors import Forbidden, GuestAccessForbidden
-from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
@@ -72,7 +71,9 @@ class Joining:
                 if present is not None and same_content(present.event.content, content):
                     return None
             else:
-                authoriser = check_may_join(head, user_id, elsewhere, is_guest=actor.is_guest)
+                authoriser = check_may_join(
+                    head, user_id, elsewhere, is_guest=actor.is_guest, server_name=self._engine.server_name
+                )
                 if authoriser is not None:
                     content["join_authorised_via_users_server"] = authoriser
             return Draft(MEMBER, user_id, content, user_id)
@@ -91,26 +92,39 @@ class Joining:
                 await carry_settings_over(self._settings, user_id, old_room_id, head.room_id)
 
 
-def check_may_join(head: RoomHead, user_id: str, elsewhere: Set[str], *, is_guest: bool) -> str | None:
+def check_may_join(
+    head: RoomHead, user_id: str, elsewhere: Set[str], *, is_guest: bool, server_name: str
+) -> str | None:
     """Raise Forbidden unless the user, joined to the rooms `elsewhere`, may join.
 
-    For a join that a restricted room's conditions allow, the member who vouches for it; otherwise None.
+    For a join that a restricted room's conditions allow, the member of `server_name` who vouches for it; otherwise
+    None.
     """
     if is_guest and head.text("m.room.guest_access", "guest_access") != "can_join":
         raise GuestAccessForbidden("Guests may not join this room")
-    membership = head.membership(user_id)
-    if membership == "ban":
-        raise Forbidden("You are banned from this room")
-    if membership == "invite" or head.join_rule == "public":
+    if not must_meet_conditions(head, user_id):
         return None
-    if not is_restricted(head):
-        raise Forbidden("You are not invited to this room.")
     if elsewhere.isdisjoint(allowed_rooms(head)):
         raise Forbidden("You are not invited to this room, nor in any of the rooms whose members may join it")
-    authoriser = next(_who_may_invite(head), None)
+    authoriser = next(who_may_invite(head, server_name), None)
     if authoriser is None:
         raise Forbidden("Nobody on this server may let you into the room")
     return authoriser
+
+
+def must_meet_conditions(head: RoomHead, user_id: str) -> bool:
+    """Whether the user may join only as somebody whom a restricted room's conditions let in.
+
+    Raises Forbidden where they may not join at all.
+    """
+    membership = head.membership(user_id)
+    if membership == "ban":
+        raise Forbidden("You are banned from this room")
+    if membership in ("join", "invite") or head.join_rule == "public":
+        return False
+    if not is_restricted(head):
+        raise Forbidden("You are not invited to this room.")
+    return True
 
 
 def is_restricted(head: RoomHead) -> bool:
@@ -135,16 +149,15 @@ def allowed_rooms(head: RoomHead) -> list[str]:
     ]
 
 
-def _who_may_invite(head: RoomHead) -> Iterator[str]:
-    """Members with the power to invite, those with a level of their own first; all are this server's, as yet."""
+def who_may_invite(head: RoomHead, server_name: str) -> Iterator[str]:
+    """Joined users of a server with the power to invite, those with a level of their own first."""
     levels = head.power_levels
     named = levels.content.get("users") if levels.content is not None else None
     candidates = [*levels.creators, *(named if isinstance(named, Mapping) else ())]
-    server = domain_of(head.state["m.room.create", ""].stored.sender)
     for user_id in (*candidates, *head.members):
         if (
             head.is_joined(user_id)
-            and user_id.endswith(f":{server}")
+            and user_id.endswith(f":{server_name}")
             and levels.user_level(user_id) >= levels.invite
         ):
             yield user_id
