@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events that were taken in and wait for others: kept durably, worked on in the background, given up in the end.
+
+Owns who works when. An event is in the database before its sender is told that it has arrived; a room's events are
+worked on by one process at a time, under a lease that lapses with the process, and one after another, servers taking
+turns. How an event gets what it lacks is `gaps`'.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.task import LoopingCall
+
+from federation.inbound.budgets import Budget, OriginCosts, OverBudget
+from federation.inbound.gaps import held
+from federation.inbound.live_rooms import LiveRoom, LiveRooms
+from federation.inbound.missing import NotToBeHad
+from homeserver.protocol.identifiers import domain_of
+from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
+from storage.inbound_pdus import InboundPduStore, WaitingPdu
+
+log = logging.getLogger(__name__)
+
+MOST_PER_ROOM: Final = 1000
+MOST_PER_ORIGIN: Final = 1000
+ROOMS_AT_ONCE: Final = 8
+DELAYS: Final = (10.0, 60.0, 600.0, 3600.0)
+"""Seconds before an event is tried again; after the last it is given up."""
+LOOK_EVERY: Final = 20.0
+"""Seconds between looks for what other processes left behind."""
+_PORTION: Final = 20
+_PATIENCE: Final = 240.0
+"""Seconds for one event, come what may: beyond what its budget allows, within the lease."""
+_LEASE: Final = 300.0
+_OTHER_SERVERS: Final = 6
+
+
+class Filler(Protocol):
+    """See `federation.inbound.gaps.GapFiller`."""
+
+    async def fill(
+        self, room: LiveRoom, incoming: Incoming, servers: Sequence[str], budget: Budget
+    ) -> Verdict: ...
+
+
+class Backlog:
+    """One per process; `worker` tells it from the others."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        store: InboundPduStore,
+        filler: Filler,
+        rooms: LiveRooms,
+        costs: OriginCosts,
+        new_budget: Callable[[], Budget],
+        server_name: str,
+        worker: str,
+    ) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._filler = filler
+        self._rooms = rooms
+        self._costs = costs
+        self._new_budget = new_budget
+        self._server_name = server_name
+        self._worker = worker
+        self._slots = DeferredSemaphore(ROOMS_AT_ONCE)
+        self._running: dict[str, Deferred[None]] = {}
+        self._stopping = False
+        self._loop: LoopingCall = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
+        self._loop.clock = reactor
+
+    # From outside
+
+    async def keep(self, origin: str, room_id: str, events: Sequence[Incoming]) -> set[str]:
+        """Have the events wait, durably; gives the ids of those that do. The others are too many."""
+        kept = await self._store.keep(
+            room_id,
+            origin,
+            [(each.event.event_id, each.event.depth, each.json) for each in events],
+            per_room=MOST_PER_ROOM,
+            per_origin=MOST_PER_ORIGIN,
+        )
+        if kept:
+            self._wake(room_id)
+        return kept
+
+    def start(self) -> None:
+        """Take up what an earlier run left, and look again from time to time."""
+        self._loop.start(LOOK_EVERY)
+
+    async def stop(self) -> None:
+        """Leave what is under way to be taken up again."""
+        self._stopping = True
+        if self._loop.running:
+            self._loop.stop()
+        running = list(self._running.values())
+        for each in running:
+            each.cancel()
+        await DeferredList(running, consumeErrors=True)
+
+    async def idle(self) -> None:
+        """Wait until nothing is being worked on."""
+        while self._running:
+            done: Deferred[None] = Deferred()
+            next(iter(self._running.values())).addBoth(_passing_on(done))
+            await done
+
+    # Rooms
+
+    async def _look(self) -> None:
+        try:
+            for room_id in await self._store.due_rooms(ROOMS_AT_ONCE * 4):
+                self._wake(room_id)
+        except Exception:
+            log.exception("looking for waiting events failed; it is tried again")
+
+    def _wake(self, room_id: str) -> None:
+        if self._stopping or room_id in self._running:
+            return
+        running = Deferred.fromCoroutine(self._work_in(room_id))
+        if not running.called:
+            self._running[room_id] = running
+
+    async def _work_in(self, room_id: str) -> None:
+        """Work on a room until nothing is due there that another process has not in hand."""
+        try:
+            await self._slots.acquire()
+            try:
+                while await self._store.lease(room_id, self._worker, _LEASE):
+                    try:
+                        await self._clear(room_id)
+                    finally:
+                        await self._store.release(room_id, self._worker)
+                    if not await self._store.due(room_id, 1):
+                        break
+            finally:
+                self._slots.release()
+        except CancelledError:
+            if not self._stopping:
+                raise
+        except Exception:
+            log.exception("working on waiting events of %s failed; it is tried again", room_id)
+        finally:
+            self._running.pop(room_id, None)
+
+    async def _clear(self, room_id: str) -> None:
+        while waiting := await self._store.due(room_id, _PORTION):
+            for each in waiting:
+                room = await self._rooms.get(room_id)
+                if room is None or not room.head.is_resident(self._server_name):
+                    count = await self._store.drop_room(room_id)
+                    log.info("%d waiting events of %s are dropped: nobody here is in it", count, room_id)
+                    return
+                await self._store.lease(room_id, self._worker, _LEASE)
+                await self._work_on(room.head, each)
+
+    # One event
+
+    async def _work_on(self, room: LiveRoom, waiting: WaitingPdu) -> None:
+        ids = (waiting.event_id,)
+        seconds = self._costs.wait(waiting.origin)
+        if seconds:
+            await self._store.postpone(room.room_id, ids, seconds + 1.0, attempts=0)
+            return
+        budget = self._new_budget()
+        try:
+            reason = await self._attempt(room, waiting, budget)
+        finally:
+            self._costs.charge(waiting.origin, budget.spent)
+        if reason is None:
+            await self._store.drop(room.room_id, ids)
+        elif waiting.attempts < len(DELAYS):
+            delay = DELAYS[waiting.attempts] * random.uniform(0.8, 1.2)
+            await self._store.postpone(room.room_id, ids, delay, attempts=1)
+        else:
+            await self._store.drop(room.room_id, ids)
+            log.warning(
+                "gave up an event whose place cannot be found: %s",
+                reason,
+                extra={
+                    "fields": {
+                        "event": waiting.event_id,
+                        "room": room.room_id,
+                        "origin": waiting.origin,
+                    }
+                },
+            )
+
+    async def _attempt(self, room: LiveRoom, waiting: WaitingPdu, budget: Budget) -> str | None:
+        """Why the event still waits; None if it does not."""
+        incoming = held(waiting, room.version)
+        filling = Deferred.fromCoroutine(
+            self._filler.fill(room, incoming, self._servers(room, waiting.origin, incoming), budget)
+        )
+        try:
+            verdict = await filling.addTimeout(_PATIENCE, self._reactor)
+        except CancelledError:
+            raise
+        except (OverBudget, NotToBeHad, TimeoutError) as error:
+            return str(error) or "no time left"
+        except Exception:
+            log.exception("finding the place of %s failed", waiting.event_id)
+            return "a failure of this server"
+        if verdict.outcome is Outcome.MISSING:
+            return (
+                verdict.reason
+                or f"{len(verdict.missing_prev) + len(verdict.missing_auth)} events are missing"
+            )
+        return None
+
+    def _servers(self, room: LiveRoom, origin: str, incoming: Incoming) -> list[str]:
+        """Whom to ask: who sent it, who made it, then some of the others in the room."""
+        others = sorted(room.other_hosts(self._server_name))
+        chosen = random.sample(others, min(_OTHER_SERVERS, len(others)))
+        servers = dict.fromkeys((origin, domain_of(incoming.event.sender), *chosen))
+        servers.pop(self._server_name, None)
+        return list(servers)
+
+
+def _passing_on(done: Deferred[None]) -> Callable[[Any], Any]:
+    def pass_on(result: Any) -> Any:
+        done.callback(None)
+        return result
+
+    return pass_on

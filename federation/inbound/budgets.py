@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What fetching for one event, and for one server's events, may cost (CVE-2024-31208 of another server).
+
+Owns the counting. One `Budget` goes along with everything that is done for one event; `OriginCosts` remembers how much
+was done lately for each server that sent such events.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+REQUESTS: Final = 400
+EVENTS: Final = 100_000
+"""Enough for the whole state and authorization chain of a large room in one answer."""
+BYTES: Final = 64 << 20
+SECONDS: Final = 180.0
+
+MOST_ORIGINS: Final = 10_000
+_REQUEST_COST: Final = 10.0
+
+
+class OverBudget(Exception):
+    """It would cost more than it may."""
+
+
+class Budget:
+    """Spends down; raises OverBudget from then on. `clock` gives seconds."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        requests: int = REQUESTS,
+        events: int = EVENTS,
+        size: int = BYTES,
+        seconds: float = SECONDS,
+    ) -> None:
+        self._clock = clock
+        self._requests, self._events, self._size = requests, events, size
+        self._deadline = clock() + seconds
+        self.requests = 0
+        self.events = 0
+        self.size = 0
+
+    def spend(self, *, requests: int = 0, events: int = 0, size: int = 0) -> None:
+        """Count what is about to be done, or what has just come in."""
+        self.requests += requests
+        self.events += events
+        self.size += size
+        if self.requests > self._requests:
+            raise OverBudget(f"more than {self._requests} requests")
+        if self.events > self._events:
+            raise OverBudget(f"more than {self._events} events")
+        if self.size > self._size:
+            raise OverBudget(f"more than {self._size} bytes")
+        if self._clock() > self._deadline:
+            raise OverBudget("no time left")
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline, at least 0."""
+        return max(0.0, self._deadline - self._clock())
+
+    @property
+    def spent(self) -> float:
+        """In the units of `OriginCosts`: events looked at, a request counting as ten."""
+        return self.events + _REQUEST_COST * self.requests
+
+
+@dataclass(slots=True)
+class _Account:
+    debt: float
+    at: float
+
+
+class OriginCosts:
+    """Debts by server, paid off with time: a server in debt beyond `allowed` waits, the others do not."""
+
+    def __init__(
+        self, clock: Callable[[], float], *, allowed: float = 60_000.0, per_second: float = 100.0
+    ) -> None:
+        self._clock = clock
+        self._allowed = allowed
+        self._per_second = per_second
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+
+    def charge(self, origin: str, cost: float) -> None:
+        """Add what was spent because of the server."""
+        account = self._accounts.get(origin)
+        if account is None:
+            account = self._accounts[origin] = _Account(0.0, self._clock())
+            while len(self._accounts) > MOST_ORIGINS:
+                self._accounts.popitem(last=False)
+        self._accounts.move_to_end(origin)
+        self._pay(account)
+        account.debt += cost
+
+    def wait(self, origin: str) -> float:
+        """Seconds until the server's events are worked on again; 0: now."""
+        account = self._accounts.get(origin)
+        if account is None:
+            return 0.0
+        self._pay(account)
+        return max(0.0, (account.debt - self._allowed) / self._per_second)
+
+    def _pay(self, account: _Account) -> None:
+        now = self._clock()
+        account.debt = max(0.0, account.debt - (now - account.at) * self._per_second)
+        account.at = now

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EDUs of a transaction on their way to those who know what they mean.
+
+Owns the table of handlers, the time each may take, that none of them harms another or the transaction, and access
+control lists where an EDU belongs to a room (server-server API, "Server Access Control Lists"). That an EDU's user is
+its origin's is for its handler to check.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from federation.inbound.live_rooms import LiveRooms
+
+log = logging.getLogger(__name__)
+
+EduHandler = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+"""Given the origin and the content."""
+EduHandlers = Mapping[str, EduHandler]
+
+PATIENCE: Final = 10.0
+"""Seconds for one EDU."""
+PATIENCE_FOR_ALL: Final = 40.0
+"""Seconds for all of a type in one transaction."""
+MOST_RECEIPT_ROOMS: Final = 500
+"""Rooms of one receipts EDU that are looked at."""
+
+
+class EduDispatcher:
+    """Hands EDUs on: those of one type one after another, in their order; types side by side."""
+
+    def __init__(self, reactor: Any, *, handlers: EduHandlers, rooms: LiveRooms) -> None:
+        self._reactor = reactor
+        self._handlers = handlers
+        self._rooms = rooms
+
+    async def dispatch(self, origin: str, edus: Sequence[object]) -> None:
+        """Have them handled; unknown and malformed ones are dropped. Never raises."""
+        by_type: dict[str, list[Mapping[str, Any]]] = {}
+        for edu in edus:
+            if type(edu) is not dict or type(edu.get("content")) is not dict:
+                continue
+            edu_type = edu.get("edu_type")
+            if type(edu_type) is str and edu_type in self._handlers:
+                by_type.setdefault(edu_type, []).append(edu["content"])
+        await gatherResults(
+            [
+                Deferred.fromCoroutine(self._handle_all(origin, edu_type, contents))
+                for edu_type, contents in by_type.items()
+            ]
+        )
+
+    async def _handle_all(self, origin: str, edu_type: str, contents: Sequence[Mapping[str, Any]]) -> None:
+        deadline = self._reactor.seconds() + PATIENCE_FOR_ALL
+        for place, content in enumerate(contents):
+            left = deadline - self._reactor.seconds()
+            if left <= 0:
+                log.warning("%d %s EDUs of %s are dropped: no time", len(contents) - place, edu_type, origin)
+                return
+            handling = Deferred.fromCoroutine(self._handle(origin, edu_type, content))
+            try:
+                await handling.addTimeout(min(PATIENCE, left), self._reactor)
+            except TimeoutError:
+                log.warning("an EDU took too long: %s of %s", edu_type, origin)
+            except Exception:
+                log.exception("an EDU could not be handled: %s of %s", edu_type, origin)
+
+    async def _handle(self, origin: str, edu_type: str, content: Mapping[str, Any]) -> None:
+        allowed: Mapping[str, Any] | None = content
+        if edu_type == "m.typing":
+            allowed = await self._typing_allowed(origin, content)
+        elif edu_type == "m.receipt":
+            allowed = await self._receipts_allowed(origin, content)
+        if allowed:
+            await self._handlers[edu_type](origin, allowed)
+
+    async def _typing_allowed(self, origin: str, content: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        room_id = content.get("room_id")
+        return content if type(room_id) is str and await self._allows(room_id, origin) else None
+
+    async def _receipts_allowed(self, origin: str, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        first = list(content.items())[:MOST_RECEIPT_ROOMS]
+        return {room_id: receipts for room_id, receipts in first if await self._allows(room_id, origin)}
+
+    async def _allows(self, room_id: str, origin: str) -> bool:
+        """Whether the room is known here and does not shut the server out."""
+        if "\0" in room_id:
+            return False
+        room = await self._rooms.get(room_id)
+        if room is None:
+            return False
+        acl = room.head.server_acl
+        return acl is None or acl.allows(origin)

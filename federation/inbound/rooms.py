@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events of a transaction on their way into their rooms.
+
+Owns which events of which server a room takes at all (who is in it, access control lists), the order within a room and
+the fairness between servers and rooms. An event whose parents are known is in the room when its sender is answered;
+any other waits in the backlog, and so does one whose room is slow to take it, so that no room holds up another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from federation.inbound.live_rooms import Arrivals, LiveRoom, LiveRooms
+from federation.inbound.ordering import by_prev, named_first
+from federation.inbound.reading import PduReader
+from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
+from storage.database import ConnectionLost, DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 50
+"""Events handed to a room together."""
+MOST_QUEUED: Final = 500
+"""Events queued for one room in memory; what comes beyond waits in the backlog."""
+PATIENCE: Final = 10.0
+"""Seconds until events that their room has not taken are left to the backlog."""
+ARRIVAL_PATIENCE: Final = 45.0
+"""Seconds that events are held while their room is being joined."""
+
+_NO_DATABASE: Final = (ConnectionLost, DatabaseUnavailable)
+
+Errors = dict[str, str | None]
+"""Event id → why it was not taken, None if it was."""
+
+
+class EventIntake(Protocol):
+    """What `homeserver.rooms.intake.RoomIntake` is asked to do here."""
+
+    async def receive(self, room_id: str, events: Sequence[Incoming]) -> list[Verdict]: ...
+
+
+class Waiting(Protocol):
+    """See `federation.inbound.backlog.Backlog`."""
+
+    async def keep(self, origin: str, room_id: str, events: Sequence[Incoming]) -> set[str]: ...
+
+
+class Strays(Protocol):
+    """Takes events of rooms that nobody here is in: the end of an invitation or a knock."""
+
+    async def stray(self, origin: str, incoming: Incoming) -> bool:
+        """Whether the event meant something here."""
+        ...
+
+
+class InboundRooms:
+    """One per process."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        rooms: LiveRooms,
+        reader: PduReader,
+        intake: EventIntake,
+        backlog: Waiting,
+        arrivals: Arrivals,
+        strays: Strays,
+        server_name: str,
+    ) -> None:
+        self._reactor = reactor
+        self._rooms = rooms
+        self._reader = reader
+        self._intake = intake
+        self._backlog = backlog
+        self._arrivals = arrivals
+        self._strays = strays
+        self._server_name = server_name
+        self._queues: dict[str, _RoomQueue] = {}
+
+    async def take_in(self, origin: str, room_id: str, pdus: Sequence[Mapping[str, Any]]) -> Errors:
+        """What became of PDUs that claim to be of the room; those without a recognizable id are absent."""
+        joining = self._arrivals.under_way(room_id)
+        if joining is not None:
+            await self._arrived(joining)
+        room = await self._rooms.get(room_id)
+        if room is None:
+            return dict.fromkeys(_claimed_ids(pdus), "This server is not in the room")
+        head = room.head
+        if head.server_acl is not None and not head.server_acl.allows(origin):
+            return await self._refused(head, pdus, "The room's access control list shuts your server out")
+        resident = head.is_resident(self._server_name)
+        if not resident and not any(pdu.get("type") == "m.room.member" for pdu in pdus):
+            return await self._refused(head, pdus, "This server is not in the room")
+        errors: Errors = {}
+        good: dict[str, Incoming] = {}
+        for read in await self._reader.read(head.version, pdus, room_id=room_id):
+            if read.incoming is not None:
+                good[read.incoming.event.event_id] = read.incoming
+                errors[read.incoming.event.event_id] = None
+            elif read.event_id is not None and read.event_id not in good:
+                errors[read.event_id] = read.refusal
+                log.info("%s from %s is refused: %s", read.event_id, origin, read.refusal)
+        if not resident:
+            return errors | await self._strayed(origin, good)
+        return errors | await self._queued(origin, room_id, good)
+
+    async def _arrived(self, joining: Any) -> None:
+        done: Deferred[None] = Deferred()
+
+        async def wait() -> None:
+            try:
+                await joining
+            except Exception as error:
+                log.debug("a join that events waited for failed: %s", error)
+            if not done.called:
+                done.callback(None)
+
+        Deferred.fromCoroutine(wait())
+        try:
+            await done.addTimeout(ARRIVAL_PATIENCE, self._reactor)
+        except TimeoutError:
+            return
+
+    async def _refused(self, head: LiveRoom, pdus: Sequence[Mapping[str, Any]], reason: str) -> Errors:
+        found = await self._reader.event_ids(head.version, pdus)
+        return {event_id: reason for event_id in found if event_id is not None}
+
+    async def _strayed(self, origin: str, events: Mapping[str, Incoming]) -> Errors:
+        errors: Errors = {}
+        for event_id, incoming in events.items():
+            taken = incoming.event.type == "m.room.member" and await self._strays.stray(origin, incoming)
+            errors[event_id] = None if taken else "This server is not in the room"
+        return errors
+
+    async def _queued(self, origin: str, room_id: str, events: dict[str, Incoming]) -> Errors:
+        ordered, circular = named_first(events, by_prev)
+        errors: Errors = {each.event.event_id: "It comes before itself" for each in circular}
+        if not ordered:
+            return errors
+        queue = self._queues.get(room_id)
+        if queue is not None and queue.length >= MOST_QUEUED:
+            return errors | await self._left_waiting(origin, room_id, ordered)
+        if queue is None:
+            queue = self._queues[room_id] = _RoomQueue(room_id)
+        job = _Job(origin, ordered)
+        queue.add(job)
+        if not queue.running:
+            queue.running = True
+            Deferred.fromCoroutine(self._drain(queue))
+        try:
+            await job.done.addTimeout(PATIENCE, self._reactor)
+        except TimeoutError:
+            queue.withdraw(job)
+        waiting = [
+            each
+            for each in ordered
+            if job.outcomes.get(each.event.event_id, Outcome.MISSING) is Outcome.MISSING
+        ]
+        errors |= dict.fromkeys(job.outcomes)
+        errors |= job.failed
+        waiting = [each for each in waiting if each.event.event_id not in job.failed]
+        return errors | await self._left_waiting(origin, room_id, waiting)
+
+    async def _left_waiting(self, origin: str, room_id: str, events: Sequence[Incoming]) -> Errors:
+        if not events:
+            return {}
+        kept = await self._backlog.keep(origin, room_id, events)
+        return {
+            each.event.event_id: None if each.event.event_id in kept else "Too many events are waiting here"
+            for each in events
+        }
+
+    # A room's queue
+
+    async def _drain(self, queue: _RoomQueue) -> None:
+        while batch := queue.next_batch(AT_ONCE):
+            events = {incoming.event.event_id: incoming for _, incoming in batch}
+            outcomes, failures = await self._receive(queue.room_id, list(events.values()))
+            for job, incoming in batch:
+                event_id = incoming.event.event_id
+                job.settle(event_id, outcomes.get(event_id, Outcome.MISSING), failures.get(event_id))
+        queue.running = False
+        if self._queues.get(queue.room_id) is queue:
+            del self._queues[queue.room_id]
+
+    async def _receive(
+        self, room_id: str, events: Sequence[Incoming]
+    ) -> tuple[dict[str, Outcome], dict[str, Exception]]:
+        """Outcomes by event id, and what failed here. An event that breaks the intake breaks nothing but itself."""
+        try:
+            verdicts = await self._intake.receive(room_id, events)
+        except Exception as error:
+            if len(events) == 1 or isinstance(error, (*_NO_DATABASE, CancelledError)):
+                if not isinstance(error, _NO_DATABASE):
+                    log.exception("taking in %s failed", events[0].event.event_id)
+                return {}, {each.event.event_id: error for each in events}
+        else:
+            return {verdict.event_id: verdict.outcome for verdict in verdicts}, {}
+        outcomes: dict[str, Outcome] = {}
+        failures: dict[str, Exception] = {}
+        for each in events:
+            one, failed = await self._receive(room_id, [each])
+            outcomes |= one
+            failures |= failed
+        return outcomes, failures
+
+
+class _Job:
+    """Events of one server for one room. `done` fails if the database did."""
+
+    __slots__ = ("done", "events", "failed", "left", "origin", "outcomes")
+
+    def __init__(self, origin: str, events: Sequence[Incoming]) -> None:
+        self.origin = origin
+        self.events = deque(events)
+        self.left = len(events)
+        self.outcomes: dict[str, Outcome] = {}
+        self.failed: Errors = {}
+        self.done: Deferred[None] = Deferred()
+
+    def settle(self, event_id: str, outcome: Outcome, failure: Exception | None) -> None:
+        self.left -= 1
+        if isinstance(failure, _NO_DATABASE):
+            if not self.done.called:
+                self.done.errback(failure)
+            return
+        if failure is not None:
+            self.failed[event_id] = "This server failed to process the event"
+        else:
+            self.outcomes[event_id] = outcome
+        if not self.left and not self.done.called:
+            self.done.callback(None)
+
+
+class _RoomQueue:
+    """What waits for one room: servers take turns, each one's events keep their order."""
+
+    def __init__(self, room_id: str) -> None:
+        self.room_id = room_id
+        self.running = False
+        self.length = 0
+        self._jobs: OrderedDict[str, deque[_Job]] = OrderedDict()
+
+    def add(self, job: _Job) -> None:
+        self._jobs.setdefault(job.origin, deque()).append(job)
+        self.length += len(job.events)
+
+    def withdraw(self, job: _Job) -> None:
+        """Take back what has not been begun."""
+        self.length -= len(job.events)
+        job.events.clear()
+
+    def next_batch(self, most: int) -> list[tuple[_Job, Incoming]]:
+        """One event of each server in turn, until there are enough or no more."""
+        batch: list[tuple[_Job, Incoming]] = []
+        while self._jobs and len(batch) < most:
+            origin, jobs = next(iter(self._jobs.items()))
+            self._jobs.move_to_end(origin)
+            while jobs and not jobs[0].events:
+                jobs.popleft()
+            if not jobs:
+                del self._jobs[origin]
+                continue
+            batch.append((jobs[0], jobs[0].events.popleft()))
+            self.length -= 1
+        return batch
+
+
+def _claimed_ids(pdus: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Ids that PDUs carry (room versions 1 and 2), for rooms whose version is not known here."""
+    found = (pdu.get("event_id") for pdu in pdus)
+    return [each for each in found if type(each) is str and each.startswith("$")]

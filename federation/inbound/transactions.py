@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transactions of other servers (server-server API, "Transactions").
+
+Owns the form of a transaction, its limits, that one of a server is processed at a time and that it is answered alike
+however often and wherever it comes. Its events and EDUs are handed on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol
+
+import orjson
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.python.failure import Failure
+
+from homeserver.errors import BadJson, Forbidden, InvalidParam, LimitExceeded
+from storage.inbound_transactions import InboundTransactionStore
+
+log = logging.getLogger(__name__)
+
+MOST_PDUS: Final = 50
+MOST_EDUS: Final = 100
+LONGEST_TXN_ID: Final = 255
+MOST_AT_ONCE: Final = 100
+"""Transactions in the works in this process, waiting ones included: each may hold megabytes."""
+MOST_OF_ORIGIN: Final = 4
+"""The same of one server: one is processed, the others are repeats of it or come too early."""
+LEASE: Final = 120.0
+"""Seconds after which another process may take a transaction up whose process was not heard of again."""
+BUSY_MS: Final = 2000
+_LONGEST_ERROR: Final = 300
+
+
+class RoomsDoor(Protocol):
+    """See `federation.inbound.rooms.InboundRooms`."""
+
+    async def take_in(
+        self, origin: str, room_id: str, pdus: Sequence[Mapping[str, Any]]
+    ) -> dict[str, str | None]: ...
+
+
+class EdusDoor(Protocol):
+    """See `federation.inbound.edus.EduDispatcher`."""
+
+    async def dispatch(self, origin: str, edus: Sequence[object]) -> None: ...
+
+
+class InboundTransactions:
+    """One per process."""
+
+    def __init__(self, *, store: InboundTransactionStore, rooms: RoomsDoor, edus: EdusDoor) -> None:
+        self._store = store
+        self._rooms = rooms
+        self._edus = edus
+        self._turns: dict[str, _Turns] = {}
+        self._in_the_works = 0
+
+    async def receive(self, origin: str, txn_id: str, body: Mapping[str, Any]) -> bytes:
+        """Process a transaction; the answer as JSON: `{"pdus": {event id: {} or {"error": …}}}`.
+
+        `origin` is who signed the request. Raises BadJson, InvalidParam, Forbidden, and LimitExceeded where too much
+        of that server, or altogether, is in the works.
+        """
+        pdus, edus = _parts(origin, txn_id, body)
+        async with self._turn(origin):
+            begun = await self._store.begin(origin, txn_id, LEASE)
+            if begun.answer is not None:
+                return begun.answer.encode()
+            if not begun.fresh:
+                raise LimitExceeded(BUSY_MS, "That transaction is being processed")
+            try:
+                answer = orjson.dumps({"pdus": await self._process(origin, pdus, edus)})
+                await self._store.end(origin, txn_id, answer.decode())
+            except BaseException:
+                await self._store.forget(origin, txn_id)
+                raise
+            return answer
+
+    @asynccontextmanager
+    async def _turn(self, origin: str) -> AsyncIterator[None]:
+        """The server's turn, after those of its transactions that came before."""
+        turns = self._turns.setdefault(origin, _Turns())
+        if turns.count >= MOST_OF_ORIGIN or self._in_the_works >= MOST_AT_ONCE:
+            raise LimitExceeded(BUSY_MS, "Too many transactions are being processed")
+        turns.count += 1
+        self._in_the_works += 1
+        try:
+            await turns.lock.acquire()
+            try:
+                yield
+            finally:
+                turns.lock.release()
+        finally:
+            self._in_the_works -= 1
+            turns.count -= 1
+            if not turns.count:
+                del self._turns[origin]
+
+    async def _process(
+        self, origin: str, pdus: Sequence[object], edus: Sequence[object]
+    ) -> dict[str, dict[str, str]]:
+        handling = Deferred.fromCoroutine(self._edus.dispatch(origin, edus))
+        by_room: dict[str, list[Mapping[str, Any]]] = {}
+        for pdu in pdus:
+            room_id = pdu.get("room_id") if type(pdu) is dict else None
+            if type(room_id) is str and "\0" not in room_id and len(room_id) <= 255:
+                assert isinstance(pdu, dict)
+                by_room.setdefault(room_id, []).append(pdu)
+            else:
+                log.info("an event of %s names no room", origin)
+        errors: dict[str, str | None] = {}
+
+        async def take_in(room_id: str) -> None:
+            for event_id, error in (await self._rooms.take_in(origin, room_id, by_room[room_id])).items():
+                if (
+                    errors.get(event_id, error) is not None
+                ):  # of two rooms' answers for one id one is about a forgery
+                    errors[event_id] = error
+
+        taking = DeferredList(
+            [Deferred.fromCoroutine(take_in(room_id)) for room_id in by_room], consumeErrors=True
+        )
+        outcomes: list[tuple[bool, object]] = list(await taking)
+        await handling
+        for succeeded, failure in outcomes:
+            if not succeeded and isinstance(failure, Failure):
+                failure.raiseException()
+        return {
+            event_id: {} if error is None else {"error": error[:_LONGEST_ERROR]}
+            for event_id, error in errors.items()
+        }
+
+
+class _Turns:
+    """Transactions of one server, one after another."""
+
+    __slots__ = ("count", "lock")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lock = DeferredLock()
+
+
+def _parts(origin: str, txn_id: str, body: Mapping[str, Any]) -> tuple[list[object], list[object]]:
+    """PDUs and EDUs of a well-formed transaction."""
+    if len(txn_id) > LONGEST_TXN_ID:
+        raise InvalidParam("The transaction id is too long")
+    if type(body.get("origin")) is not str:
+        raise BadJson("`origin` must be a string")
+    if body["origin"] != origin:
+        raise Forbidden("`origin` is not the server that signed the request")
+    pdus, edus = body.get("pdus", []), body.get("edus", [])
+    if type(pdus) is not list or type(edus) is not list:
+        raise BadJson("`pdus` and `edus` must be arrays")
+    if len(pdus) > MOST_PDUS:
+        raise BadJson(f"A transaction has at most {MOST_PDUS} PDUs")
+    if len(edus) > MOST_EDUS:
+        raise BadJson(f"A transaction has at most {MOST_EDUS} EDUs")
+    return pdus, edus

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events of other servers that wait for events before them, and which process works at whose.
+
+Owns the tables `inbound_pdus` and `inbound_rooms`. How an event gets what it lacks is `federation.inbound`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from storage.database import Database, JsonRows
+
+
+class WaitingPdu(NamedTuple):
+    """One event that waits. `pdu` is canonical JSON as it was checked when it came."""
+
+    event_id: str
+    origin: str
+    attempts: int
+    pdu: str
+
+
+class KnownEvent(NamedTuple):
+    """What is known of a stored event without its text; `state_key` None: no state."""
+
+    flags: int
+    type: str
+    state_key: str | None
+
+
+# Counted as it stands before this statement; two at once may exceed the bound by what one brings.
+_KEEP = """WITH x AS MATERIALIZED (
+        SELECT *, row_number() OVER () AS n
+        FROM json_to_recordset(%(rows)s) AS x(event_id text, depth bigint, pdu text)
+    ), there AS MATERIALIZED (
+        SELECT (SELECT count(*) FROM inbound_pdus WHERE room_id = %(room_id)s) AS of_room,
+            (SELECT count(*) FROM inbound_pdus WHERE origin = %(origin)s) AS of_origin
+    ), kept AS (
+        INSERT INTO inbound_pdus (room_id, event_id, origin, depth, pdu)
+        SELECT %(room_id)s, x.event_id, %(origin)s, x.depth, x.pdu FROM x, there
+        WHERE there.of_room + x.n <= %(per_room)s AND there.of_origin + x.n <= %(per_origin)s
+        ON CONFLICT (room_id, event_id) DO NOTHING
+        RETURNING event_id
+    )
+    SELECT event_id FROM kept
+    UNION SELECT p.event_id FROM inbound_pdus p JOIN x USING (event_id) WHERE p.room_id = %(room_id)s"""
+
+# Servers take turns, so that one with many events does not hold up the others' in the room.
+_DUE = """SELECT event_id, origin, attempts, pdu FROM (
+        SELECT *, row_number() OVER (PARTITION BY origin ORDER BY depth, id) AS turn
+        FROM inbound_pdus WHERE room_id = %s AND not_before <= now()
+    ) AS p ORDER BY turn, depth, id LIMIT %s"""
+
+_BY_IDS = """SELECT event_id, origin, attempts, pdu FROM inbound_pdus
+    WHERE room_id = %s AND event_id = ANY (%s::text[])"""
+
+_DUE_ROOMS = """SELECT DISTINCT p.room_id FROM inbound_pdus p LEFT JOIN inbound_rooms r USING (room_id)
+    WHERE p.not_before <= now() AND (r.room_id IS NULL OR r.leased_until < now()) LIMIT %s"""
+
+_DROP = "DELETE FROM inbound_pdus WHERE room_id = %s AND event_id = ANY (%s::text[])"
+
+_DROP_ROOM = "DELETE FROM inbound_pdus WHERE room_id = %s"
+
+_POSTPONE = """UPDATE inbound_pdus SET attempts = attempts + %s, not_before = now() + make_interval(secs => %s)
+    WHERE room_id = %s AND event_id = ANY (%s::text[])"""
+
+_LEASE = """INSERT INTO inbound_rooms AS r (room_id, worker, leased_until)
+    VALUES (%s, %s, now() + make_interval(secs => %s))
+    ON CONFLICT (room_id) DO UPDATE SET worker = excluded.worker, leased_until = excluded.leased_until
+    WHERE r.leased_until < now() OR r.worker = excluded.worker"""
+
+_RELEASE = "DELETE FROM inbound_rooms WHERE room_id = %s AND worker = %s"
+
+_KNOWN = """SELECT e.event_id, e.flags, e.type, e.state_key FROM rooms r JOIN events e USING (room)
+    WHERE r.room_id = %s AND e.event_id = ANY (%s::text[])"""
+
+
+class InboundPduStore:
+    """Keeps waiting events and hands out the rooms they wait in."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def keep(
+        self,
+        room_id: str,
+        origin: str,
+        pdus: Sequence[tuple[str, int, str]],
+        *,
+        per_room: int,
+        per_origin: int,
+    ) -> set[str]:
+        """Store (event id, depth, JSON) durably, within bounds; gives the ids of those that are there now."""
+        rows = JsonRows([{"event_id": each[0], "depth": each[1], "pdu": each[2]} for each in pdus])
+        found = await self._database.fetch(
+            "inbound_pdus_keep",
+            _KEEP,
+            {
+                "rows": rows,
+                "room_id": room_id,
+                "origin": origin,
+                "per_room": per_room,
+                "per_origin": per_origin,
+            },
+        )
+        return {str(row[0]) for row in found}
+
+    async def due(self, room_id: str, limit: int) -> list[WaitingPdu]:
+        """A room's events to be worked on now, in the order to do so."""
+        rows = await self._database.fetch("inbound_pdus_due", _DUE, (room_id, limit))
+        return [WaitingPdu._make(row) for row in rows]
+
+    async def by_ids(self, room_id: str, event_ids: Sequence[str]) -> list[WaitingPdu]:
+        """Those of the events that wait in the room, due or not."""
+        rows = await self._database.fetch("inbound_pdus_by_ids", _BY_IDS, (room_id, list(event_ids)))
+        return [WaitingPdu._make(row) for row in rows]
+
+    async def due_rooms(self, limit: int) -> list[str]:
+        """Rooms with events to be worked on that no process works at."""
+        return [str(row[0]) for row in await self._database.fetch("inbound_rooms_due", _DUE_ROOMS, (limit,))]
+
+    async def drop(self, room_id: str, event_ids: Sequence[str]) -> None:
+        """They wait no longer."""
+        await self._database.execute("inbound_pdus_drop", _DROP, (room_id, list(event_ids)))
+
+    async def drop_room(self, room_id: str) -> int:
+        """Nothing waits in the room any longer; gives how many did."""
+        return await self._database.execute("inbound_pdus_drop_room", _DROP_ROOM, (room_id,))
+
+    async def postpone(
+        self, room_id: str, event_ids: Sequence[str], seconds: float, *, attempts: int
+    ) -> None:
+        """Look at them again only then; `attempts` are added to those made."""
+        await self._database.execute(
+            "inbound_pdus_postpone", _POSTPONE, (attempts, seconds, room_id, list(event_ids))
+        )
+
+    async def lease(self, room_id: str, worker: str, seconds: float) -> bool:
+        """Whether the room is that worker's alone for so long from now; also renews what it has."""
+        return bool(await self._database.execute("inbound_rooms_lease", _LEASE, (room_id, worker, seconds)))
+
+    async def release(self, room_id: str, worker: str) -> None:
+        """The worker is done with the room."""
+        await self._database.execute("inbound_rooms_release", _RELEASE, (room_id, worker))
+
+    async def known(self, room_id: str, event_ids: Sequence[str]) -> dict[str, KnownEvent]:
+        """Those of the events that are stored as the room's; an event of another room is not."""
+        if not event_ids:
+            return {}
+        rows = await self._database.fetch("inbound_known_events", _KNOWN, (room_id, list(event_ids)))
+        return {str(row[0]): KnownEvent._make(row[1:]) for row in rows}
