@@ -12,6 +12,7 @@ the error object are keyword arguments, `**{"org.example.key": …}` where the n
 
     MatrixError                           M_UNKNOWN, an internal failure: answered without its message
      ├─ Unknown                           M_UNKNOWN, the request's fault, told
+     │   └─ RemoteServerFailed            not the request's fault: another server could not be asked, or failed
      ├─ Unrecognized                      M_UNRECOGNIZED
      ├─ BadRequest                        what was sent makes no sense
      │   ├─ NotJson  BadJson  InvalidParam  MissingParam  TooLarge  UnknownPos
@@ -63,6 +64,12 @@ class MatrixError(Exception):
 
 class Unknown(MatrixError):
     """M_UNKNOWN: the request is at fault and no code says how."""
+
+
+class RemoteServerFailed(Unknown):
+    """M_UNKNOWN, answered with 502: a server without which it cannot be done is down, or does not make sense."""
+
+    default_message = "The other server could not be reached"
 
 
 class Unrecognized(MatrixError):

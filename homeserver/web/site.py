@@ -33,6 +33,7 @@ from homeserver.errors import (
     LimitExceeded,
     MatrixError,
     MissingToken,
+    RemoteServerFailed,
     UiaRequired,
     Unknown,
     Unrecognized,
@@ -360,6 +361,8 @@ def _refusal(route: Route, error: Exception) -> tuple[int, dict[str, object]] | 
         return None
     if error.errcode == "M_UNKNOWN" and not isinstance(error, Unknown):
         return None
+    if isinstance(error, RemoteServerFailed):  # of all codes it has the one that says least
+        return 502, fields
     return route.statuses.get(error.errcode) or STATUSES.get(error.errcode, 400), fields
 
 
