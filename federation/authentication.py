@@ -12,7 +12,7 @@ may wait for one.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -63,6 +63,16 @@ class RequestKeys(Protocol):
 
     async def request_keys(self, server_name: str, key_ids: Collection[str]) -> Mapping[str, VerifyKey]:
         """Those that are valid now, asking the server if that may help. Never raises for what another server does."""
+        ...
+
+    def may_renew(self, server_name: str) -> bool:
+        """Whether it is time to ask the server for its keys again."""
+        ...
+
+    async def renewed_request_keys(
+        self, server_name: str, key_ids: Collection[str]
+    ) -> Mapping[str, VerifyKey]:
+        """As `request_keys`, asking although they are known: another may stand under the same id by now."""
         ...
 
 
@@ -162,7 +172,9 @@ class RequestAuthentication:
         key_ids = [each.key_id for each in given]
         keys = await self._keys.known_request_keys(origin, key_ids)
         if not keys:
-            keys = await self._fetched(origin, key_ids, request.counted_as)
+            keys = await self._waiting_for(
+                self._keys.request_keys, origin, key_ids, address=request.counted_as
+            )
         if not keys:
             raise Unauthorized(
                 f"No valid key of {origin} with the id {' or '.join(key_ids)} is known, nor could one be fetched"
@@ -175,13 +187,16 @@ class RequestAuthentication:
             target=request.target,
             content=content,
         )
-        for each in given:
-            key = keys.get(each.key_id)
-            if key is not None and not key.verifies(data, each.signature):
-                raise Unauthorized(
-                    f"The signature of {origin} by {each.key_id} does not match the request: method, path and query "
-                    "as sent, destination and body must be what was signed"
-                )
+        if not _holds(given, keys, data) and self._keys.may_renew(origin):
+            # A server that was set up anew, and chose the same key id.
+            keys = await self._waiting_for(
+                self._keys.renewed_request_keys, origin, key_ids, address=request.counted_as
+            )
+        if not _holds(given, keys, data):
+            raise Unauthorized(
+                f"The signature of {origin} by {' or '.join(key_ids)} does not match the request: method, path and "
+                "query as sent, destination and body must be what was signed"
+            )
         return origin
 
     def _credentials(self, headers: Sequence[str]) -> list[Credentials]:
@@ -203,17 +218,30 @@ class RequestAuthentication:
             raise Unauthorized("The request claims to be from this server itself")
         return given
 
-    async def _fetched(self, origin: str, key_ids: Sequence[str], address: str) -> Mapping[str, VerifyKey]:
+    async def _waiting_for(
+        self,
+        ask: Callable[[str, Collection[str]], Awaitable[Mapping[str, VerifyKey]]],
+        origin: str,
+        key_ids: Sequence[str],
+        *,
+        address: str,
+    ) -> Mapping[str, VerifyKey]:
         self._limits.check("key_fetches", address)
         if self._waiting[address] >= MOST_WAITING_BY_ADDRESS or self._waiting.total() >= MOST_WAITING:
             raise LimitExceeded(_RETRY_MS, "Too many requests wait for their servers' keys")
         self._waiting[address] += 1
         try:
-            return await self._keys.request_keys(origin, key_ids)
+            return await ask(origin, key_ids)
         finally:
             self._waiting[address] -= 1
             if not self._waiting[address]:
                 del self._waiting[address]
+
+
+def _holds(given: Sequence[Credentials], keys: Mapping[str, VerifyKey], data: bytes) -> bool:
+    """Whether there is a signature by one of the keys, and every one by them is good."""
+    checked = [keys[each.key_id].verifies(data, each.signature) for each in given if each.key_id in keys]
+    return bool(checked) and all(checked)
 
 
 def _check_names(origin: str, given: Sequence[Credentials]) -> None:
