@@ -102,7 +102,7 @@ class _Attempt:
     def begin(self, address: str, port: int, timeout: float) -> Deferred[HttpConnection]:
         factory: Any = _Factory(self._connection, self.failed)
         if self._handshake is not None:
-            creator = TlsCreator(self._tls, self._handshake, self._reactor.seconds())
+            creator: Any = TlsCreator(self._tls, self._handshake, self._reactor.seconds())
             factory = TLSMemoryBIOFactory(creator, True, factory, clock=self._reactor)
             factory.noisy = False
         self._timer = self._reactor.callLater(timeout, self._expired)

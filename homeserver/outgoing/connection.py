@@ -188,7 +188,7 @@ class HttpConnection(Protocol):
         answer = self._answer
         if answer is not None and self._waiter is not None:
             try:
-                answer.end(cleanly=reason.check(ConnectionDone) is not None)
+                answer.end(cleanly=isinstance(reason.value, ConnectionDone))
             except Exception as error:
                 self._fail(error)
             else:

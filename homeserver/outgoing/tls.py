@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+from weakref import WeakKeyDictionary
 
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
@@ -45,6 +46,8 @@ class TlsPolicy:
     def __init__(self, *, verify: bool = True, ca_file: Path | None = None) -> None:
         self.verify = verify
         self._sessions: OrderedDict[Hashable, tuple[float, SSL.Session]] = OrderedDict()
+        # Beside the connections, since Twisted claims their one place for data of the application.
+        self._under_way: WeakKeyDictionary[SSL.Connection, Handshake] = WeakKeyDictionary()
         self._context = context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
         context.set_alpn_protos([b"http/1.1"])
@@ -55,12 +58,12 @@ class TlsPolicy:
             context.set_default_verify_paths()
         else:
             context.load_verify_locations(str(ca_file))
-        context.set_verify(SSL.VERIFY_PEER, _judged)
+        context.set_verify(SSL.VERIFY_PEER, self._judged)
 
     def connection(self, handshake: Handshake, now: float) -> SSL.Connection:
         """A TLS connection over memory, about to shake hands."""
         connection = SSL.Connection(self._context, None)
-        connection.set_app_data(handshake)
+        self._under_way[connection] = handshake
         if not is_address(handshake.tls_name):
             connection.set_tlsext_host_name(handshake.tls_name.encode("ascii"))
         known = self._sessions.get(handshake.key)
@@ -93,6 +96,15 @@ class TlsPolicy:
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
 
+    def _judged(
+        self, connection: SSL.Connection, _certificate: X509, error: int, _depth: int, ok: int
+    ) -> bool:
+        """Called by OpenSSL for each certificate of the chain; its own verdict stands, and is noted."""
+        handshake = self._under_way.get(connection)
+        if not ok and handshake is not None and handshake.complaint is None:
+            handshake.complaint = _REASONS.get(error, f"OpenSSL error {error}")
+        return bool(ok)
+
     def forget(self, handshake: Handshake) -> None:
         """A handshake failed: the next one starts from nothing."""
         self._sessions.pop(handshake.key, None)
@@ -117,11 +129,3 @@ class Handshake:
             words = ", ".join(str(each[-1]) for each in details) or "no reason given"
             return TlsFailed(f"the TLS handshake with {self.tls_name} failed: {words}")
         return TlsFailed(f"the connection ended during the TLS handshake with {self.tls_name}")
-
-
-def _judged(connection: SSL.Connection, _certificate: X509, error: int, _depth: int, ok: int) -> bool:
-    """Called by OpenSSL for each certificate of the chain; its own verdict stands, and is noted."""
-    handshake: Any = connection.get_app_data()
-    if not ok and handshake.complaint is None:
-        handshake.complaint = _REASONS.get(error, f"OpenSSL error {error}")
-    return bool(ok)

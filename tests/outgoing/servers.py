@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer  # type: ignore[import-untyped]
 
-from homeserver.outgoing import AddressPolicy, Connector, OutgoingClient, Target, TlsPolicy
+from homeserver.outgoing import AddressPolicy, AddressResolver, Connector, OutgoingClient, Target, TlsPolicy
 from homeserver.outgoing.errors import NameNotFound
 from homeserver.outgoing.pool import PoolLimits
 from tests.federation.certificates import Leaf
@@ -141,7 +141,7 @@ class Names:
 
 
 def client_of(
-    names: Mapping[str, Sequence[str]] | Names | None = None,
+    names: Mapping[str, Sequence[str]] | AddressResolver | None = None,
     *,
     ca_file: Path | None = None,
     verify: bool = True,
@@ -150,7 +150,7 @@ def client_of(
     connect_timeout: float = 10.0,
 ) -> OutgoingClient:
     """A client that may reach loopback only."""
-    known = names if isinstance(names, Names) else Names(names or {})
+    known = Names(names or {}) if names is None or isinstance(names, Mapping) else names
     tls = TlsPolicy(verify=verify, ca_file=ca_file)
     return OutgoingClient(
         reactor,

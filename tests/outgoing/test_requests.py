@@ -242,11 +242,12 @@ async def test_redirects_are_followed_and_secrets_stay(serve: Serve, make_client
 @pytest.mark.parametrize("circle", [True, False])
 async def test_endless_redirects_end(serve: Serve, make_client: MakeClient, circle: bool) -> None:
     """In a circle or ever onward."""
-    server = serve(
-        lambda link, _head: link.send(
-            answer(b"", "301 Moved", Location="/" if circle else f"/{len(server.requests)}")
-        )
-    )
+
+    def script(link: Link, _head: str) -> None:
+        location = "/" if circle else f"/{len(link.server.requests)}"
+        link.send(answer(b"", "301 Moved", Location=location))
+
+    server = serve(script)
     with pytest.raises(BadRedirect):
         await make_client().fetch(f"http://127.0.0.1:{server.port}/", redirects=5, caps=CAPS, purpose="test")
     assert len(server.requests) <= 6
