@@ -72,3 +72,8 @@ def _well_known(config: Config) -> Iterator[str]:
 def _federation(config: Config) -> Iterator[str]:
     if config.federation.ca_file is not None and not config.federation.verify_certificates:
         yield "federation.ca_file: means nothing while federation.verify_certificates is false"
+    ids = [old.key_id for old in config.federation.old_keys]
+    if len(set(ids)) < len(ids):
+        yield "federation.old_keys: names a key id twice"
+    if config.server_name in config.federation.notaries:
+        yield "federation.notaries: names this server itself"

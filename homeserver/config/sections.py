@@ -264,6 +264,17 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OldSigningKey:
+    """A key this server used to sign with."""
+
+    key_id: str = option(check=values.signing_key_id, doc="Its id, such as ed25519:a_AbCdEf.")
+    key: str = option(check=values.verify_key, doc="Its public half, in Base64.")
+    expired_ts: int = option(
+        check=values.at_least(0), doc="When it was last used, in milliseconds since 1970."
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
     """How the server meets other servers."""
 
@@ -280,6 +291,21 @@ class Federation:
     )
     allow_ip_ranges: tuple[Network, ...] = option(
         default=(), doc="Addresses outgoing requests may reach although deny_ip_ranges holds them."
+    )
+    notaries: tuple[str, ...] = option(
+        default=(),
+        check=values.server_names,
+        doc="Servers asked for the signing keys of others that do not answer themselves, in this order. They are "
+        "believed about servers nobody here has met; without one, events of servers that are gone cannot be "
+        "checked, of which large old rooms have many.",
+        example="[matrix.org]",
+    )
+    old_keys: tuple[OldSigningKey, ...] = option(
+        default=(),
+        doc="Public keys this server used to sign with. Others need them to check what it signed then; so put a key "
+        "here when you replace signing.key.",
+        example="""\
+- {key_id: "ed25519:a_AbCdEf", key: "l8Hft5qXKn1vfHrg3p4+W8gELQVo8N13JkluMfmn2sQ", expired_ts: 1767225600000}""",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from homeserver.config.errors import StartRefused
 from homeserver.config.private_file import load_or_create
+from homeserver.protocol.compromised_keys import is_compromised
 from homeserver.protocol.errors import IdentifierError
 from homeserver.protocol.signing import ALGORITHM, SigningKey
 from homeserver.protocol.unpadded_base64 import decode_base64, encode_base64
@@ -45,6 +46,12 @@ def _parse(text: str, path: Path) -> SigningKey:
         raise StartRefused(f'{path} is not a signing key: expected one line "{ALGORITHM} <version> <Base64>"')
     algorithm, version, seed = lines[0]
     try:
-        return SigningKey.from_seed(f"{algorithm}:{version}", decode_base64(seed))
+        key = SigningKey.from_seed(f"{algorithm}:{version}", decode_base64(seed))
     except (IdentifierError, ValueError) as error:
         raise StartRefused(f"{path} is not a signing key: {error}") from error
+    if is_compromised(key.verify_key):
+        raise StartRefused(
+            f"{path} holds a signing key that everybody has, so that anybody could speak for this server and others "
+            "refuse it; move the file away to have another made"
+        )
+    return key

@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 
 from homeserver.config.option import Check
 from homeserver.config.server_name import server_name_problem
-from homeserver.protocol.identifiers import is_valid_user_id
+from homeserver.protocol.errors import IdentifierError
+from homeserver.protocol.identifiers import is_valid_server_name, is_valid_user_id, parse_key_id
 from homeserver.protocol.room_versions import STABLE_ROOM_VERSIONS
+from homeserver.protocol.signing import ALGORITHM, VerifyKey
 
 _NAMESPACED_KEY: Final = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -69,6 +71,31 @@ def room_version(value: str) -> str | None:
     if value in STABLE_ROOM_VERSIONS:
         return None
     return f"must be one of the room versions {', '.join(STABLE_ROOM_VERSIONS)}"
+
+
+def server_names(value: tuple[str, ...]) -> str | None:
+    """Names of other servers, each once."""
+    if len(set(value)) < len(value):
+        return "must name each server once"
+    wrong = [name for name in value if not is_valid_server_name(name)]
+    return f"must be server names such as example.org; {wrong[0]!r} is none" if wrong else None
+
+
+def signing_key_id(value: str) -> str | None:
+    """The id of an Ed25519 signing key."""
+    try:
+        return None if parse_key_id(value).algorithm == ALGORITHM else f"must begin with {ALGORITHM}:"
+    except IdentifierError:
+        return f"must be a key id such as {ALGORITHM}:a_AbCdEf"
+
+
+def verify_key(value: str) -> str | None:
+    """The public half of an Ed25519 signing key."""
+    try:
+        VerifyKey.from_base64(value)
+    except ValueError:
+        return "must be an Ed25519 public key in Base64"
+    return None
 
 
 def not_empty(value: tuple[object, ...] | str) -> str | None:

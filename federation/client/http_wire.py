@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests over HTTP: finds the server, and tries its places in order until one takes the request.
+
+Owns which failures send a request to the next place: only those after which the server cannot have seen it. Does not
+own finding (`federation.discovery`) nor connections (`homeserver.outgoing`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+
+from federation.client.errors import Unreachable
+from federation.client.wire import Answer
+from federation.discovery import DiscoveryFailed
+from homeserver.outgoing import Caps, OutgoingClient, OutgoingError, Target
+from homeserver.outgoing.errors import AddressDenied, ConnectFailed, NameNotFound, TlsFailed
+
+_NOT_TAKEN: Final = (NameNotFound, AddressDenied, ConnectFailed, TlsFailed)
+_PURPOSE: Final = "federation"
+_LEAST_SECONDS: Final = 0.1
+
+
+class Finding(Protocol):
+    """Knows where servers are."""
+
+    async def find(self, server_name: str) -> Sequence[Target]:
+        """The places of a server, in the order to try them. Raises DiscoveryFailed."""
+        ...
+
+    def doubt(self, server_name: str) -> None:
+        """None of the places took a request."""
+        ...
+
+
+class HttpWire:
+    """The `Wire` of the real world."""
+
+    def __init__(self, reactor: Any, *, discovery: Finding, http: OutgoingClient) -> None:
+        self._reactor = reactor
+        self._discovery = discovery
+        self._http = http
+
+    async def send(
+        self,
+        destination: str,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout: float,
+        max_size: int,
+    ) -> Answer:
+        """As `Wire.send`."""
+        deadline = self._reactor.seconds() + timeout
+        places = await self._places(destination, timeout)
+        failure: OutgoingError | None = None
+        for place in places:
+            left = max(_LEAST_SECONDS, deadline - self._reactor.seconds())
+            try:
+                response = await self._http.request(
+                    method,
+                    place,
+                    target,
+                    # A server that works on the state of a large room is silent all the while.
+                    caps=Caps(timeout=left, max_size=max_size, stall=left),
+                    purpose=_PURPOSE,
+                    headers=headers,
+                    body=body,
+                )
+            except _NOT_TAKEN as error:
+                failure = error
+                if self._reactor.seconds() >= deadline:
+                    break
+            except OutgoingError as error:
+                raise Unreachable(destination, str(error)) from error
+            else:
+                return Answer(response.status, response.body)
+        self._discovery.doubt(destination)
+        raise Unreachable(
+            destination, str(failure) if failure is not None else "it has no place"
+        ) from failure
+
+    async def _places(self, destination: str, timeout: float) -> Sequence[Target]:
+        looking: Deferred[Sequence[Target]] = Deferred.fromCoroutine(self._discovery.find(destination))
+        try:
+            return await looking.addTimeout(timeout, self._reactor)
+        except DiscoveryFailed as error:
+            raise Unreachable(destination, str(error)) from error
+        except DeferredTimeout as error:
+            raise Unreachable(destination, f"not found within {timeout:g} seconds") from error
