@@ -50,11 +50,22 @@ class StoredEvent(NamedTuple):
     replaced_position: int | None = None
     replaced_visibility: int | None = None
     """Of the event it replaced: for `unsigned.replaces_state`, and for who may see its content."""
+    current_snapshot: int | None = None
+    """The room's state once the event had been received; None if it was never received as news."""
+    after_snapshot: int | None = None
+    """Of a state event: the state after it, where that is another than `current_snapshot`."""
+
+    @property
+    def snapshot_after(self) -> int | None:
+        """The state after the event on its own branch; None if its place is unknown."""
+        if self.snapshot is None or self.state_key is None or self.flags & REJECTED:
+            return self.snapshot
+        return self.current_snapshot if self.after_snapshot is None else self.after_snapshot
 
 
 EVENT_COLUMNS = """e.room, e.ordinal, e.position, e.depth, e.origin_server_ts, e.snapshot, e.replaces, e.visibility,
     e.flags, e.event_id, e.type, e.state_key, e.sender, e.redacted_by, e.transaction_id, e.device_id, e.auth_chain,
-    e.pdu, p.pdu, d.pdu, p.event_id, p.position, p.visibility"""
+    e.pdu, p.pdu, d.pdu, p.event_id, p.position, p.visibility, e.current_snapshot, e.after_snapshot"""
 """The select list of a `StoredEvent`, over `EVENT_JOINS`."""
 
 EVENT_JOINS = """LEFT JOIN events p ON p.room = e.room AND p.ordinal = e.replaces

@@ -19,13 +19,14 @@ from storage.events import EVENT_COLUMNS, EVENT_JOINS, StoredEvent
 _LOAD = f"""
 SELECT r.room, r.room_id, r.version, r.head, r.depth, r.next_ordinal, r.snapshot, r.next_snapshot,
     r.snapshot_weight, r.position,
-    (SELECT json_agg(json_build_array(e.event_id, e.ordinal))
+    (SELECT json_agg(json_build_array(e.event_id, e.ordinal) ORDER BY e.ordinal)
      FROM events e WHERE e.room = r.room AND e.ordinal = ANY (r.extremities))::text,
     (SELECT json_agg(json_build_array({EVENT_COLUMNS.replace("e.auth_chain", "encode(e.auth_chain, 'hex')")}))
      FROM current_state c JOIN events e USING (room, ordinal) {EVENT_JOINS}
      WHERE c.room = r.room AND c.type <> 'm.room.member')::text,
     (SELECT json_agg(json_build_array(m.user_id, m.membership, m.ordinal, m.since))
-     FROM memberships m WHERE m.room = r.room AND m.until IS NULL)::text
+     FROM memberships m WHERE m.room = r.room AND m.until IS NULL)::text,
+    r.oldest_position
 FROM rooms r WHERE r.room = ANY (%s) OR r.room_id = ANY (%s)
 """  # noqa: S608
 
@@ -58,6 +59,7 @@ class LoadedRoom:
     extremities: list[tuple[str, int]]
     state: list[StoredEvent]
     members: dict[str, Member]
+    oldest_position: int
 
 
 class RoomStore:
@@ -89,6 +91,7 @@ def _loaded(row: tuple[Any, ...]) -> LoadedRoom:
         [(event_id, ordinal) for event_id, ordinal in extremities],
         [_state_event(event) for event in state],
         {user_id: Member(*standing) for user_id, *standing in members},
+        row[13],
     ]
     return LoadedRoom(*values)
 

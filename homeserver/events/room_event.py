@@ -57,13 +57,11 @@ class RoomEvent:
             self._chain = BitMap() if raw is None else BitMap.deserialize(raw)
         return self._chain
 
-    def place(self, position: int) -> None:
-        """The commit gave it its stream position."""
+    def place(self, position: int, replaced: int | None) -> None:
+        """The commit gave it its stream position, and one to what it replaced if that is of the same commit."""
         stored = self.stored
-        replaced = stored.replaced_position
-        if replaced == 0 and stored.replaces is not None:
-            # Both are of one commit, in which positions and ordinals run side by side.
-            replaced = position - (stored.ordinal - stored.replaces)
+        if replaced is None:
+            replaced = stored.replaced_position
         self.stored = stored._replace(position=position, replaced_position=replaced)
 
     def redact(self, pdu: str, redaction: StoredEvent) -> None:

@@ -50,6 +50,14 @@ class RoomBatch:
     redactions: list[Row] = field(default_factory=list)
     users: Sequence[str] = ()
     """Users whose own list of rooms changes with it."""
+    size: int = 0
+    """Positions it takes; 0: one for each of its events."""
+    offsets: Sequence[int] = ()
+    """Of its events, where something else takes positions, too."""
+
+    @property
+    def positions(self) -> int:
+        return self.size or len(self.events)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +231,8 @@ class Committer:
     def _take(self) -> tuple[list[_PendingRoom], list[_PendingWrite]]:
         budget = MAX_POSITIONS
         rooms: list[_PendingRoom] = []
-        while self._rooms and (not rooms or budget >= len(self._rooms[0].batch.events)):
-            budget -= len(self._rooms[0].batch.events)
+        while self._rooms and (not rooms or budget >= self._rooms[0].batch.positions):
+            budget -= self._rooms[0].batch.positions
             rooms.append(self._rooms.pop(0))
         writes: list[_PendingWrite] = []
         while self._writes and (not writes or budget >= len(self._writes[0].rows)):
@@ -311,13 +319,14 @@ def _assemble(rooms: list[_PendingRoom], writes: list[_PendingWrite]) -> tuple[S
 def _add_room(batch: StreamBatch, number: int, addition: RoomBatch) -> None:
     start = batch.count
     addition.room["r"] = number
-    addition.room["last"] = start + len(addition.events)
+    addition.room["last"] = start + addition.positions
     batch.rooms.append(addition.room)
-    for offset, row in enumerate(addition.events, start + 1):
+    offsets = addition.offsets or range(1, len(addition.events) + 1)
+    for offset, row in zip(offsets, addition.events, strict=True):
         row["r"] = number
-        row["i"] = offset
+        row["i"] = start + offset
     batch.events.extend(addition.events)
-    batch.count += len(addition.events)
+    batch.count += addition.positions
     for kind, rows in addition.state.items():
         batch.state.setdefault(kind, []).extend(_placed(row, number, start) for row in rows)
     batch.redactions.extend(_placed(row, number, start) for row in addition.redactions)

@@ -177,11 +177,11 @@ class RoomEngine:
         rooms: list[Room] = []
 
         def landed(commit: RoomCommit) -> list[str]:
-            head = working.landed(commit.before, commit.room)
+            head = working.moving.landed(commit.before, commit.room)
             rooms.append(tools.cache.add(head, working.appended))
             return concerned(head, tools.listening.users)
 
-        batch = working.batch()
+        batch = working.moving.batch()
         if directory is not None:
             batch.room.update(directory.row())
         if await tools.committer.commit_room(batch, landed) is None:

@@ -15,6 +15,7 @@ from immutables import Map
 from homeserver.events import RoomEvent
 from homeserver.protocol.power_levels import PowerLevels
 from homeserver.protocol.room_versions import RoomVersion, room_version
+from homeserver.protocol.server_acl import ServerAcl
 from homeserver.protocol.visibility import HistoryVisibility
 from storage.rooms import LoadedRoom, Member
 
@@ -28,16 +29,20 @@ class RoomHead:
 
     __slots__ = (
         "_power_levels",
+        "_server_acl",
         "depth",
         "extremities",
         "fresh_members",
         "head",
+        "hosts",
         "invited_count",
         "joined_count",
         "members",
         "next_ordinal",
         "next_snapshot",
+        "oldest_position",
         "position",
+        "resolved_from",
         "room",
         "room_id",
         "snapshot",
@@ -58,14 +63,21 @@ class RoomHead:
         self.next_snapshot = 1
         self.snapshot_weight = 0
         self.position = 0
+        self.oldest_position = 0
+        """The lowest position taken by history; the next goes below it."""
         self.state: Map[StateKey, RoomEvent] = Map()
         self.members: Map[str, Member] = Map()
         self.joined_count = 0
         self.invited_count = 0
+        self.hosts: Map[str, int] = Map()
+        """Joined members by server."""
         self.fresh_members: Map[str, RoomEvent] = Map()
         """Member events appended since the last commit, and those loaded for it: whether a cache holds them or not.
         One that `members` does not name by its ordinal is not the newest."""
+        self.resolved_from: frozenset[int] | None = None
+        """Snapshots of the states after the extremities, which `snapshot` resolves; None if that is not at hand."""
         self._power_levels: PowerLevels | None = None
+        self._server_acl: ServerAcl | None = None
 
     @classmethod
     def of(cls, loaded: LoadedRoom) -> RoomHead:
@@ -85,9 +97,15 @@ class RoomHead:
             {(e.type, e.state_key or ""): RoomEvent(e, loaded.room_id, version) for e in loaded.state}
         )
         head.members = Map(loaded.members)
-        for member in loaded.members.values():
-            head.joined_count += member.membership == "join"
+        head.oldest_position = loaded.oldest_position
+        hosts: dict[str, int] = {}
+        for user_id, member in loaded.members.items():
             head.invited_count += member.membership == "invite"
+            if member.membership == "join":
+                head.joined_count += 1
+                host = host_of(user_id)
+                hosts[host] = hosts.get(host, 0) + 1
+        head.hosts = Map(hosts)
         return head
 
     def copy(self) -> RoomHead:
@@ -125,13 +143,48 @@ class RoomHead:
     def joined_users(self) -> Iterator[str]:
         return (user for user, member in self.members.items() if member.membership == "join")
 
+    # Which servers take part.
+
+    def count_member(self, user_id: str, was: str | None, now: str | None) -> None:
+        """A member's standing changes: keep the counts and the hosts."""
+        self.invited_count += (now == "invite") - (was == "invite")
+        change = (now == "join") - (was == "join")
+        if change:
+            self.joined_count += change
+            host = host_of(user_id)
+            count = self.hosts.get(host, 0) + change
+            self.hosts = self.hosts.set(host, count) if count > 0 else self.hosts.delete(host)
+
+    def is_resident(self, server_name: str) -> bool:
+        """Whether a user of the server is joined. Of a room without any of ours nothing new is heard: it is old."""
+        return server_name in self.hosts
+
+    def has_other_hosts(self, own: str) -> bool:
+        """Whether a user of another server than `own` is joined."""
+        return len(self.hosts) > (own in self.hosts)
+
+    def other_hosts(self, own: str) -> set[str]:
+        """The servers other than `own` with a joined user."""
+        return {host for host in self.hosts if host != own}
+
+    @property
+    def server_acl(self) -> ServerAcl:
+        """Which servers may take part; all where the room does not say."""
+        if self._server_acl is None:
+            entry = self.state_event("m.room.server_acl")
+            self._server_acl = ALLOWS_ALL if entry is None else ServerAcl.from_content(entry.event.content)
+        return self._server_acl
+
     @property
     def power_levels(self) -> PowerLevels:
         """Levels in force, defaults and creators included."""
         if self._power_levels is None:
             levels = self.state_event("m.room.power_levels")
-            self._power_levels = PowerLevels.of_events(
-                None if levels is None else levels.event, self.state["m.room.create", ""].event
+            create = self.state_event("m.room.create")
+            self._power_levels = (
+                PowerLevels(self.version, None, frozenset())
+                if create is None
+                else PowerLevels.of_events(None if levels is None else levels.event, create.event)
             )
         return self._power_levels
 
@@ -148,6 +201,7 @@ class RoomHead:
     def forget_derived(self) -> None:
         """After a state event in place was redacted."""
         self._power_levels = None
+        self._server_acl = None
 
     @property
     def weight(self) -> int:
@@ -174,6 +228,16 @@ class RoomHead:
             for key, value in row.items()
         }
 
+
+def host_of(user_id: str) -> str:
+    """The server of a user id."""
+    return user_id.partition(":")[2]
+
+
+ALLOWS_ALL = ServerAcl.from_content({"allow": ["*"]})
+
+DERIVED_FROM = frozenset((("m.room.power_levels", ""), ("m.room.create", ""), ("m.room.server_acl", "")))
+"""State that `forget_derived` goes with."""
 
 SUMMARY_TYPES = frozenset(
     (

@@ -198,16 +198,16 @@ class RoomWriter:
 
     @staticmethod
     def _run(pending: _Pending, working: WorkingRoom) -> None:
-        mark = working.mark()
+        mark = working.moving.mark()
         pending.first = len(working.appended)
         try:
             for draft in pending.plan(working.head):
                 working.append(draft)
         except MissingEvents:
-            working.roll_back(mark)
+            working.moving.roll_back(mark)
             raise
         except Exception as error:
-            working.roll_back(mark)
+            working.moving.roll_back(mark)
             if pending.transaction is None:
                 pending.done.errback(error)
             else:
@@ -221,7 +221,7 @@ class RoomWriter:
             return self._land(room, working, commit)
 
         try:
-            commit = await tools.committer.commit_room(working.batch(), landed)
+            commit = await tools.committer.commit_room(working.moving.batch(), landed)
         except ConnectionLost:
             return await self._find_out(room, working, landed)
         return commit is not None
@@ -240,9 +240,9 @@ class RoomWriter:
         return True
 
     def _land(self, room: Room, working: WorkingRoom, commit: RoomCommit) -> Iterable[str]:
-        head = working.landed(commit.before, commit.room)
+        head = working.moving.landed(commit.before, commit.room)
         self._tools.cache.advanced(room, head, working.appended)
-        for target, pdu, redaction in working.struck:
+        for target, pdu, redaction in working.moving.struck:
             self._tools.cache.struck(room, target, pdu, redaction)
         return concerned(head, self._tools.listening.users)
 
