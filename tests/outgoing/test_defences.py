@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from twisted.internet.protocol import Factory, Protocol
@@ -270,8 +271,7 @@ class Greeting(Protocol):
     """Says something at once and hangs up."""
 
     def connectionMade(self) -> None:
-        transport = self.transport
-        assert transport is not None
+        transport: Any = self.transport
         transport.write(b"220 mail.example ESMTP\r\n")
         transport.loseConnection()
 
