@@ -161,7 +161,7 @@ class RemoteServer:
             "valid_until_ts": now_ms() + self.valid_for_ms,
             **changes,
         }
-        return sign_json(response, self.name, self.key)
+        return sign_json(response, self.name, self.key, strict=False)
 
     # What it makes
 
