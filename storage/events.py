@@ -54,6 +54,8 @@ class StoredEvent(NamedTuple):
     """The room's state once the event had been received; None if it was never received as news."""
     after_snapshot: int | None = None
     """Of a state event: the state after it, where that is another than `current_snapshot`."""
+    outbound: bool = False
+    """Whether this server must spread it to the others in the room."""
 
     @property
     def snapshot_after(self) -> int | None:
@@ -65,7 +67,8 @@ class StoredEvent(NamedTuple):
 
 EVENT_COLUMNS = """e.room, e.ordinal, e.position, e.depth, e.origin_server_ts, e.snapshot, e.replaces, e.visibility,
     e.flags, e.event_id, e.type, e.state_key, e.sender, e.redacted_by, e.transaction_id, e.device_id, e.auth_chain,
-    e.pdu, p.pdu, d.pdu, p.event_id, p.position, p.visibility, e.current_snapshot, e.after_snapshot"""
+    e.pdu, p.pdu, d.pdu, p.event_id, p.position, p.visibility, e.current_snapshot, e.after_snapshot,
+    e.outbound"""
 """The select list of a `StoredEvent`, over `EVENT_JOINS`."""
 
 EVENT_JOINS = """LEFT JOIN events p ON p.room = e.room AND p.ordinal = e.replaces

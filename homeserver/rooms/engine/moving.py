@@ -158,6 +158,8 @@ class MovingHead:
         if stored.type == MEMBER:
             elsewhere |= host_of(stored.state_key or "") != self._own_server
         outbound = elsewhere or head.has_other_hosts(self._own_server)
+        if outbound:
+            entry.stored = stored._replace(outbound=True)
         self.rows.events.append(event_row(stored, transaction=transaction, outbound=outbound))
         self.rows.offsets.append(len(self.appended))
         self.relate(entry)
@@ -165,6 +167,8 @@ class MovingHead:
     def add_received(self, entry: RoomEvent, *, known: bool, outbound: bool) -> None:
         """An event from outside takes its position; `known` if it has a row already. It moves nothing by itself."""
         stored = entry.stored
+        if outbound:
+            entry.stored = stored = stored._replace(outbound=True)
         self.appended.append(entry)
         self.rows.received.append({"event_id": stored.event_id})
         if known:
