@@ -42,6 +42,8 @@ _SINCE = Prepared(
     WHERE room = ANY (%s::bigint[]) AND position > %s AND position <= %s AND (NOT private OR user_id = %s)
     ORDER BY room, position"""  # noqa: S608
 )
+_PUBLIC_OF = f"""SELECT {_COLUMNS} FROM unnest(%s::bigint[], %s::text[]) AS w(room, user_id)
+    JOIN receipts USING (room, user_id) WHERE NOT private"""  # noqa: S608
 _OF_USER = f"SELECT {_COLUMNS} FROM receipts WHERE room = %s AND user_id = %s"  # noqa: S608
 
 
@@ -59,6 +61,12 @@ class ReceiptStore:
     async def of_user(self, user_id: str, room: int) -> list[Receipt]:
         """All of a user's receipts in a room."""
         rows = await self._database.fetch("receipts_of_user", _OF_USER, (room, user_id))
+        return [Receipt._make(row) for row in rows]
+
+    async def public_of(self, readers: Sequence[tuple[int, str]]) -> list[Receipt]:
+        """The public receipts of each (room, user)."""
+        rooms, users = [room for room, _ in readers], [user_id for _, user_id in readers]
+        rows = await self._database.fetch("receipts_public_of", _PUBLIC_OF, (rooms, users))
         return [Receipt._make(row) for row in rows]
 
 

@@ -21,18 +21,23 @@ from homeserver.clientapi.token_authenticator import GuessBrake, TokenAuthentica
 from homeserver.config import Config
 from homeserver.directory import DirectoryIndex, MutualRooms, UserSearch
 from homeserver.presence.board import Board
+from homeserver.presence.publication import NobodyElsewhere as NoPresenceElsewhere
 from homeserver.presence.service import CHANNEL as PRESENCE
 from homeserver.presence.service import Presence
 from homeserver.presence.sharing import Sharing
 from homeserver.profiles.service import Profiles
+from homeserver.protocol.identifiers import domain_of
 from homeserver.push_rules import AccountDataWithRules, PushRules
 from homeserver.receipts.recent import RecentReceipts
+from homeserver.receipts.service import NobodyElsewhere as NoReceiptsElsewhere
 from homeserver.receipts.service import Receipts
 from homeserver.reports import Reports
 from homeserver.rooms.engine.writer import concerned
+from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.departure import RoomDeparture
 from homeserver.rooms.membership.propagation import ProfilePropagation
 from homeserver.rooms.reading.services import ReadingServices, build_reading_services
+from homeserver.rooms.remote import RemoteRooms
 from homeserver.rooms.services import RoomServices, build_room_services
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.beside import Providers
@@ -42,6 +47,7 @@ from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.service import SyncService
 from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.typing.service import CHANNEL as TYPING
+from homeserver.typing.service import NobodyElsewhere as NoTypingElsewhere
 from homeserver.typing.service import Typing, TypingNews
 from homeserver.unread.service import Unread
 from homeserver.web.authentication import Authenticator
@@ -126,7 +132,9 @@ def _run(work: Any) -> None:
     Deferred.fromCoroutine(work)
 
 
-def build_services(reactor: Any, config: Config, core: Core, registration_secret: str) -> Services:
+def build_services(
+    reactor: Any, config: Config, core: Core, registration_secret: str, remote: RemoteRooms
+) -> Services:
     """Build every service; nothing runs before `start`."""
     limits = RateLimits(reactor.seconds, enabled=config.rate_limits.enabled)
     clock = EphemeralClock(now_ms)
@@ -134,7 +142,8 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
     def pause() -> Awaitable[None]:
         return deferLater(reactor, 0)
 
-    departure = RoomDeparture(engine=core.engine, user_rooms=core.user_rooms)
+    likely = LikelyServers(engine=core.engine, user_rooms=core.user_rooms)
+    departure = RoomDeparture(engine=core.engine, user_rooms=core.user_rooms, remote=remote, likely=likely)
     data = _build_user_data(reactor, config, core, clock, pause)
     accounts = build_accounts(
         reactor,
@@ -161,6 +170,7 @@ def build_services(reactor: Any, config: Config, core: Core, registration_secret
         settings=CarryOver(data.account_data, data.push_rules),
         guests=users,
         publication=config.room_directory.publication,
+        remote=remote,
         default_version=config.rooms.default_version,
     )
     reading = build_reading_services(
@@ -244,20 +254,33 @@ def _build_user_data(
         events=core.events,
         account_data=account_data,
         readers=readers,
+        elsewhere=NoReceiptsElsewhere(),
         now=now_ms,
     )
-    typing_news = TypingNews(clock=clock, scheduler=reactor, cache=core.cache, listeners=stream.listeners)
+    typing_news = TypingNews(
+        clock=clock,
+        scheduler=reactor,
+        cache=core.cache,
+        listeners=stream.listeners,
+        elsewhere=NoTypingElsewhere(),
+    )
     sharing = Sharing()
     for subscriber in (kept, recent_receipts, typing_news, sharing):
         stream.subscribe(subscriber)
     presence = Presence(
         enabled=config.presence.enabled,
         origin=core.origin,
-        board=Board(sharing=sharing, clock=clock, now=now_ms),
+        board=Board(
+            sharing=sharing,
+            clock=clock,
+            is_ours=lambda user_id: domain_of(user_id) == config.server_name,
+            now=now_ms,
+        ),
         sharing=sharing,
         store=PresenceStore(database),
         user_rooms=core.user_rooms,
         listeners=stream.listeners,
+        elsewhere=NoPresenceElsewhere(),
         notify=notifications.notify_all,
         scheduler=reactor,
         serial=clock.next,
@@ -277,7 +300,13 @@ def _build_user_data(
         presence=presence,
         receipts=receipts,
         recent_receipts=recent_receipts,
-        typing=Typing(origin=core.origin, gate=core.gate, news=typing_news, notify=notifications.notify),
+        typing=Typing(
+            origin=core.origin,
+            gate=core.gate,
+            news=typing_news,
+            notify=notifications.notify,
+            elsewhere=NoTypingElsewhere(),
+        ),
         typing_news=typing_news,
         push_rules=push_rules,
         unread=Unread(

@@ -6,7 +6,8 @@
 """
 
 from homeserver.presence.board import Board
-from homeserver.presence.service import Presence
+from homeserver.presence.publication import NobodyElsewhere, PresenceElsewhere
+from homeserver.presence.service import Presence, RemotePresence
 from homeserver.presence.sharing import Sharing
 
-__all__ = ["Board", "Presence", "Sharing"]
+__all__ = ["Board", "NobodyElsewhere", "Presence", "PresenceElsewhere", "RemotePresence", "Sharing"]

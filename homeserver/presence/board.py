@@ -15,12 +15,23 @@ from homeserver.stream.ephemeral import EphemeralClock
 class Board:
     """One per process."""
 
-    def __init__(self, *, sharing: Sharing, clock: EphemeralClock, now: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        sharing: Sharing,
+        clock: EphemeralClock,
+        is_ours: Callable[[str], bool],
+        now: Callable[[], int],
+    ) -> None:
+        """`is_ours`: whether a user id is of this server."""
         self._sharing = sharing
+        self._is_ours = is_ours
         self._clock = clock
         self._now = now
         self._persons: dict[str, Person] = {}
         self._published: OrderedDict[str, Person] = OrderedDict()
+        self.remote_count = 0
+        """Users of other servers among those known."""
 
     def __iter__(self) -> Iterator[Person]:
         return iter(self._persons.values())
@@ -32,11 +43,14 @@ class Board:
         """The user's record, a new one if need be."""
         person = self._persons.get(user_id)
         if person is None:
-            person = self._persons[user_id] = Person(user_id)
+            person = self._persons[user_id] = Person(user_id, remote=not self._is_ours(user_id))
+            self.remote_count += person.remote
         return person
 
     def forget(self, user_id: str) -> None:
-        self._persons.pop(user_id, None)
+        person = self._persons.pop(user_id, None)
+        if person is not None:
+            self.remote_count -= person.remote
         self._published.pop(user_id, None)
 
     def publish(self, person: Person) -> None:

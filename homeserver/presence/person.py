@@ -54,6 +54,8 @@ class Person:
     """One user. Times in milliseconds since 1970."""
 
     user_id: str
+    remote: bool = False
+    """Of another server, which says how they are: `choice` holds what it said last."""
     devices: dict[str | None, Device] = field(default_factory=dict)
     """Those of this process."""
     last_active: int = 0
@@ -67,6 +69,8 @@ class Person:
     published_at: int = 0
     serial: int = 0
     """Of the ephemeral clock, when it was published; 0: never."""
+    told_elsewhere_at: int = 0
+    """When other servers were told last, by this process."""
     repeat: bool = False
     """Publish though nothing changed: others see them for the first time."""
 
@@ -93,6 +97,8 @@ class Person:
     @property
     def state(self) -> State:
         """What all processes' views amount to, with what the user chose."""
+        if self.remote:
+            return self.choice.manual or "offline"
         state = strongest(view.state for view in self.views.values())
         if self.choice.manual is not None and state != "offline":
             return self.choice.manual

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -18,8 +18,8 @@ from twisted.python.failure import Failure
 from homeserver.errors import Forbidden, InvalidParam
 from homeserver.presence.board import Board
 from homeserver.presence.peers import Peers
-from homeserver.presence.person import STATES, Choice, Device, Person, Shown, State, content
-from homeserver.presence.publication import Publication, restore
+from homeserver.presence.person import STATES, Choice, Device, Person, Shown, State, View, content
+from homeserver.presence.publication import PresenceElsewhere, Publication, restore
 from homeserver.presence.sharing import Sharing
 from homeserver.stream.listeners import Listeners
 from storage.presence import PresenceStore, SeenUser
@@ -35,6 +35,12 @@ KEEP_EVERY = 60_000
 FORGET_AFTER = 3_600_000
 """Milliseconds that an offline user is remembered, so that clients that come back are told they went."""
 MAX_STATUS = 500
+REPEAT_ELSEWHERE = 1_500_000
+"""Milliseconds after which other servers are told again of a user who is about, since they take silence for absence."""
+REMOTE_GONE_AFTER = 2_100_000
+"""Milliseconds of silence until a user of another server counts as gone."""
+MOST_REMOTE = 50_000
+"""Users of other servers remembered."""
 
 
 Notify = Callable[[str, Sequence[str]], Awaitable[object]]
@@ -56,6 +62,15 @@ class RoomsOfUser(Protocol):
     async def joined(self, user_id: str) -> Sequence[RoomOfUser]: ...
 
 
+class RemotePresence(NamedTuple):
+    """How a user of another server is. `last_active_ago` in milliseconds."""
+
+    user_id: str
+    state: State
+    status_msg: str | None
+    last_active_ago: int | None
+
+
 class Presence:
     """One per process. Unless `enabled` nothing is kept or told, and everybody is offline."""
 
@@ -69,6 +84,7 @@ class Presence:
         store: PresenceStore,
         user_rooms: RoomsOfUser,
         listeners: Listeners,
+        elsewhere: PresenceElsewhere,
         notify: Notify,
         scheduler: Scheduler,
         serial: Callable[[], int],
@@ -82,7 +98,13 @@ class Presence:
         self._board = board
         self._sharing = sharing
         self._publication = Publication(
-            board=board, sharing=sharing, store=store, listeners=listeners, serial=serial, now=now
+            board=board,
+            sharing=sharing,
+            store=store,
+            listeners=listeners,
+            elsewhere=elsewhere,
+            serial=serial,
+            now=now,
         )
         self._peers = Peers(
             origin=origin, board=board, notify=lambda payloads: notify(CHANNEL, payloads), now=now
@@ -210,6 +232,55 @@ class Presence:
         self._unkept.pop(user_id, None)
         await self._store.delete(user_id)
 
+    # What other servers tell.
+
+    async def receive(self, told: Sequence[RemotePresence]) -> None:
+        """How users of other servers are, as those say. Of users who share no room with one of ours nothing is kept."""
+        if not self._enabled:
+            return
+        strangers = [each.user_id for each in told if self._board.get(each.user_id) is None]
+        neighbours = await self._store.joined_rooms(strangers) if strangers else {}
+        now = self._now()
+        for each in told:
+            if self._board.get(each.user_id) is None and (
+                each.user_id not in neighbours or each.state == "offline"
+            ):
+                continue
+            person = self._board.person(each.user_id)
+            if not person.remote:
+                continue
+            person.choice = Choice(each.status_msg, each.state, now)
+            active = now - max(0, each.last_active_ago) if each.last_active_ago is not None else 0
+            person.last_active = max(0, active)
+            person.views[self._peers.origin] = View(each.state, person.last_active)
+            self._sharing.track(each.user_id)
+            if self._publication.consider(person):
+                self._peers.mark(person)
+        self._make_room_for_remote()
+        self._flush_soon()
+
+    def _look_at_remote(self, person: Person, now: int) -> None:
+        """A server that says nothing more of a user is taken to be gone, and they with it."""
+        if person.state != "offline" and now - person.choice.set_at >= REMOTE_GONE_AFTER:
+            person.choice = Choice(person.choice.status_msg, "offline", person.choice.set_at)
+            self._publication.consider(person)
+        told_nobody = not self._sharing.rooms(person.user_id) and person.user_id not in self._sharing.stale
+        if told_nobody or (person.published.state == "offline" and now - person.choice.set_at > FORGET_AFTER):
+            self._forget(person)
+
+    def _make_room_for_remote(self) -> None:
+        """Bound how many are remembered: those go first of whom was heard the longest ago."""
+        if self._board.remote_count > MOST_REMOTE:
+            remote = sorted((p for p in self._board if p.remote), key=lambda p: p.choice.set_at)
+            for person in remote[: MOST_REMOTE // 10]:
+                self._forget(person)
+
+    def _forget(self, person: Person) -> None:
+        self._board.forget(person.user_id)
+        self._sharing.untrack(person.user_id)
+        self._publication.drop(person.user_id)
+        self._peers.drop(person.user_id)
+
     # What users learn.
 
     def changed(self, user_id: str, since_ms: int) -> Sequence[dict[str, Any]]:
@@ -240,6 +311,8 @@ class Presence:
         for person in persons:
             self._sharing.track(person.user_id)
             self._publication.consider(person)
+            if person.remote:
+                self._make_room_for_remote()
         if persons:
             self._flush_soon()
         if hello:
@@ -256,6 +329,7 @@ class Presence:
             self._peers.mark(person)
             self._unkept[person.user_id] = person
         if self._publication.consider(person):
+            self._publication.happened_here(person)
             self._peers.mark(person)
             self._flush_soon()
 
@@ -287,9 +361,14 @@ class Presence:
         waiting = self._listeners.users
         self._peers.bury()
         for person in list(self._board):
+            if person.remote:
+                self._look_at_remote(person, now)
+                continue
             if person.user_id in waiting:
                 person.keep_alive(now)
             self._look_at(person)
+            if person.devices and now - person.told_elsewhere_at >= REPEAT_ELSEWHERE:
+                self._publication.happened_here(person)
             gone_since = now - max(person.published_at, person.last_active_anywhere)
             if not person.devices and person.published.state == "offline" and gone_since > FORGET_AFTER:
                 self._board.forget(person.user_id)

@@ -2,7 +2,8 @@
 """Receipts and read markers (client-server API, "Receipts", "Fully read markers").
 
 Owns who may send which receipt for what, that they only move on, and what a sync tells of them: a private receipt
-never leaves its user. What they do to notification counts is decided elsewhere.
+never leaves its user, and a public one is told to the other servers of the room (`ReceiptsElsewhere`) by the process
+where it happened. What receipts do to notification counts is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -51,6 +52,21 @@ class RoomAccountData(Protocol):
     ) -> None: ...
 
 
+class ReceiptsElsewhere(Protocol):
+    """Other servers in the room, to be told of this server's users."""
+
+    def receipts(self, room: Room, receipts: Sequence[Receipt]) -> None:
+        """Public ones that moved on."""
+        ...
+
+
+class NobodyElsewhere:
+    """For a server that knows no others."""
+
+    def receipts(self, room: Room, receipts: Sequence[Receipt]) -> None:
+        """Nobody is told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Marks:
     """Receipts and the marker to set together: event ids."""
@@ -73,6 +89,7 @@ class Receipts:
         events: EventStore,
         account_data: RoomAccountData,
         readers: Callable[[int], Iterable[str]],
+        elsewhere: ReceiptsElsewhere,
         now: Callable[[], int],
     ) -> None:
         """`recent` must be subscribed to the stream. `readers` gives, of the users who wait, those in a room (by key);
@@ -85,6 +102,7 @@ class Receipts:
         self._events = events
         self._account_data = account_data
         self._readers = readers
+        self._elsewhere = elsewhere
         self._now = now
 
     # Sending.
@@ -159,6 +177,26 @@ class Receipts:
             for position, receipt in enumerate(receipts, before + 1):
                 self._remember(receipt._replace(position=position))
             return (user_id,) if all(receipt.private for receipt in receipts) else self._readers(room.key)
+
+        await self._committer.write("receipts", [_row(receipt) for receipt in receipts], landed=landed)
+        public = [receipt for receipt in receipts if not receipt.private]
+        if public:
+            self._elsewhere.receipts(room, public)
+
+    async def receive(self, receipts: Sequence[Receipt]) -> None:
+        """Public receipts of users of other servers, checked by `homeserver.receipts.remote`; their positions are none
+        yet. One that does not get further than what stands is without effect.
+        """
+        if not receipts:
+            return
+
+        def landed(before: int) -> Iterable[str]:
+            woken: set[str] = set()
+            for position, receipt in enumerate(receipts, before + 1):
+                self._remember(receipt._replace(position=position))
+            for room in {receipt.room for receipt in receipts}:
+                woken.update(self._readers(room))
+            return woken
 
         await self._committer.write("receipts", [_row(receipt) for receipt in receipts], landed=landed)
 

@@ -2,7 +2,8 @@
 """Typing notifications (client-server API, "Typing Notifications").
 
 Owns who types in which room, until when, and what a sync tells of it. Nothing is stored: other processes are told by
-NOTIFY on the channel `typing`, and each lets what it knows run out by itself.
+NOTIFY on the channel `typing`, and each lets what it knows run out by itself. Other servers are told by the process
+where it happened (`TypingElsewhere`), and their users' typing comes in by `Typing.receive`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from homeserver.stream.listeners import Listeners
 CHANNEL = "typing"
 DEFAULT_TIMEOUT = 30_000
 MAX_TIMEOUT = 120_000
+REMOTE_TIMEOUT = 60_000
+"""For users of other servers, which say it again while it lasts, and give no time."""
+MOST_REMOTE = 100
+"""Users of other servers who type in one room at once, as far as it is told."""
 ROOMS_REMEMBERED = 20_000
 """Rooms where nobody types any more, kept to tell so to those who were away."""
 
@@ -39,6 +44,19 @@ class Scheduler(Protocol):
 
 class RoomGate(Protocol):
     async def access_joined_room(self, user_id: str, room_id: str) -> Room: ...
+
+
+class TypingElsewhere(Protocol):
+    """Other servers in the room, to be told of this server's users."""
+
+    def typing(self, room: Room, user_id: str, *, typing: bool) -> None: ...
+
+
+class NobodyElsewhere:
+    """For a server that knows no others."""
+
+    def typing(self, room: Room, user_id: str, *, typing: bool) -> None:
+        """Nobody is told."""
 
 
 Notify = Callable[[str, str], Awaitable[object]]
@@ -59,23 +77,34 @@ class TypingNews:
     """What is known of all rooms; subscribes to the stream. One per process."""
 
     def __init__(
-        self, *, clock: EphemeralClock, scheduler: Scheduler, cache: RoomCache, listeners: Listeners
+        self,
+        *,
+        clock: EphemeralClock,
+        scheduler: Scheduler,
+        cache: RoomCache,
+        listeners: Listeners,
+        elsewhere: TypingElsewhere,
     ) -> None:
         self._clock = clock
         self._scheduler = scheduler
         self._cache = cache
         self._listeners = listeners
+        self._elsewhere = elsewhere
         self._rooms: OrderedDict[int, _Room] = OrderedDict()
 
-    def begin(self, room_key: int, user_id: str, timeout_ms: int) -> None:
-        """The user types, for the time being."""
+    def begin(self, room_key: int, user_id: str, timeout_ms: int, *, here: bool = False) -> None:
+        """The user types, for the time being. `here`: of this server, and told to this process, which tells others when
+        it runs out.
+        """
         room = self._rooms.get(room_key)
         if room is None:
             room = self._rooms[room_key] = _Room()
         running = room.users.get(user_id)
         if running is not None:
             running.cancel()
-        room.users[user_id] = self._scheduler.callLater(timeout_ms / 1000, self._expired, room_key, user_id)
+        room.users[user_id] = self._scheduler.callLater(
+            timeout_ms / 1000, self._expired, room_key, user_id, here
+        )
         if running is None:
             self._moved(room_key, room)
 
@@ -126,10 +155,13 @@ class TypingNews:
                     self.end(key, user_id)
         return ()
 
-    def _expired(self, room_key: int, user_id: str) -> None:
+    def _expired(self, room_key: int, user_id: str, here: bool) -> None:
         room = self._rooms[room_key]
         del room.users[user_id]
         self._moved(room_key, room)
+        held = self._cache.peek_key(room_key) if here else None
+        if held is not None:
+            self._elsewhere.typing(held, user_id, typing=False)
 
     def _moved(self, room_key: int, room: _Room) -> None:
         room.serial = self._clock.next()
@@ -149,9 +181,18 @@ class TypingNews:
 class Typing:
     """One per process."""
 
-    def __init__(self, *, origin: str, gate: RoomGate, news: TypingNews, notify: Notify) -> None:
+    def __init__(
+        self,
+        *,
+        origin: str,
+        gate: RoomGate,
+        news: TypingNews,
+        notify: Notify,
+        elsewhere: TypingElsewhere,
+    ) -> None:
         """`news` must be subscribed to the stream, and `heard` be called with what the channel says."""
         self._origin = origin
+        self._elsewhere = elsewhere
         self._gate = gate
         self._news = news
         self._notify = notify
@@ -168,10 +209,25 @@ class Typing:
         room = await self._gate.access_joined_room(user_id, room_id)
         duration = min(max(timeout_ms, 1), MAX_TIMEOUT)
         if typing:
-            self._news.begin(room.key, user_id, duration)
+            self._news.begin(room.key, user_id, duration, here=True)
         elif not self._news.end(room.key, user_id):
             return
-        told = [self._origin, room.key, user_id, duration if typing else 0]
+        self._elsewhere.typing(room, user_id, typing=typing)
+        await self._tell(room.key, user_id, duration if typing else 0)
+
+    async def receive(self, room: Room, user_id: str, *, typing: bool) -> None:
+        """Another server says that a user of its own types, or no longer. That they are in the room was checked."""
+        if typing:
+            typists = self._news.in_room(room.key)
+            if user_id not in typists and len(typists) >= MOST_REMOTE:
+                return
+            self._news.begin(room.key, user_id, REMOTE_TIMEOUT)
+        elif not self._news.end(room.key, user_id):
+            return
+        await self._tell(room.key, user_id, REMOTE_TIMEOUT if typing else 0)
+
+    async def _tell(self, room_key: int, user_id: str, duration: int) -> None:
+        told = [self._origin, room_key, user_id, duration]
         await self._notify(CHANNEL, orjson.dumps(told).decode())
 
     def changed(self, user_id: str, rooms: Iterable[int], since_ms: int) -> Mapping[int, list[str]]:

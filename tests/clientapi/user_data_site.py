@@ -15,10 +15,13 @@ from homeserver.observability.access_log import AccessLog
 from homeserver.observability.log_output import LogOutput
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.presence import Board, Presence, Sharing
+from homeserver.presence import NobodyElsewhere as NoPresenceElsewhere
 from homeserver.profiles import Profiles
+from homeserver.receipts import NobodyElsewhere as NoReceiptsElsewhere
 from homeserver.receipts import Receipts, RecentReceipts
 from homeserver.rooms.membership.propagation import ProfilePropagation
 from homeserver.stream.ephemeral import EphemeralClock
+from homeserver.typing import NobodyElsewhere as NoTypingElsewhere
 from homeserver.typing import Typing, TypingNews
 from homeserver.web.listeners import WebServer
 from homeserver.web.rate_limits import RateLimits
@@ -86,17 +89,24 @@ def _routes(engine: Engine, database: Database) -> tuple[Route, ...]:
     presence = Presence(
         enabled=True,
         origin="test",
-        board=Board(sharing=sharing, clock=clock, now=now),
+        board=Board(sharing=sharing, clock=clock, is_ours=lambda _: True, now=now),
         sharing=sharing,
         store=PresenceStore(database),
         user_rooms=engine.user_rooms,
         listeners=stream.listeners,
+        elsewhere=NoPresenceElsewhere(),
         notify=notify.notify_all,
         scheduler=time,
         serial=clock.next,
         now=now,
     )
-    news = TypingNews(clock=clock, scheduler=time, cache=engine.cache, listeners=stream.listeners)
+    news = TypingNews(
+        clock=clock,
+        scheduler=time,
+        cache=engine.cache,
+        listeners=stream.listeners,
+        elsewhere=NoTypingElsewhere(),
+    )
     for subscriber in (cache, recent, sharing, news):
         stream.subscribe(subscriber)
     directory = UserDirectoryStore(database)
@@ -118,9 +128,16 @@ def _routes(engine: Engine, database: Database) -> tuple[Route, ...]:
             events=engine.events,
             account_data=account_data,
             readers=lambda _room: (),
+            elsewhere=NoReceiptsElsewhere(),
             now=now,
         ),
-        typing=Typing(origin="test", gate=engine.gate, news=news, notify=notify.notify),
+        typing=Typing(
+            origin="test",
+            gate=engine.gate,
+            news=news,
+            notify=notify.notify,
+            elsewhere=NoTypingElsewhere(),
+        ),
         search=UserSearch(directory, search_all=False),
         mutual_rooms=MutualRooms(engine.user_rooms),
     )

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -24,6 +24,16 @@ START = 1_700_000_000
 
 
 @dataclass
+class Elsewhere:
+    """What other servers are told."""
+
+    told: list[tuple[str, str]] = field(default_factory=list)
+
+    def presence(self, people: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        self.told.extend((user_id, content["presence"]) for user_id, content in people)
+
+
+@dataclass
 class Process:
     """One process with presence."""
 
@@ -32,6 +42,7 @@ class Process:
     clock: EphemeralClock
     presence: Presence
     told: list[str]
+    elsewhere: Elsewhere
 
     @classmethod
     async def open(cls, database: Database, *, enabled: bool = True, time: Clock | None = None) -> Process:
@@ -49,7 +60,10 @@ class Process:
             told.extend(payloads)
 
         clock, sharing, store = EphemeralClock(now), Sharing(), PresenceStore(database)
-        board = Board(sharing=sharing, clock=clock, now=now)
+        elsewhere = Elsewhere()
+        board = Board(
+            sharing=sharing, clock=clock, is_ours=lambda user_id: user_id.endswith(":localhost"), now=now
+        )
         presence = Presence(
             enabled=enabled,
             board=board,
@@ -58,6 +72,7 @@ class Process:
             store=store,
             user_rooms=engine.user_rooms,
             listeners=engine.stream.listeners,
+            elsewhere=elsewhere,
             notify=notify,
             scheduler=time,
             serial=clock.next,
@@ -65,7 +80,7 @@ class Process:
         )
         engine.stream.subscribe(sharing)
         await presence.start()
-        return cls(engine, time, clock, presence, told)
+        return cls(engine, time, clock, presence, told, elsewhere)
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass in small steps, and what it sets off finish."""

@@ -8,7 +8,7 @@ from itertools import count
 
 from homeserver.account_data import AccountData, UserDataCache
 from homeserver.push_rules import PushRules
-from homeserver.receipts import Receipts, RecentReceipts
+from homeserver.receipts import NobodyElsewhere, Receipts, RecentReceipts
 from homeserver.rooms.engine.writer import concerned
 from storage.account_data import AccountDataStore
 from storage.database import Database
@@ -57,6 +57,7 @@ class Process:
             events=engine.events,
             account_data=account_data,
             readers=readers,
+            elsewhere=NobodyElsewhere(),
             now=lambda: next(ticks),
         )
         return cls(engine, account_data, PushRules(account_data), receipts, recent)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -19,9 +20,19 @@ from homeserver.rooms.engine import Draft, Room
 from homeserver.rooms.engine.writer import concerned
 from storage.account_data import AccountDataStore
 from storage.database import Database
-from storage.receipts import ReceiptStore
+from storage.receipts import Receipt, ReceiptStore
 from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member, message
+
+
+@dataclass
+class Elsewhere:
+    """What other servers are told."""
+
+    told: list[Receipt] = field(default_factory=list)
+
+    def receipts(self, _room: Room, receipts: Sequence[Receipt]) -> None:
+        self.told.extend(receipts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,7 @@ class Process:
     engine: Engine
     receipts: Receipts
     account_data: AccountData
+    elsewhere: Elsewhere
 
     @classmethod
     async def open(cls, database: Database) -> Process:
@@ -55,7 +67,7 @@ class Process:
             user_rooms=engine.user_rooms,
             cache=user_data,
         )
-        ticks = count(1000)
+        ticks, elsewhere = count(1000), Elsewhere()
         receipts = Receipts(
             store=ReceiptStore(database),
             recent=recent,
@@ -64,9 +76,10 @@ class Process:
             events=engine.events,
             account_data=account_data,
             readers=readers,
+            elsewhere=elsewhere,
             now=lambda: next(ticks),
         )
-        return cls(engine, receipts, account_data)
+        return cls(engine, receipts, account_data, elsewhere)
 
     async def room_of_two(self) -> Room:
         room = await self.engine.new_room()
@@ -241,3 +254,19 @@ async def test_a_live_receipt_costs_its_readers_no_query(database: Database) -> 
     await database.close()
     assert list(await process.seen_by(ALICE, room, before)) == [event_id]
     assert await process.seen_by(ALICE, room, process.engine.stream.position) == {}
+
+
+async def test_other_servers_are_told_of_public_receipts_that_move_on(database: Database) -> None:
+    """Of private ones never, of what changes nothing neither."""
+    process = await Process.open(database)
+    room = await process.room_of_two()
+    events = [await process.engine.send(room.room_id, ALICE, str(n)) for n in range(2)]
+    await process.receipts.send(BOB, room.room_id, "m.read.private", events[1])
+    await process.receipts.send(BOB, room.room_id, "m.read", events[1])
+    await process.receipts.send(BOB, room.room_id, "m.read", events[0])
+    await process.receipts.mark(ALICE, room.room_id, Marks(private=events[0], fully_read=events[0]))
+    await process.receipts.send(ALICE, room.room_id, "m.read", events[1], "main")
+    assert [(each.user_id, each.event_id, each.thread, each.private) for each in process.elsewhere.told] == [
+        (BOB, events[1], "", False),
+        (ALICE, events[1], "main", False),
+    ]

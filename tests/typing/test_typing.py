@@ -19,6 +19,16 @@ from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member
 
 
 @dataclass
+class Elsewhere:
+    """What other servers are told."""
+
+    told: list[tuple[str, bool]] = field(default_factory=list)
+
+    def typing(self, _room: Room, user_id: str, *, typing: bool) -> None:
+        self.told.append((user_id, typing))
+
+
+@dataclass
 class Process:
     """One process, with a clock of the test's own."""
 
@@ -26,16 +36,19 @@ class Process:
     time: Clock
     news: TypingNews
     typing: Typing
+    elsewhere: Elsewhere
     told: list[str] = field(default_factory=list)
 
     @classmethod
     async def open(cls, database: Database) -> Process:
         engine, time, ticks = await Engine.open(database), Clock(), count(1)
+        elsewhere = Elsewhere()
         news = TypingNews(
             clock=EphemeralClock(lambda: next(ticks)),
             scheduler=time,
             cache=engine.cache,
             listeners=engine.stream.listeners,
+            elsewhere=elsewhere,
         )
         engine.stream.subscribe(news)
         told: list[str] = []
@@ -43,8 +56,10 @@ class Process:
         async def notify(_channel: str, payload: str) -> None:
             told.append(payload)
 
-        typing = Typing(origin=secrets.token_hex(4), gate=engine.gate, news=news, notify=notify)
-        return cls(engine, time, news, typing, told)
+        typing = Typing(
+            origin=secrets.token_hex(4), gate=engine.gate, news=news, notify=notify, elsewhere=elsewhere
+        )
+        return cls(engine, time, news, typing, elsewhere, told)
 
     async def room(self, *users: str) -> Room:
         room = await self.engine.new_room()
@@ -135,3 +150,35 @@ async def test_other_processes_hear_of_it(database: Database) -> None:
     assert other.news.in_room(room.key) == []
     await process.typing.set(BOB, BOB, room.room_id, typing=False)
     assert len(process.told) == 2
+
+
+async def test_other_servers_are_told_by_the_process_where_it_happened(database: Database) -> None:
+    """Of the beginning, of the end, and of the end that comes by itself; never by a process that only heard of it."""
+    process, other = await Process.open(database), await Process.open(database)
+    room = await process.room(BOB)
+    await process.typing.set(BOB, BOB, room.room_id, typing=True)
+    await process.typing.set(BOB, BOB, room.room_id, typing=False)
+    await process.typing.set(BOB, BOB, room.room_id, typing=False)
+    await process.typing.set(BOB, BOB, room.room_id, typing=True, timeout_ms=1000)
+    for payload in process.told:
+        other.typing.heard(payload)
+    for each in (process, other):
+        each.time.advance(2)
+        assert each.news.in_room(room.key) == []
+    assert process.elsewhere.told == [(BOB, True), (BOB, False), (BOB, True), (BOB, False)]
+    assert other.elsewhere.told == []
+
+
+async def test_users_of_other_servers_type_for_a_minute_at_most(database: Database) -> None:
+    """Other processes hear of it, other servers do not: each tells of its own users."""
+    process, other = await Process.open(database), await Process.open(database)
+    room = await process.room(BOB)
+    await process.typing.receive(room, BOB, typing=True)
+    other.typing.heard(process.told[0])
+    assert process.seen(room, 0) == [BOB] == other.news.in_room(room.key)
+    for each in (process, other):
+        each.time.advance(60)
+        assert each.news.in_room(room.key) == []
+        assert each.elsewhere.told == []
+    await process.typing.receive(room, BOB, typing=False)
+    assert len(process.told) == 1

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which other servers share rooms with this one's users: those that learn of their devices, presence and profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
+
+from homeserver.errors import NotFound
+from homeserver.rooms.engine import RoomCache
+from homeserver.rooms.user_rooms import UserRooms
+
+
+class RoomHosts(Protocol):
+    """What is needed of `storage.room_hosts.RoomHostStore`, for rooms that are not in memory."""
+
+    async def now(self, rooms: Sequence[int]) -> set[str]: ...
+
+
+class PartialRooms(Protocol):
+    """Rooms whose members are not all known here yet."""
+
+    def servers_in(self, room: int) -> Collection[str]:
+        """The servers that were in the room when this one came; none for a room that is wholly known."""
+        ...
+
+
+class NoPartialRooms:
+    """Every room's members are known."""
+
+    def servers_in(self, room: int) -> Collection[str]:
+        """None."""
+        return ()
+
+
+class Neighbours:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        server_name: str,
+        cache: RoomCache,
+        user_rooms: UserRooms,
+        hosts: RoomHosts,
+        partial_rooms: PartialRooms,
+    ) -> None:
+        """`server_name`: this server, which is never among the answers."""
+        self._server_name = server_name
+        self._cache = cache
+        self._user_rooms = user_rooms
+        self._hosts = hosts
+        self._partial_rooms = partial_rooms
+
+    async def servers_of(self, user_id: str) -> set[str]:
+        """The other servers that share a room with the user."""
+        return await self._servers(standing.room for standing in await self._user_rooms.joined(user_id))
+
+    async def servers_in(self, room_id: str) -> set[str]:
+        """The other servers in a room. Raises NotFound for a room that is not known."""
+        room = await self._cache.get(room_id)
+        if room is None:
+            raise NotFound("Unknown room")
+        return await self._servers((room.key,))
+
+    def servers_in_memory(self, room: int) -> set[str] | None:
+        """As `servers_in`, by the room's key, without a query; None if the room is not in memory."""
+        held = self._cache.peek_key(room)
+        if held is None:
+            return None
+        return held.head.other_hosts(self._server_name).union(self._partial_rooms.servers_in(room)) - {
+            self._server_name
+        }
+
+    async def _servers(self, rooms: Iterable[int]) -> set[str]:
+        servers: set[str] = set()
+        unknown: list[int] = []
+        for key in rooms:
+            in_memory = self.servers_in_memory(key)
+            if in_memory is None:
+                unknown.append(key)
+                servers.update(self._partial_rooms.servers_in(key))
+            else:
+                servers |= in_memory
+        if unknown:
+            servers |= await self._hosts.now(unknown)
+        servers.discard(self._server_name)
+        return servers

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which servers are in which rooms: those with a joined member, read off the memberships table.
+
+For rooms that are not in memory; where one is, its head knows its hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage.database import Database
+
+_NOW = """SELECT DISTINCT server_of(user_id) FROM memberships
+    WHERE room = ANY (%s::bigint[]) AND until IS NULL AND membership = 'join'"""
+
+_AT = """
+WITH wanted AS (
+    SELECT room, position FROM unnest(%s::bigint[], %s::bigint[]) AS w(room, position)
+), hosts AS MATERIALIZED (
+    SELECT m.room, server_of(m.user_id) AS server_name, range_agg(int8range(m.since, m.until)) AS present
+    FROM memberships m
+    WHERE m.room IN (SELECT room FROM wanted) AND m.membership = 'join'
+      AND (m.until IS NULL OR m.until > (SELECT min(position) FROM wanted))
+    GROUP BY m.room, server_of(m.user_id)
+)
+SELECT w.room, w.position, array_agg(h.server_name)
+FROM wanted w JOIN hosts h ON h.room = w.room AND h.present @> w.position GROUP BY w.room, w.position
+"""
+
+
+class RoomHostStore:
+    """Reads hosts of rooms, this server among them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def now(self, rooms: Sequence[int]) -> set[str]:
+        """The servers in any of those rooms."""
+        if not rooms:
+            return set()
+        rows = await self._database.fetch("room_hosts_now", _NOW, (list(rooms),))
+        return {str(row[0]) for row in rows}
+
+    async def at(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], frozenset[str]]:
+        """For each (room, stream position): the servers that were in the room once that position had happened."""
+        if not places:
+            return {}
+        rooms, positions = zip(*places, strict=True)
+        rows = await self._database.fetch("room_hosts_at", _AT, (list(rooms), list(positions)))
+        return {(int(room), int(position)): frozenset(names) for room, position, names in rows}
