@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How other servers are: which are worth trying now, shared by everything that asks or sends them something.
+
+A server that is not reached is left alone for a minute, then for twice as long each time, up to a day. Asked and
+told in memory; kept, and passed on to the other processes, in the background. One that answers costs no memory and no
+row but for the hour of its last success. What servers are owed is the queues' (`federation/outbound`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from prometheus_client import Gauge
+from twisted.internet.defer import Deferred
+
+from storage.destinations import Standing, heard
+
+logger = logging.getLogger(__name__)
+
+_FAILING = Gauge("lares_federation_failing_destinations", "Servers known here that are not reached or refuse")
+
+FIRST_PAUSE = 60_000
+LONGEST_PAUSE = 86_400_000
+"""Milliseconds between two attempts, from the first failure on."""
+JITTER = 0.2
+"""Pauses are longer by up to this part, so that what failed together is not tried together."""
+SPOKE_PAUSE = 60_000
+"""A server that speaks to us is tried at once, but only once in so many milliseconds."""
+MOST_KNOWN = 100_000
+"""Failing servers remembered; of more, those that were not asked for the longest count as well."""
+WRITE_PAUSE = 1.0
+"""Seconds for which news gathers before it is written."""
+PORTION = 500
+SUCCESS_PAUSE = 3_600_000
+"""Milliseconds between two notes of when a server was last delivered to."""
+
+
+class Scheduler(Protocol):
+    """The reactor's part that is needed here."""
+
+    def callLater(self, delay: float, fn: Callable[..., object], /, *args: object) -> Any: ...  # noqa: N802
+
+
+class Standings(Protocol):
+    """Where standings are kept (`storage.destinations.DestinationStore`)."""
+
+    async def in_trouble(self, limit: int) -> list[Standing]: ...
+    async def put_standings(self, standings: Sequence[Standing]) -> None: ...
+    async def forget_old(self, now: int) -> int: ...
+
+
+class Availability:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        origin: str,
+        store: Standings,
+        scheduler: Scheduler,
+        now: Callable[[], int],
+        random: Callable[[], float],
+    ) -> None:
+        """`origin` names this process; `now` gives milliseconds since 1970, `random` a number from 0 to 1.
+
+        `heard` must be called with what the channel `destinations` says.
+        """
+        self._origin = origin
+        self._store = store
+        self._scheduler = scheduler
+        self._now = now
+        self._random = random
+        self._standings: OrderedDict[str, Standing] = OrderedDict()
+        self._spoke_at: OrderedDict[str, int] = OrderedDict()
+        self._succeeded_at: OrderedDict[str, int] = OrderedDict()
+        self._unwritten: dict[str, Standing] = {}
+        self._write_call: Any = None
+        self._writing: Deferred[None] | None = None
+        self._stopped = False
+        self._watchers: list[Callable[[str], None]] = []
+        _FAILING.set_function(lambda: len(self._standings))
+
+    # Life.
+
+    async def start(self) -> None:
+        """Remember what is kept."""
+        await self._store.forget_old(self._now())
+        for standing in await self._store.in_trouble(MOST_KNOWN):
+            self._standings.setdefault(standing.server_name, standing)
+
+    async def stop(self) -> None:
+        """Write what is not written yet."""
+        self._stopped = True
+        if self._write_call is not None:
+            self._write_call.cancel()
+            self._write_call = None
+        if self._writing is not None:
+            await self._writing
+        left = len(self._unwritten) + 1
+        while self._unwritten and len(self._unwritten) < left:
+            left = len(self._unwritten)
+            await self._write()
+
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        """Have `watcher` called with each server that may be tried, or sent to, earlier than was thought."""
+        self._watchers.append(watcher)
+
+    # What others ask.
+
+    def may_try(self, destination: str) -> bool:
+        """Whether a request is worth making now."""
+        standing = self._standings.get(destination)
+        return standing is None or standing.retry_at <= self._now()
+
+    def may_send_at(self, destination: str) -> int:
+        """When a transaction may be sent, in milliseconds since 1970; 0: at any time."""
+        standing = self._standings.get(destination)
+        return 0 if standing is None else max(standing.retry_at, standing.send_again_at)
+
+    def is_well(self, destination: str) -> bool:
+        """Whether the server was neither unreachable nor refusing when last asked."""
+        return destination not in self._standings
+
+    def refusals(self, destination: str) -> int:
+        """How many transactions in a row it answered with an error."""
+        standing = self._standings.get(destination)
+        return 0 if standing is None else standing.refusals
+
+    # What others tell.
+
+    def succeeded(self, destination: str) -> None:
+        """It answered, whatever it said."""
+        standing = self._standings.get(destination)
+        if standing is not None and standing.failures:
+            self._put(replace(standing, failures=0, failing_since=None, retry_at=0))
+            self._tell(destination)
+
+    def failed(self, destination: str, reason: str | None = None) -> None:
+        """It was not reached, or nothing usable came back. Several failures at once count as one."""
+        now = self._now()
+        standing = self._standings.get(destination, Standing(destination))
+        if standing.retry_at > now:
+            if reason is not None:
+                self._put(replace(standing, reason=_shortened(reason)))
+            return
+        failures = standing.failures + 1
+        self._put(
+            replace(
+                standing,
+                failures=failures,
+                failing_since=standing.failing_since if standing.failures else now,
+                retry_at=now + self._pause(failures),
+                reason=_shortened(reason) or standing.reason,
+            )
+        )
+
+    def refused(self, destination: str, reason: str) -> None:
+        """It answered a transaction with an error that is not the transaction's fault."""
+        now = self._now()
+        standing = self._standings.get(destination, Standing(destination))
+        refusals = standing.refusals + 1
+        self._put(
+            replace(
+                standing,
+                refusals=refusals,
+                failing_since=standing.failing_since or now,
+                send_again_at=now + self._pause(refusals),
+                reason=_shortened(reason),
+            )
+        )
+
+    def delivered(self, destination: str) -> None:
+        """It took a transaction."""
+        now = self._now()
+        standing = self._standings.get(destination)
+        if standing is None and now - self._succeeded_at.get(destination, 0) < SUCCESS_PAUSE:
+            return
+        self._put(Standing(destination, last_success=now))
+        self._succeeded_at[destination] = now
+        self._succeeded_at.move_to_end(destination)
+        if len(self._succeeded_at) > MOST_KNOWN:
+            self._succeeded_at.popitem(last=False)
+
+    def spoke(self, destination: str) -> None:
+        """It made a request of ours, properly signed: it is up, and may be tried at once."""
+        standing = self._standings.get(destination)
+        now = self._now()
+        if standing is None or standing.retry_at <= now:
+            return
+        if now - self._spoke_at.get(destination, 0) < SPOKE_PAUSE:
+            return
+        self._spoke_at[destination] = now
+        self._spoke_at.move_to_end(destination)
+        if len(self._spoke_at) > MOST_KNOWN:
+            self._spoke_at.popitem(last=False)
+        self._put(replace(standing, retry_at=now))
+        self._tell(destination)
+
+    def heard(self, payload: str) -> None:
+        """A notification of the channel; our own are known already."""
+        origin, standings = heard(payload)
+        if origin == self._origin:
+            return
+        for told in standings:
+            name = told.server_name
+            before = self.may_send_at(name)
+            self._unwritten.pop(name, None)
+            self._remember(told)
+            if self.may_send_at(name) < before:
+                self._tell(name)
+
+    # Keeping.
+
+    def _pause(self, attempts: int) -> int:
+        longest = min(FIRST_PAUSE * 2 ** min(attempts - 1, 20), LONGEST_PAUSE)
+        return round(longest * (1 + JITTER * self._random()))
+
+    def _tell(self, destination: str) -> None:
+        for watcher in self._watchers:
+            watcher(destination)
+
+    def _put(self, standing: Standing) -> None:
+        self._remember(standing)
+        self._unwritten[standing.server_name] = standing
+        self._write_soon()
+
+    def _remember(self, standing: Standing) -> None:
+        name = standing.server_name
+        if standing.is_well:
+            self._standings.pop(name, None)
+            return
+        self._standings[name] = standing
+        self._standings.move_to_end(name)
+        if len(self._standings) > MOST_KNOWN:
+            self._standings.popitem(last=False)
+
+    def _write_soon(self) -> None:
+        if self._write_call is None and self._writing is None and not self._stopped:
+            self._write_call = self._scheduler.callLater(WRITE_PAUSE, self._begin_write)
+
+    def _begin_write(self) -> None:
+        self._write_call = None
+        self._writing = Deferred.fromCoroutine(self._write())
+        self._writing.addBoth(self._written)
+
+    def _written(self, _result: object) -> None:
+        self._writing = None
+        if self._unwritten:
+            self._write_soon()
+
+    async def _write(self) -> None:
+        portion = [self._unwritten.pop(name) for name in list(self._unwritten)[:PORTION]]
+        try:
+            await self._store.put_standings(portion)
+        except Exception:
+            logger.warning("how other servers are could not be kept", exc_info=True)
+            for standing in portion:
+                self._unwritten.setdefault(standing.server_name, standing)
+
+
+def _shortened(reason: str | None) -> str | None:
+    """What can be kept of a reason, which another server may have worded."""
+    return None if reason is None else reason.replace("\0", "").encode(errors="replace").decode()[:300]

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes into a server's next transaction: what it missed, or else what is new, then what is kept, then the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from federation.outbound.lane import Lane
+from federation.outbound.transaction import MOST_BYTES, MOST_EDUS, MOST_PDUS, Edu, Item, Pdu, weight
+from storage.outbound import OutboundEvent, Place
+from storage.outgoing_edus import KeptEdu
+
+MISSED_PORTION = 500
+
+
+class MissedEvents(Protocol):
+    """What is needed of `storage.outbound.OutboundStore`."""
+
+    async def missed(self, server_name: str, after: int, upto: int, limit: int) -> list[Place]: ...
+    async def at(self, places: Sequence[Place]) -> list[OutboundEvent]: ...
+
+
+class KeptEdus(Protocol):
+    """What is needed of `storage.outgoing_edus.OutgoingEduStore`."""
+
+    async def first(self, server_name: str, limit: int) -> list[KeptEdu]: ...
+    async def remove(self, server_name: str, ids: Sequence[int]) -> None: ...
+
+
+@dataclass(slots=True)
+class Load:
+    """Events, then ephemeral units."""
+
+    events: list[Pdu] = field(default_factory=list)
+    missed: bool = False
+    """The events are the first of the lane's `places`, not of its `pdus`."""
+    edus: list[Edu] = field(default_factory=list)
+    more_kept: bool = False
+
+    @property
+    def items(self) -> list[Item]:
+        return [*self.events, *self.edus]
+
+    @property
+    def kept_ids(self) -> list[int]:
+        return [edu.kept for edu in self.edus if edu.kept]
+
+    def arrived(self, count: int) -> tuple[int, list[int]]:
+        """Of the first so many items: how many are events, and the ids of the kept units."""
+        events = min(count, len(self.events))
+        return events, [edu.kept for edu in self.edus[: count - events] if edu.kept]
+
+
+class Loader:
+    """One per process."""
+
+    def __init__(self, *, events: MissedEvents, edus: KeptEdus) -> None:
+        self._events = events
+        self._edus = edus
+
+    async def load(self, lane: Lane, *, kept: bool) -> Load:
+        """The next load of a lane; empty if nothing waits. `kept`: look for kept units."""
+        load = Load()
+        room = MOST_BYTES
+        if lane.behind is not None:
+            load.missed = True
+            load.events = await self._missed(lane)
+            room -= sum(map(weight, load.events))
+        if not load.events and lane.behind is None:
+            load.missed = False
+            room = _take_new(lane, room)
+            load.events = list(lane.sending)
+        if kept:
+            waiting = await self._edus.first(lane.name, MOST_EDUS)
+            for each in waiting:
+                if room < len(each.content) and (load.events or load.edus):
+                    load.more_kept = True
+                    break
+                room -= len(each.content)
+                load.edus.append(Edu(each.edu_type, each.content, each.id))
+            load.more_kept = load.more_kept or len(waiting) == MOST_EDUS
+        while lane.fleeting and len(load.edus) < MOST_EDUS:
+            edu = lane.fleeting.pop(next(iter(lane.fleeting)))
+            load.edus.append(edu)
+        return load
+
+    async def forget(self, name: str, kept: Sequence[int]) -> None:
+        """These units arrived."""
+        await self._edus.remove(name, kept)
+
+    async def _missed(self, lane: Lane) -> list[Pdu]:
+        """The next events that the server missed; none if it missed none any more, or the lane forgot its goal."""
+        while lane.behind is not None and not lane.places:
+            if lane.goal is None:
+                return []
+            goal = lane.goal
+            places = await self._events.missed(lane.name, lane.behind, goal, MISSED_PORTION)
+            if lane.goal is None:
+                return []
+            lane.found(places, all_of_them=len(places) < MISSED_PORTION)
+            if not places:
+                lane.caught_up_with(0)
+        wanted = [lane.places[n] for n in range(min(MOST_PDUS, len(lane.places)))]
+        if not wanted:
+            return []
+        stored = {(each.room, each.position): each for each in await self._events.at(wanted)}
+        events: list[Pdu] = []
+        room = MOST_BYTES
+        for place in wanted:
+            event = stored[place.room, place.position]
+            pdu = Pdu(event.position, event.event_id, event.pdu)
+            room -= weight(pdu)
+            if events and room < 0:
+                break
+            events.append(pdu)
+        return events
+
+
+def _take_new(lane: Lane, room: int) -> int:
+    """Put the next of the lane's events on their way; how many bytes are left."""
+    lane.sending = []
+    while lane.pdus and len(lane.sending) < MOST_PDUS:
+        size = weight(lane.pdus[0])
+        if lane.sending and size > room:
+            break
+        room -= size
+        lane.sending.append(lane.pdus.popleft())
+    return room

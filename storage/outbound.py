@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events that this server must spread: an event's row is its own entry in the queue of every server it concerns.
+
+Owns finding them, by position, and by what one server that was away has missed. Which servers an event concerns is
+decided in `federation/outbound`, with the same rule that the query for one server has here: those in the room once the
+event had happened, and the server of the member it is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from storage.database import Database
+
+PER_ROOM = 10
+"""Of what a server missed in a room only so many of the newest events are sent: it fetches what lies before."""
+
+_COLUMNS = "e.position, e.room, e.event_id, e.type, e.state_key, e.sender, e.pdu"
+
+_SINCE = f"""SELECT {_COLUMNS} FROM events e
+    WHERE e.outbound AND e.flags = 0 AND e.position > %s AND e.position <= %s
+    ORDER BY e.position LIMIT %s"""  # noqa: S608
+
+_SINCE_IN_ROOMS = f"""SELECT {_COLUMNS} FROM unnest(%s::bigint[]) AS w(room)
+    JOIN events e ON e.room = w.room AND e.outbound AND e.flags = 0 AND e.position > %s AND e.position <= %s
+    ORDER BY e.position LIMIT %s"""  # noqa: S608
+
+_MISSED = """
+WITH stays AS MATERIALIZED (
+    SELECT m.room, range_agg(int8range(m.since, m.until)) AS present FROM memberships m
+    WHERE server_of(m.user_id) = %(server)s AND m.membership = 'join'
+      AND (m.until IS NULL OR m.until > %(after)s)
+    GROUP BY m.room HAVING bool_or(m.until IS NULL)
+), missed AS (
+    SELECT e.position, e.room, e.ordinal FROM stays s JOIN rooms r USING (room)
+    CROSS JOIN LATERAL (
+        SELECT n.position, n.room, n.ordinal FROM events n
+        WHERE n.room = s.room AND n.outbound AND n.flags = 0 AND n.position > %(after)s AND n.position <= %(upto)s
+          AND s.present @> n.position AND server_of(n.sender) <> %(server)s
+        ORDER BY n.position DESC LIMIT %(per_room)s
+    ) AS e
+    WHERE r.position > %(after)s
+    UNION
+    SELECT n.position, n.room, n.ordinal FROM events n
+    WHERE server_of(n.state_key) = %(server)s AND n.outbound AND n.type = 'm.room.member' AND n.flags = 0
+      AND n.position > %(after)s AND n.position <= %(upto)s AND server_of(n.sender) <> %(server)s
+)
+SELECT position, room, ordinal FROM missed ORDER BY position LIMIT %(limit)s
+"""
+
+_AT = f"""SELECT {_COLUMNS} FROM unnest(%s::bigint[], %s::int[]) AS w(room, ordinal)
+    JOIN events e USING (room, ordinal) ORDER BY e.position"""  # noqa: S608
+
+
+class OutboundEvent(NamedTuple):
+    """An event to spread. `pdu` is its canonical JSON."""
+
+    position: int
+    room: int
+    event_id: str
+    type: str
+    state_key: str | None
+    sender: str
+    pdu: str
+
+
+class Place(NamedTuple):
+    """Where an event is."""
+
+    position: int
+    room: int
+    ordinal: int
+
+
+class OutboundStore:
+    """Finds events to spread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def since(
+        self, after: int, upto: int, limit: int, rooms: Sequence[int] | None = None
+    ) -> list[OutboundEvent]:
+        """The oldest with after < position ≤ upto, of some rooms or of all."""
+        if rooms is None:
+            rows = await self._database.fetch("outbound_since", _SINCE, (after, upto, limit))
+        else:
+            rows = await self._database.fetch(
+                "outbound_since_in_rooms", _SINCE_IN_ROOMS, (list(rooms), after, upto, limit)
+            )
+        return [OutboundEvent._make(row) for row in rows]
+
+    async def missed(self, server_name: str, after: int, upto: int, limit: int) -> list[Place]:
+        """What a server is to be sent after it was away, oldest first: of each room it is in, from after its join, the
+        newest `PER_ROOM` events; and what became of the memberships of its users."""
+        params = {"server": server_name, "after": after, "upto": upto, "limit": limit, "per_room": PER_ROOM}
+        rows = await self._database.fetch("outbound_missed", _MISSED, params)
+        return [Place._make(row) for row in rows]
+
+    async def at(self, places: Sequence[Place]) -> list[OutboundEvent]:
+        """The events there, by position."""
+        params = ([place.room for place in places], [place.ordinal for place in places])
+        return [OutboundEvent._make(row) for row in await self._database.fetch("outbound_at", _AT, params)]

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The outgoing_edus table: ephemeral units that wait for a server until it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from storage.database import Database, JsonRows
+
+MOST_KEPT = 10_000
+"""Units kept for one server; beyond, the oldest are dropped."""
+
+_ADD = """
+INSERT INTO outgoing_edus (server_name, edu_type, key, content)
+SELECT server_name, edu_type, key, content
+FROM json_to_recordset(%s) WITH ORDINALITY AS x(server_name text, edu_type text, key text, content text, n bigint)
+ORDER BY server_name, n
+ON CONFLICT (server_name, edu_type, key) WHERE key IS NOT NULL
+DO UPDATE SET content = excluded.content, id = excluded.id
+"""
+_FIRST = """SELECT id, edu_type, content FROM outgoing_edus WHERE server_name = %s AND id > %s ORDER BY id LIMIT %s"""
+_REMOVE = "DELETE FROM outgoing_edus WHERE server_name = %s AND id = ANY (%s::bigint[])"
+_TRIM = """
+DELETE FROM outgoing_edus e USING (
+    SELECT w.server_name, (
+        SELECT id FROM outgoing_edus o WHERE o.server_name = w.server_name ORDER BY id DESC OFFSET %s LIMIT 1
+    ) AS last FROM unnest(%s::text[]) AS w(server_name)
+) AS t WHERE e.server_name = t.server_name AND e.id <= t.last
+"""
+_WAITING = "SELECT DISTINCT server_name FROM outgoing_edus"
+
+
+class NewEdu(NamedTuple):
+    """A unit to keep. `content` is canonical JSON."""
+
+    server_name: str
+    edu_type: str
+    key: str | None
+    content: str
+
+
+class KeptEdu(NamedTuple):
+    """A unit that waits."""
+
+    id: int
+    edu_type: str
+    content: str
+
+
+class OutgoingEduStore:
+    """Keeps units."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, edus: Sequence[NewEdu]) -> None:
+        """Keep units behind those that wait already; no two of them may have one server, type and key."""
+        rows = JsonRows([edu._asdict() for edu in edus])
+        await self._database.execute("outgoing_edus_add", _ADD, (rows,))
+
+    async def first(self, server_name: str, limit: int, *, after: int = 0) -> list[KeptEdu]:
+        """The oldest that wait for a server."""
+        rows = await self._database.fetch("outgoing_edus_first", _FIRST, (server_name, after, limit))
+        return [KeptEdu._make(row) for row in rows]
+
+    async def remove(self, server_name: str, ids: Sequence[int]) -> None:
+        """They arrived. One that was replaced meanwhile has another id and stays."""
+        await self._database.execute("outgoing_edus_remove", _REMOVE, (server_name, list(ids)))
+
+    async def trim(self, server_names: Collection[str], most: int = MOST_KEPT) -> int:
+        """Drop the oldest of what exceeds the limit; how many that were."""
+        return await self._database.execute("outgoing_edus_trim", _TRIM, (most, list(server_names)))
+
+    async def waiting(self) -> set[str]:
+        """The servers that something waits for."""
+        return {str(row[0]) for row in await self._database.fetch("outgoing_edus_waiting", _WAITING)}
