@@ -14,6 +14,7 @@ from typing import Final
 
 from scripts.benchmarks import chart, report, runner
 from scripts.benchmarks.budgets import judge
+from scripts.benchmarks.federation import command as federation
 from scripts.benchmarks.processes import ProcessFailed
 from scripts.benchmarks.results import Results, read_json, write_json
 from scripts.benchmarks.runner import Launcher
@@ -34,6 +35,7 @@ examples:
       --svg docs/performance.svg --markdown docs/performance.md
   scripts/benchmark --from build/benchmark.json --svg docs/performance.svg
   scripts/benchmark --only synapse --quick           how the other one does, without this one
+  scripts/benchmark federation --help                what federation costs
 
 Both servers run on Postgres clusters of their own with the same binaries and full durability. The machine
 should be quiet; the load generator runs on it too, its CPU is not counted. Everything started is ended and
@@ -43,6 +45,11 @@ every temporary file removed when the run ends or is broken off.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["federation"]:
+        for signal_number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signal_number, _interrupted)
+        return federation.main(given[1:], _progress, print)
     options = _parser().parse_args(arguments)
     if options.list:
         for scenario in SCENARIOS:

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,15 @@ DATABASE: Final = "homeserver"
 Progress = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Federated:
+    """How a server takes part in a federation of this machine: PEM files, all signed by one authority."""
+
+    certificate: Path
+    private_key: Path
+    ca_file: Path
+
+
 class Homeserver(ABC):
     """A running homeserver on `127.0.0.1:port`, its cluster, and their processes."""
 
@@ -37,11 +47,14 @@ class Homeserver(ABC):
     """The name used on the command line and in the JSON."""
     label: str
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, federated: Federated | None = None) -> None:
         """Start everything under `directory` (created); raise `ProcessFailed` if it does not get ready."""
         directory.mkdir(mode=0o711)
         self.directory = directory
-        self.port = _free_port()
+        self.port = free_port()
+        self.federated = federated
+        self.federation_port = free_port()
+        self.server_name = SERVER_NAME if federated is None else f"localhost:{self.federation_port}"
         database_directory = directory / "postgres"
         database_directory.mkdir(mode=0o711)
         self.cluster = Cluster(database_directory)
@@ -86,9 +99,9 @@ class Lares(Homeserver):
     key = "lares"
     label = "Lares"
 
-    def __init__(self, directory: Path, *, workers: int = 1) -> None:
+    def __init__(self, directory: Path, *, workers: int = 1, federated: Federated | None = None) -> None:
         self._workers = workers
-        super().__init__(directory)
+        super().__init__(directory, federated=federated)
 
     @property
     def version(self) -> str:
@@ -103,25 +116,42 @@ class Lares(Homeserver):
 
     def _start(self) -> Child:
         config = self.directory / "lares.yaml"
-        listener = {"bind": "127.0.0.1", "port": self.port, "serves": ["client", "admin"]}
-        settings = {
-            "server_name": SERVER_NAME,
-            "public_baseurl": f"http://127.0.0.1:{self.port}/",
-            "data_dir": str(self.directory / "data"),
-            "database": {"url": self.cluster.url(DATABASE)},
-            "workers": self._workers,
-            "listeners": [listener],
-            "registration": {"enabled": False, "shared_secret": SHARED_SECRET},
-            "passwords": {"argon2_time_cost": 1},
-            "rate_limits": {"enabled": False},
-            "presence": {"enabled": True},
-            "federation": {"enabled": False},
-        }
-        config.write_text(yaml.safe_dump(settings, sort_keys=False))
+        config.write_text(yaml.safe_dump(self._settings(), sort_keys=False))
         lares = Path(sys.executable).parent / "lares"
         return Child(
             [lares, "serve", "--config", config], log=self.directory / "lares.log", cwd=self.directory
         )
+
+    def _settings(self) -> dict[str, object]:
+        listeners: list[dict[str, object]] = [
+            {"bind": "127.0.0.1", "port": self.port, "serves": ["client", "admin"]}
+        ]
+        federation: dict[str, object] = {"enabled": False}
+        if self.federated is not None:
+            files = {
+                "certificate": str(self.federated.certificate),
+                "private_key": str(self.federated.private_key),
+            }
+            listeners.append(
+                {"bind": "127.0.0.1", "port": self.federation_port, "serves": ["federation"], "tls": files}
+            )
+            federation = {
+                "ca_file": str(self.federated.ca_file),
+                "allow_ip_ranges": ["127.0.0.0/8", "::1/128"],
+            }
+        return {
+            "server_name": self.server_name,
+            "public_baseurl": f"http://127.0.0.1:{self.port}/",
+            "data_dir": str(self.directory / "data"),
+            "database": {"url": self.cluster.url(DATABASE)},
+            "workers": self._workers,
+            "listeners": listeners,
+            "registration": {"enabled": False, "shared_secret": SHARED_SECRET},
+            "passwords": {"argon2_time_cost": 1},
+            "rate_limits": {"enabled": False},
+            "presence": {"enabled": True},
+            "federation": federation,
+        }
 
     def _wait_until_ready(self) -> None:
         self.process.wait_for_line("ready:", seconds=60)
@@ -201,17 +231,33 @@ class Synapse(Homeserver):
     def _settings(self) -> dict[str, object]:
         logging = self.directory / "logging.yaml"
         logging.write_text(yaml.safe_dump(SYNAPSE_LOGGING))
+        listener = {"bind_addresses": ["127.0.0.1"], "type": "http"}
+        federation: dict[str, object] = {"federation_domain_whitelist": []}
+        listeners: list[dict[str, object]] = [
+            {**listener, "port": self.port, "resources": [{"names": ["client", "health"]}]}
+        ]
+        if self.federated is not None:
+            names = ["federation", "keys"]
+            listeners.append(
+                {**listener, "port": self.federation_port, "tls": True, "resources": [{"names": names}]}
+            )
+            federation = {
+                "tls_certificate_path": str(self.federated.certificate),
+                "tls_private_key_path": str(self.federated.private_key),
+                "federation_custom_ca_list": [str(self.federated.ca_file)],
+                "ip_range_blacklist": [],
+                "federation_ip_range_blacklist": [],
+                "rc_federation": {
+                    "window_size": 1000,
+                    "sleep_limit": 1_000_000,
+                    "reject_limit": 1_000_000,
+                    "concurrent": 50,
+                },
+            }
         return {
-            "server_name": SERVER_NAME,
+            "server_name": self.server_name,
             "pid_file": str(self.directory / "synapse.pid"),
-            "listeners": [
-                {
-                    "port": self.port,
-                    "bind_addresses": ["127.0.0.1"],
-                    "type": "http",
-                    "resources": [{"names": ["client", "health"]}],
-                }
-            ],
+            "listeners": listeners,
             "database": {
                 "name": "psycopg2",
                 "args": {"dsn": self.cluster.url(DATABASE), "cp_min": 5, "cp_max": 10},
@@ -225,10 +271,11 @@ class Synapse(Homeserver):
             "report_stats": False,
             "trusted_key_servers": [],
             "presence": {"enabled": True},
-            "federation_domain_whitelist": [],
+            **federation,
             # Synapse answers a repeated identical /sync from a cache for two minutes, for clients that lost
             # the answer. The benchmark repeats itself where clients do not: without this it would measure
             # that cache.
+            "suppress_key_server_warning": True,
             "caches": {"sync_response_cache_duration": "0s"},
             **SYNAPSE_RATE_LIMITS,
         }
@@ -254,7 +301,7 @@ SYNAPSE_LOGGING: Final = {
 }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What federation costs: `scripts/benchmark federation`.
+
+Owns its servers' being able to reach each other, a sender that is no homeserver, and three scenarios: taking events in,
+how long a message takes from one server to another, and joining a large room. Measuring is `scripts.benchmarks`'.
+"""

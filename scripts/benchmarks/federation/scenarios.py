@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking events in, a message's way from server to server, and joining a large room."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import orjson
+
+from scripts.benchmarks.client import Client, RequestFailed, next_batch
+from scripts.benchmarks.federation.sender import VERSION, Sender
+from scripts.benchmarks.measuring import percentile
+from scripts.benchmarks.servers import Homeserver, free_port
+from scripts.benchmarks.world import FULL, World, each
+
+TRANSACTION = 50
+PATIENCE = 600.0
+"""Seconds after which what was sent is taken not to arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of everything."""
+
+    name: str
+    events: int
+    messages: int
+    members: int
+    history: int
+    repeats: int
+
+
+FULL_SIZE = Size("full", events=2000, messages=100, members=2000, history=3000, repeats=3)
+QUICK_SIZE = Size("quick", events=500, messages=30, members=200, history=300, repeats=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Events taken in: milliseconds of CPU each, and how many a second."""
+
+    server_cpu: float
+    database_cpu: float
+    rate: float
+
+
+async def intake(server: Homeserver, size: Size) -> Intake:
+    """Send a room's worth of events in full transactions; until the last can be read by a client."""
+    assert server.federated is not None
+    world = World(server.port, FULL)
+    reader = await world.register(world.anyone)
+    room_id = await reader.create_room(preset="public_chat", room_version=VERSION)
+    sender = Sender(free_port(), server.server_name, server.federated)
+    await sender.open()
+    trials = []
+    try:
+        state = await sender.join(room_id)
+        events = sender.messages(state, size.events * (size.repeats + 1))
+        portions = [events[start : start + size.events] for start in range(0, len(events), size.events)]
+        for portion in portions:
+            transactions = [
+                sender.transaction(portion[start : start + TRANSACTION])
+                for start in range(0, len(portion), TRANSACTION)
+            ]
+            processes = (server.process, server.cluster.process)
+            before = [process.cpu_seconds() for process in processes]
+            started = time.perf_counter()
+            for transaction in transactions:
+                answer = await sender.send(transaction)
+                refused = [result for result in answer["pdus"].values() if result]
+                if refused:
+                    raise ValueError(f"refused: {refused[0]}")
+            await _readable(reader, room_id, portion[-1].event_id)
+            seconds = time.perf_counter() - started
+            used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
+            trials.append((*(1000 * cpu / len(portion) for cpu in used), len(portion) / seconds))
+    finally:
+        sender.close()
+    medians = [statistics.median(column) for column in zip(*trials[1:], strict=True)]
+    return Intake(*medians)
+
+
+async def _readable(reader: Client, room_id: str, event_id: str) -> None:
+    path = f"/_matrix/client/v3/rooms/{quote(room_id)}/event/{quote(event_id)}"
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            await reader.call("GET", path)
+        except RequestFailed:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Milliseconds from a client's send on one server to another's client having it."""
+
+    p50: float
+    p99: float
+
+
+async def way(near: Homeserver, far: Homeserver, size: Size) -> Way:
+    """One message after the other."""
+    speaker, listener = [
+        await world.register(world.anyone) for world in (World(near.port, FULL), World(far.port, FULL))
+    ]
+    room_id = await speaker.create_room(preset="public_chat", room_version=VERSION)
+    await join(listener, room_id, near.server_name)
+    token = next_batch(await listener.sync())
+    latencies: list[float] = []
+    for number in range(size.messages + 10):
+        started = time.perf_counter()
+        sent = asyncio.ensure_future(speaker.twin().send(room_id, f"w{number}", f"message {number}"))
+        wanted = f"message {number}".encode()
+        while True:
+            answer = await listener.sync(since=token, timeout=30_000)
+            token = next_batch(answer)
+            if b'"' + wanted + b'"' in answer:
+                break
+            if time.perf_counter() - started > PATIENCE:
+                raise TimeoutError(f"message {number} did not arrive")
+        latencies.append(time.perf_counter() - started)
+        await sent
+    ordered = sorted(latencies[10:])
+    return Way(1000 * percentile(ordered, 50), 1000 * percentile(ordered, 99))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Seconds until a join is answered, until all members are there too, and the CPU of both."""
+
+    seconds: float
+    complete: float
+    server_cpu: float
+    database_cpu: float
+
+
+async def large_room(host: Homeserver, size: Size, progress: Callable[[str], None]) -> str:
+    """A room of many members who have spoken."""
+    world = World(host.port, FULL)
+    creator = await world.register(world.anyone)
+    room_id = await creator.create_room(preset="public_chat", room_version=VERSION, name="A large room")
+    progress(f"  {size.members} members come in")
+
+    async def come_in(number: int) -> None:
+        member = await world.register(creator.twin())
+        await member.join(room_id)
+        if number < 10:
+            for said in range(size.history // 10):
+                await member.send(room_id, f"h{said}", f"Something to remember, {number}.{said}")
+        member.close()
+
+    await each([lambda number=number: come_in(number) for number in range(size.members - 1)])  # type: ignore[misc]
+    return room_id
+
+
+async def entry(server: Homeserver, host: Homeserver, room_id: str, size: Size) -> Entry:
+    """Join the room from a server that has never heard of it."""
+    world = World(server.port, FULL)
+    user = await world.register(world.anyone)
+    processes = (server.process, server.cluster.process)
+    before = [process.cpu_seconds() for process in processes]
+    started = time.perf_counter()
+    await join(user, room_id, host.server_name)
+    seconds = time.perf_counter() - started
+    path = f"/_matrix/client/v3/rooms/{quote(room_id)}/joined_members"
+    while len(orjson.loads(await user.call("GET", path))["joined"]) < size.members + 1:
+        if time.perf_counter() - started > PATIENCE:
+            raise TimeoutError("the members did not arrive")
+        await asyncio.sleep(0.05)
+    complete = time.perf_counter() - started
+    used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
+    return Entry(seconds, complete, *used)
+
+
+async def join(user: Client, room_id: str, via: str) -> None:
+    """Join a room of another server."""
+    path = f"/_matrix/client/v3/join/{quote(room_id)}?via={quote(via)}&server_name={quote(via)}"
+    await user.call("POST", path, {})
