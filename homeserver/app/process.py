@@ -35,6 +35,7 @@ from homeserver.observability.access_log import AccessLog
 from homeserver.observability.logging import set_up
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.protocol.signing import SigningKey
+from homeserver.rooms.remote import NoRemoteRooms
 from homeserver.web.listeners import WebServer, check_listener
 from storage.database import DatabaseFailure
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -208,7 +209,9 @@ class _Process:
     async def _start(self, dsn: str, signing_key: SigningKey, registration_secret: str) -> None:
         config, reactor = self._config, self._reactor
         core = self._core = await build_core(reactor, config, dsn, signing_key)
-        services = self._services = build_services(reactor, config, core, registration_secret)
+        services = self._services = build_services(
+            reactor, config, core, registration_secret, NoRemoteRooms()
+        )
         await services.start()
         metrics = HttpMetrics()
         REGISTRY.register(metrics)

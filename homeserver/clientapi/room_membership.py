@@ -4,8 +4,8 @@
 from typing import Any
 
 from homeserver.errors import InvalidParam, MissingParam, ServerNotTrusted
-from homeserver.protocol.identifiers import is_valid_room_id
-from homeserver.rooms.aliases import Aliases
+from homeserver.protocol.identifiers import is_valid_room_id, is_valid_server_name
+from homeserver.rooms.locating import RoomLocator
 from homeserver.rooms.membership.ban import Banning
 from homeserver.rooms.membership.forget import Forgetting
 from homeserver.rooms.membership.invite import Inviting
@@ -14,11 +14,14 @@ from homeserver.rooms.membership.kick import Kicking
 from homeserver.rooms.membership.knock import Knocking
 from homeserver.rooms.membership.leave import Leaving
 from homeserver.rooms.membership.unban import Unbanning
+from homeserver.rooms.remote import FoundRoom
 from homeserver.rooms.user_rooms import UserRooms
 from homeserver.web.bodies import Struct
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route
+
+MOST_SERVERS = 20
 
 
 class ReasonBody(Struct, frozen=True):
@@ -49,14 +52,14 @@ class RoomMembershipEndpoints:
     def __init__(
         self,
         *,
-        aliases: Aliases,
+        locator: RoomLocator,
         user_rooms: UserRooms,
         joining: Joining,
         knocking: Knocking,
         leaving: Leaving,
         forgetting: Forgetting,
     ) -> None:
-        self._aliases = aliases
+        self._locator = locator
         self._user_rooms = user_rooms
         self._joining = joining
         self._knocking = knocking
@@ -88,26 +91,26 @@ class RoomMembershipEndpoints:
         )
 
     async def join(self, request: MatrixRequest) -> Reply:
-        """`POST /join/{roomIdOrAlias}`. `via` and `server_name` would name servers to ask; all rooms are here."""
-        return await self._join(request, await self._room_id(request))
+        """`POST /join/{roomIdOrAlias}`."""
+        return await self._join(request, await self._room(request))
 
     async def join_by_id(self, request: MatrixRequest) -> Reply:
         """`POST /rooms/{roomId}/join`."""
-        return await self._join(request, request.param("room_id"))
+        return await self._join(request, FoundRoom(request.param("room_id"), _servers(request)))
 
-    async def _join(self, request: MatrixRequest, room_id: str) -> Reply:
+    async def _join(self, request: MatrixRequest, room: FoundRoom) -> Reply:
         body = request.body(JoinBody, empty_ok=True)
         if body.third_party_signed is not None:
             raise ServerNotTrusted("This server works with no identity server; join with an invite instead")
-        await self._joining.join(request.requester, room_id, reason=body.reason)
-        return {"room_id": room_id}
+        await self._joining.join(request.requester, room.room_id, servers=room.servers, reason=body.reason)
+        return {"room_id": room.room_id}
 
     async def knock(self, request: MatrixRequest) -> Reply:
         """`POST /knock/{roomIdOrAlias}`."""
-        room_id = await self._room_id(request)
+        room = await self._room(request)
         body = request.body(ReasonBody, empty_ok=True)
-        await self._knocking.knock(request.requester, room_id, reason=body.reason)
-        return {"room_id": room_id}
+        await self._knocking.knock(request.requester, room.room_id, servers=room.servers, reason=body.reason)
+        return {"room_id": room.room_id}
 
     async def leave(self, request: MatrixRequest) -> Reply:
         """`POST /rooms/{roomId}/leave`."""
@@ -125,11 +128,17 @@ class RoomMembershipEndpoints:
         joined = await self._user_rooms.joined(request.requester.user_id)
         return {"joined_rooms": [standing.room_id for standing in joined]}
 
-    async def _room_id(self, request: MatrixRequest) -> str:
+    async def _room(self, request: MatrixRequest) -> FoundRoom:
         named = request.param("room_id_or_alias")
         if not named.startswith("#") and not is_valid_room_id(named):
             raise InvalidParam("That is neither a room id nor a room alias")
-        return await self._aliases.room_id_of(named)
+        return await self._locator.locate(named, _servers(request))
+
+
+def _servers(request: MatrixRequest) -> list[str]:
+    """The servers a client names: by `via`, or `server_name` as it was called before. A few will do."""
+    named = [*request.query.strings("via"), *request.query.strings("server_name")]
+    return [name for name in dict.fromkeys(named) if is_valid_server_name(name)][:MOST_SERVERS]
 
 
 class RoomModerationEndpoints:

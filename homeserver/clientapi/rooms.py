@@ -34,7 +34,7 @@ def room_routes(
         *CreateRoomEndpoints(rooms.creation).routes(),
         *RoomUpgradeEndpoints(rooms.upgrade).routes(),
         *RoomMembershipEndpoints(
-            aliases=rooms.aliases,
+            locator=rooms.locator,
             user_rooms=rooms.user_rooms,
             joining=rooms.joining,
             knocking=rooms.knocking,

@@ -11,6 +11,7 @@ from homeserver.rooms.creation.create import RoomCreation
 from homeserver.rooms.creation.upgrade import RoomUpgrade
 from homeserver.rooms.directory import Publication, RoomDirectory
 from homeserver.rooms.engine import RoomEngine
+from homeserver.rooms.locating import LikelyServers, RoomLocator
 from homeserver.rooms.membership.ban import Banning
 from homeserver.rooms.membership.changes import MembershipChanges
 from homeserver.rooms.membership.forget import Forgetting
@@ -22,6 +23,7 @@ from homeserver.rooms.membership.leave import Leaving
 from homeserver.rooms.membership.member_content import MemberProfiles
 from homeserver.rooms.membership.personal_settings import PersonalSettings
 from homeserver.rooms.membership.unban import Unbanning
+from homeserver.rooms.remote import RemoteRooms
 from homeserver.rooms.sending.messages import Sending
 from homeserver.rooms.sending.redactions import Redacting
 from homeserver.rooms.sending.relation_rules import RelationRules
@@ -42,6 +44,7 @@ class RoomServices:
 
     user_rooms: UserRooms
     aliases: Aliases
+    locator: RoomLocator
     directory: RoomDirectory
     summaries: RoomSummaries
     spaces: SpaceHierarchies
@@ -75,16 +78,25 @@ def build_room_services(
     settings: PersonalSettings,
     guests: Guests,
     publication: Publication,
+    remote: RemoteRooms,
     default_version: str,
 ) -> RoomServices:
     """Build them all. `RoomDeparture` and `ProfilePropagation`, which accounts and profiles need, are made apart."""
     aliases = Aliases(store=alias_store, engine=engine, gate=gate, committer=committer)
     directory = RoomDirectory(store=published, cache=engine.cache, publication=publication)
-    inviting = Inviting(engine=engine, profiles=profiles, permissions=permissions)
-    joining = Joining(engine=engine, profiles=profiles, user_rooms=user_rooms, settings=settings)
-    leaving, kicking = Leaving(engine=engine), Kicking(engine=engine)
+    likely = LikelyServers(engine=engine, user_rooms=user_rooms)
+    inviting = Inviting(engine=engine, profiles=profiles, permissions=permissions, remote=remote)
+    joining = Joining(
+        engine=engine,
+        profiles=profiles,
+        user_rooms=user_rooms,
+        settings=settings,
+        remote=remote,
+        likely=likely,
+    )
+    leaving, kicking = Leaving(engine=engine, remote=remote, likely=likely), Kicking(engine=engine)
     banning, unbanning = Banning(engine=engine), Unbanning(engine=engine)
-    knocking = Knocking(engine=engine, profiles=profiles)
+    knocking = Knocking(engine=engine, profiles=profiles, remote=remote, likely=likely)
     redacting = Redacting(engine=engine, events=events)
     changes = MembershipChanges(
         cache=engine.cache,
@@ -100,6 +112,7 @@ def build_room_services(
     return RoomServices(
         user_rooms=user_rooms,
         aliases=aliases,
+        locator=RoomLocator(aliases=aliases, remote=remote, server_name=engine.server_name),
         directory=directory,
         summaries=summaries,
         spaces=SpaceHierarchies(cache=engine.cache, summaries=summaries),

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from homeserver.rooms.creation.wishes import RoomWishes
 from homeserver.rooms.engine import Room, RoomHead
+from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.departure import RoomDeparture
 from homeserver.rooms.membership.propagation import ProfilePropagation
+from homeserver.rooms.remote import NoRemoteRooms, RemoteRooms
 from homeserver.rooms.services import RoomServices, build_room_services
 from storage.database import Database
 from storage.published_rooms import PublishedRoomStore
@@ -71,9 +73,11 @@ class House:
         *,
         default_version: str = "12",
         publication: Literal["members", "admins", "nobody"] = "members",
+        remote: RemoteRooms | None = None,
     ) -> House:
         """Put together as `homeserver/app` does."""
         engine, world = await Engine.open(database), World()
+        remote = NoRemoteRooms() if remote is None else remote
         rooms = build_room_services(
             engine=engine.engine,
             gate=engine.gate,
@@ -88,13 +92,15 @@ class House:
             settings=world,
             guests=world,
             publication=publication,
+            remote=remote,
             default_version=default_version,
         )
+        likely = LikelyServers(engine=engine.engine, user_rooms=engine.user_rooms)
         return cls(
             engine,
             rooms,
             world,
-            RoomDeparture(engine=engine.engine, user_rooms=engine.user_rooms),
+            RoomDeparture(engine=engine.engine, user_rooms=engine.user_rooms, remote=remote, likely=likely),
             ProfilePropagation(engine=engine.engine, user_rooms=engine.user_rooms),
         )
 

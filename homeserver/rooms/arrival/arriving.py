@@ -42,6 +42,8 @@ from storage.rooms import Member
 logger = logging.getLogger(__name__)
 
 CREATE: StateKey = ("m.room.create", "")
+DECISIVE = frozenset((CREATE, ("m.room.power_levels", ""), ("m.room.join_rules", "")))
+"""Without these a room is another: a state that has them must show that they stand."""
 MAX_TRIES = 20
 
 
@@ -96,6 +98,11 @@ class RoomArrival:
         self._server_name = server_name
         self._outliers = Outliers(store=store, events=events, pause=pause)
 
+    async def is_live(self, room_id: str) -> bool:
+        """Whether this server is in the room."""
+        room = await self._cache.get(room_id)
+        return room is not None and is_resident(room.head, self._server_name)
+
     async def arrive(
         self,
         room_id: str,
@@ -107,7 +114,7 @@ class RoomArrival:
         partial: Partial | None = None,
         progress: Callable[[int], None] = lambda _done: None,
     ) -> Room:
-        """Be in the room by the join `event`, before which its state was `state`; all are of checked form and signature.
+        """Be in the room by the join `event`, before which its state was `state`; all of checked form and signature.
 
         `auth_chain` must hold every event that the join, the state and itself cite and that is not stored here; with
         `partial`, `state` lacks members. `progress` hears how many events are stored. Idempotent.
@@ -164,6 +171,8 @@ class RoomArrival:
         if join is None:
             ordinal = await self._store.reserve_ordinals(room.key, 1)
             room = await self._loaded(room.room_id)
+            if is_resident(room.head, self._server_name):
+                return False
         else:
             ordinal = join.ordinal
         gaps = [
@@ -218,17 +227,16 @@ def _check_create(room_id: str, version: RoomVersion, state: Mapping[StateKey, I
 
 
 def _accepted(state: Mapping[StateKey, Incoming], stand: Mapping[str, Standing]) -> dict[StateKey, Piece]:
-    """The state without what was rejected; what is not a member must all stand."""
+    """The state without what was rejected, or stands on what nobody has (a server's keys may be lost for good)."""
     pieces: dict[StateKey, Piece] = {}
     for key, incoming in state.items():
         standing = stand.get(incoming.event.event_id)
         if standing is not None and not standing.rejected:
             # What is stored counts, not what was sent: it may have been redacted here, or in versions 1 and 2 differ.
             pieces[key] = Piece(standing.ordinal, standing.event)
-        elif standing is None and key[0] != MEMBER:
-            raise ArrivalRefused(f"the auth chain of {incoming.event.event_id} is not complete")
-        elif key == CREATE:
-            raise ArrivalRefused("the m.room.create event is not allowed")
+        elif key in DECISIVE:
+            fault = "not allowed" if standing is not None else "not complete in its auth chain"
+            raise ArrivalRefused(f"the state's {key[0]} event is {fault}")
         else:
             logger.warning("%r is left out of the state it was said to be in", incoming.event)
     return pieces

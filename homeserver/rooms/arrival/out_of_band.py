@@ -207,7 +207,7 @@ class OutOfBand:
 
 
 def stripped_json(events: Sequence[Mapping[str, Any]]) -> str:
-    """What a user is shown of a room as a JSON array of stripped events: what is none is left out, and what is too much."""
+    """What a user is shown of a room, as a JSON array of stripped events; what is none or too much is left out."""
     kept: list[bytes] = []
     size = 2
     for event in events[:MAX_STRIPPED_EVENTS]:

@@ -58,12 +58,15 @@ class Outliers:
         """Judge the events and store them; by id those that are stored now, and what they cite.
 
         `visibility` is stored with them: the room's history visibility where they are state. An event that was stored
-        before keeps the verdict it had. One that cites events nobody has is left out. `progress` hears how many are done.
+        before keeps the verdict it had. One that cites events nobody has is left out. `progress` hears how many are
+        done.
         """
         unique = {incoming.event.event_id: incoming for incoming in events if _storable(incoming.event)}
         for _ in range(MAX_TRIES):
             try:
-                return await self._try(room, room_id, version, list(unique.values()), visibility, progress)
+                return await self._try(
+                    room, room_id, version, list(unique.values()), visibility=visibility, progress=progress
+                )
             except Collision:
                 logger.info("events of %s were stored by another process at the same time; again", room_id)
         raise RuntimeError(f"the events of {room_id} were stored by others again and again")
@@ -74,6 +77,7 @@ class Outliers:
         room_id: str,
         version: RoomVersion,
         events: list[Incoming],
+        *,
         visibility: int,
         progress: Callable[[int], None],
     ) -> Mapping[str, Standing]:

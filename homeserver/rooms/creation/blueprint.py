@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homeserver.errors import InvalidParam, InvalidRoomState
-from homeserver.protocol.identifiers import is_valid_user_id
+from homeserver.protocol.identifiers import domain_of, is_valid_user_id
 from homeserver.protocol.power_levels import parse_level
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.creation.wishes import InitialState, RoomWishes
@@ -137,6 +137,8 @@ class Blueprint:
         inviter = head.fresh_members[self.creator]
         extra = {"is_direct": True} if self.wishes.is_direct else None
         for user_id in dict.fromkeys(self.wishes.invite):
+            if domain_of(user_id) != domain_of(self.creator):
+                continue  # their server signs the invite first, and for that the room must be there
             yield Draft(
                 MEMBER,
                 self.creator,

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import logging
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
+
 from homeserver.errors import BadAlias, InvalidParam, InvalidRoomState, RoomInUse, UnsupportedRoomVersion
 from homeserver.protocol.errors import IdentifierError, UnsupportedRoomVersionError
 from homeserver.protocol.event_auth import AuthError
@@ -18,6 +23,8 @@ from homeserver.rooms.membership.invite import Inviting
 from homeserver.rooms.membership.member_content import MemberProfiles
 from homeserver.rooms.membership.writing import MEMBER
 from storage.room_aliases import RoomAliasStore
+
+logger = logging.getLogger(__name__)
 
 MAX_INVITES = 100
 """Users invited with the creation; more are invited afterwards, one by one."""
@@ -58,6 +65,11 @@ class RoomCreation:
         check_initial_state(wishes, alias)
         profiles = await self._profiles.member_profiles((actor.user_id, *wishes.invite))
         plan = Blueprint(wishes, version, actor.user_id, alias, profiles)
+        room_id = await self._make_named(plan, alias)
+        await self._invite_elsewhere(actor, room_id, wishes)
+        return room_id
+
+    async def _make_named(self, plan: Blueprint, alias: str | None) -> str:
         if alias is None:
             return await self._make(plan)
         if alias in self._being_taken or alias in await self._aliases.get((alias,)):
@@ -78,6 +90,22 @@ class RoomCreation:
         if room is None:
             raise RoomInUse(f"Room alias {plan.alias} is taken")
         return room.room_id
+
+    async def _invite_elsewhere(self, actor: Actor, room_id: str, wishes: RoomWishes) -> None:
+        """Invite those whose servers must sign it, all at once.
+
+        The room is there: a server that is down does not undo it, and a client told of a failure would make another.
+        """
+        extra = {"is_direct": True} if wishes.is_direct else None
+        users = [user_id for user_id in dict.fromkeys(wishes.invite) if self._inviting.is_elsewhere(user_id)]
+        invites: list[Deferred[object]] = [
+            Deferred.fromCoroutine(self._inviting.invite(actor, room_id, user_id, extra=extra))
+            for user_id in users
+        ]
+        outcomes: list[tuple[bool, object]] = list(await DeferredList(invites, consumeErrors=True))
+        for user_id, (_, result) in zip(users, outcomes, strict=True):
+            if isinstance(result, Failure):
+                logger.warning("%s was not invited to the new room %s: %s", user_id, room_id, result.value)
 
     def _version(self, wishes: RoomWishes) -> RoomVersion:
         if wishes.version is None:

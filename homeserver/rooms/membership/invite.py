@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from homeserver.errors import Forbidden, InviteBlocked, Unknown
+from homeserver.errors import Forbidden, InviteBlocked
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import MemberProfiles, check_target, member_content
 from homeserver.rooms.membership.writing import MEMBER, require_joined, write_member
 from homeserver.rooms.refusals import already_joined, insufficient_power
+from homeserver.rooms.remote import RemoteRooms
 from homeserver.rooms.stripped_state import stripped_state
 
 
@@ -24,14 +25,24 @@ class InvitePermissions(Protocol):
 
 
 class Inviting:
-    """Invites users of this server."""
+    """Invites users, those of other servers by way of their server."""
 
     def __init__(
-        self, *, engine: RoomEngine, profiles: MemberProfiles, permissions: InvitePermissions
+        self,
+        *,
+        engine: RoomEngine,
+        profiles: MemberProfiles,
+        permissions: InvitePermissions,
+        remote: RemoteRooms,
     ) -> None:
         self._engine = engine
         self._profiles = profiles
         self._permissions = permissions
+        self._remote = remote
+
+    def is_elsewhere(self, user_id: str) -> bool:
+        """Whether the user is of another server, which has to sign the invite."""
+        return domain_of(user_id) != self._engine.server_name
 
     async def check_invitees(self, inviter: str, invited: Sequence[str]) -> None:
         """Raise unless each can be invited by the inviter, whatever the room.
@@ -40,9 +51,10 @@ class Inviting:
         """
         for user_id in invited:
             check_target(user_id)
-            if domain_of(user_id) != self._engine.server_name:
-                raise Unknown(f"Cannot invite {user_id}: their server cannot be reached from here")
-        blocking = await self._permissions.blocking(inviter, invited)
+            if self.is_elsewhere(user_id):
+                self._remote.check_reachable(user_id)
+        ours = [user_id for user_id in invited if not self.is_elsewhere(user_id)]
+        blocking = await self._permissions.blocking(inviter, ours) if ours else ()
         if blocking:
             raise InviteBlocked(f"{min(blocking)} does not accept your invite")
 
@@ -55,11 +67,13 @@ class Inviting:
         reason: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """Invite a user; the event id. Raises Forbidden and what `check_invitees` raises."""
+        """Invite a user; the event id. Raises Forbidden, what `check_invitees` raises, and `RemoteRooms.invite`."""
         check_not_suspended(actor)
         sender = actor.user_id
         await self.check_invitees(sender, (user_id,))
-        profiles = await self._profiles.member_profiles((user_id,))
+        profiles: Mapping[str, Mapping[str, str]] = (
+            {} if self.is_elsewhere(user_id) else await self._profiles.member_profiles((user_id,))
+        )
 
         def plan(head: RoomHead) -> Draft:
             require_joined(head, sender)
@@ -80,4 +94,8 @@ class Inviting:
                 stripped_state=stripped_state(head, () if inviter is None else (inviter,)),
             )
 
+        if self.is_elsewhere(user_id):
+            return await self._remote.invite(
+                room_id, user_id, lambda head: (plan(head),), users=(sender, user_id)
+            )
         return await write_member(self._engine, room_id, sender, user_id, plan)

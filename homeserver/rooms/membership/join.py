@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joining a room. Client-server API, "Joining rooms", "Restricted rooms", "Guest access", "Room upgrades".
 
-Owns the conditions of restricted joins and who vouches for them, which guests may come in, and that joining twice is
-joining once.
+Owns the conditions of restricted joins and who vouches for them, which guests may come in, that joining twice is
+joining once, and which joins take another server: into rooms this server is not in, and where nobody here may vouch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from homeserver.errors import Forbidden, GuestAccessForbidden
+from homeserver.errors import Forbidden, GuestAccessForbidden, RemoteServerFailed
+from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.actor import Actor, check_not_suspended
-from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
+from homeserver.rooms.arrival.arriving import is_resident
+from homeserver.rooms.engine import Draft, Room, RoomEngine, RoomHead
+from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
 from homeserver.rooms.membership.personal_settings import PersonalSettings, carry_settings_over
 from homeserver.rooms.membership.writing import MEMBER, write_member
-from homeserver.rooms.refusals import unknown_room
+from homeserver.rooms.remote import RemoteRooms
 from homeserver.rooms.same_content import same_content
 from homeserver.rooms.user_rooms import UserRooms
 
+ROUNDS = 5
+"""How often a room may turn out to be another than it was: joined by somebody else meanwhile, or left."""
+
+
+class NobodyToVouch(Forbidden):
+    """The conditions are met, but no member of this server has the power to let the user in."""
+
 
 class Joining:
-    """Lets users of this server into rooms of this server."""
+    """Lets users of this server into rooms."""
 
     def __init__(
         self,
@@ -31,41 +41,85 @@ class Joining:
         profiles: MemberProfiles,
         user_rooms: UserRooms,
         settings: PersonalSettings,
+        remote: RemoteRooms,
+        likely: LikelyServers,
     ) -> None:
         self._engine = engine
         self._profiles = profiles
         self._user_rooms = user_rooms
         self._settings = settings
+        self._remote = remote
+        self._likely = likely
 
     async def join(
         self,
         actor: Actor,
         room_id: str,
         *,
+        servers: Sequence[str] = (),
         reason: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
         """Join the room, or do nothing if the user is there and `extra` is None; the member event's id.
 
-        `extra` (a content sent as state) always makes a new member event unless it is the present one's.
-        Raises NotFound for a room that is not known here, Forbidden, UserSuspended.
+        `servers` may be in the room, for one that this server is not in. `extra` (a content sent as state) always makes
+        a new member event unless it is the present one's. Raises UserSuspended, Forbidden, NotFound for a room that
+        nobody knows, and what `RemoteRooms.join` raises.
         """
         check_not_suspended(actor)
+        profile = (await self._profiles.member_profiles((actor.user_id,))).get(actor.user_id)
+        content = member_content("join", profile=profile, reason=reason, extra=extra)
+        for _ in range(ROUNDS):
+            room = await self._engine.cache.get(room_id)
+            event_id: str | None
+            if room is None or not is_resident(room.head, self._engine.server_name):
+                event_id = await self._join_elsewhere(actor, room_id, servers, content)
+            else:
+                event_id = await self._join_live(actor, room, content, always=extra is not None)
+            if event_id is not None:
+                return event_id
+        raise RemoteServerFailed("The room is being joined and left; try again")
+
+    async def _join_elsewhere(
+        self, actor: Actor, room_id: str, servers: Sequence[str], content: Mapping[str, Any]
+    ) -> str | None:
+        """By way of another server; None if the room has become live."""
+        if actor.is_guest:  # whether the room is open to guests is known once one is in
+            raise GuestAccessForbidden("Guests may not join rooms of other servers")
+        likely = await self._likely.of(room_id, actor.user_id, servers)
+        event_id = await self._remote.join(actor.user_id, room_id, servers=likely, content=content)
+        if event_id is not None:
+            room = await self._engine.cache.get(room_id)
+            if room is not None:
+                await self._carry_settings_over(actor.user_id, room.head)
+        return event_id
+
+    async def _join_live(
+        self, actor: Actor, room: Room, content: Mapping[str, Any], *, always: bool
+    ) -> str | None:
+        was_joined = room.head.is_joined(actor.user_id)
+        try:
+            event_id: str | None = await self._join_here(actor, room, content, always=always)
+        except NobodyToVouch:
+            able = servers_that_may_invite(room.head, self._engine.server_name)
+            if not able:
+                raise
+            event_id = await self._remote.join(actor.user_id, room.room_id, servers=able, content=content)
+        if event_id is not None and not was_joined:
+            await self._carry_settings_over(actor.user_id, room.head)
+        return event_id
+
+    async def _join_here(self, actor: Actor, room: Room, wanted: Mapping[str, Any], *, always: bool) -> str:
         user_id = actor.user_id
-        room = await self._engine.cache.get(room_id)
-        if room is None:
-            raise unknown_room(room_id)
-        was_joined = room.head.is_joined(user_id)
-        profile = (await self._profiles.member_profiles((user_id,))).get(user_id)
         elsewhere: Set[str] = frozenset()
         if is_restricted(room.head) and room.head.membership(user_id) not in ("join", "invite"):
             elsewhere = {standing.room_id for standing in await self._user_rooms.joined(user_id)}
 
         def plan(head: RoomHead) -> Draft | None:
             joined = head.is_joined(user_id)
-            if joined and extra is None:
+            if joined and not always:
                 return None
-            content = member_content("join", profile=profile, reason=reason, extra=extra)
+            content = dict(wanted)
             if joined:
                 present = self._engine.member_event(head, user_id)
                 if present is not None and same_content(present.event.content, content):
@@ -78,10 +132,7 @@ class Joining:
                     content["join_authorised_via_users_server"] = authoriser
             return Draft(MEMBER, user_id, content, user_id)
 
-        event_id = await write_member(self._engine, room_id, user_id, user_id, plan)
-        if not was_joined:
-            await self._carry_settings_over(user_id, room.head)
-        return event_id
+        return await write_member(self._engine, room.room_id, user_id, user_id, plan)
 
     async def _carry_settings_over(self, user_id: str, head: RoomHead) -> None:
         predecessor = head.content("m.room.create").get("predecessor")
@@ -108,7 +159,7 @@ def check_may_join(
         raise Forbidden("You are not invited to this room, nor in any of the rooms whose members may join it")
     authoriser = next(who_may_invite(head, server_name), None)
     if authoriser is None:
-        raise Forbidden("Nobody on this server may let you into the room")
+        raise NobodyToVouch("Nobody on this server may let you into the room")
     return authoriser
 
 
@@ -161,3 +212,18 @@ def who_may_invite(head: RoomHead, server_name: str) -> Iterator[str]:
             and levels.user_level(user_id) >= levels.invite
         ):
             yield user_id
+
+
+def servers_that_may_invite(head: RoomHead, own: str) -> list[str]:
+    """Other servers with a joined user who has the power to invite, those with users of a level of their own first."""
+    levels = head.power_levels
+    named = levels.content.get("users") if levels.content is not None else None
+    candidates = [*levels.creators, *(named if isinstance(named, Mapping) else ())]
+    if levels.user_level("@nobody:invalid") >= levels.invite:
+        candidates.extend(head.joined_users())
+    able = dict.fromkeys(
+        domain_of(user_id)
+        for user_id in candidates
+        if head.is_joined(user_id) and levels.user_level(user_id) >= levels.invite
+    )
+    return [name for name in able if name != own]

@@ -3,37 +3,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from homeserver.errors import Forbidden
 from homeserver.rooms.actor import Actor, check_not_suspended
+from homeserver.rooms.arrival.arriving import is_resident
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
+from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
 from homeserver.rooms.membership.writing import MEMBER, write_member
-from homeserver.rooms.refusals import already_joined, unknown_room
+from homeserver.rooms.refusals import already_joined
+from homeserver.rooms.remote import RemoteRooms
 from homeserver.rooms.stripped_state import stripped_state
 
 
 class Knocking:
-    def __init__(self, *, engine: RoomEngine, profiles: MemberProfiles) -> None:
+    def __init__(
+        self, *, engine: RoomEngine, profiles: MemberProfiles, remote: RemoteRooms, likely: LikelyServers
+    ) -> None:
         self._engine = engine
         self._profiles = profiles
+        self._remote = remote
+        self._likely = likely
 
     async def knock(
         self,
         actor: Actor,
         room_id: str,
         *,
+        servers: Sequence[str] = (),
         reason: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """Knock; the member event's id. Knocking again gives only a new reason. Raises NotFound, Forbidden."""
+        """Knock; the member event's id. Knocking again gives only a new reason.
+
+        `servers` may be in the room, for one that this server is not in. Raises Forbidden, NotFound for a room that
+        nobody knows, and what `RemoteRooms.knock` raises.
+        """
         check_not_suspended(actor)
         user_id = actor.user_id
-        if await self._engine.cache.get(room_id) is None:
-            raise unknown_room(room_id)
         profile = (await self._profiles.member_profiles((user_id,))).get(user_id)
+        room = await self._engine.cache.get(room_id)
+        if room is None or not is_resident(room.head, self._engine.server_name):
+            content = member_content("knock", profile=profile, reason=reason, extra=extra)
+            likely = await self._likely.of(room_id, user_id, servers)
+            return await self._remote.knock(user_id, room_id, servers=likely, content=content)
 
         def plan(head: RoomHead) -> Draft | None:
             check_may_knock(head, user_id)

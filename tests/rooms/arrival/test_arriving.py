@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import orjson
@@ -217,14 +218,13 @@ async def test_a_state_without_a_create_event_is_refused(database: Database, hyd
 
 
 async def test_an_incomplete_auth_chain_is_refused(database: Database, hydra: RemoteServer) -> None:
-    """State that cites what nobody has is not state; nothing of the room is shown."""
+    """Power levels that cite what nobody has are none; nothing of the room is shown."""
     arrivals = await Arrivals.open(database)
     remote = RemoteRoom(hydra)
+    first = remote.state["m.room.power_levels", ""].event.pdu
     remote.send("m.room.power_levels", {"users": {hydra.user(): 100}, "invite": 0}, "")
-    remote.send("m.room.name", {"name": "x"}, "")
     event, answer = arrivals.asked(remote, ALICE)
-    answer["auth_chain"] = [pdu for pdu in answer["auth_chain"] if pdu["type"] != "m.room.power_levels"]
-    answer["state"] = [pdu for pdu in answer["state"] if pdu["type"] != "m.room.power_levels"]
+    answer["auth_chain"] = [pdu for pdu in answer["auth_chain"] if pdu != first]
     with pytest.raises(ArrivalRefused, match="not complete"):
         await arrivals.enter(remote, event, answer)
     alice = arrivals.client(ALICE)
@@ -244,6 +244,24 @@ async def test_state_that_its_auth_events_do_not_allow_is_left_out(
     assert room.head.state_event("m.room.name") is None
     stored = await arrivals.process.engine.events.by_ids([forged.event.event_id])
     assert stored[forged.event.event_id].flags == 5
+
+
+async def test_state_that_stands_on_what_nobody_has_is_left_out(
+    database: Database, hydra: RemoteServer
+) -> None:
+    """A server whose keys are lost takes its own events along, not the room."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra)
+    user = remote.fill(1, hydra)[0]
+    lost = remote.member(user, "join", by=hydra).event.pdu
+    remote.send("m.room.power_levels", {"users": {hydra.user(): 100, user: 50}}, "")
+    remote.send("m.room.topic", {"topic": "x"}, "", sender=user)
+    event, answer = arrivals.asked(remote, ALICE)
+    answer["auth_chain"] = [pdu for pdu in answer["auth_chain"] if pdu != lost]
+    answer["state"] = [pdu for pdu in answer["state"] if pdu != lost]
+    room = await arrivals.enter(remote, event, answer)
+    assert room.head.state_event("m.room.topic") is None
+    assert room.head.is_joined(ALICE)
 
 
 async def test_a_join_that_is_not_allowed_is_refused(database: Database, hydra: RemoteServer) -> None:
@@ -293,5 +311,6 @@ async def test_a_large_room(
     started = time.perf_counter()
     room = await arrivals.arrival.arrive(remote.id, remote.version, event, state, chain)
     with capsys.disabled():
-        print(f" arrived at {len(answer['state'])} pieces of state in {time.perf_counter() - started:.2f} s")
+        seconds = time.perf_counter() - started
+        sys.stdout.write(f" arrived at {len(answer['state'])} pieces of state in {seconds:.2f} s ")
     assert room.head.joined_count == 2002

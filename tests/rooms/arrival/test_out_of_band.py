@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from homeserver.rooms.arrival.out_of_band import stripped_json
@@ -136,7 +139,7 @@ async def test_a_live_room_takes_its_own_events(database: Database, hydra: Remot
 
 def test_stripped_state_is_made_safe() -> None:
     """What is no stripped event is left out, what no client wants is cut off, and all of it is bounded."""
-    odd = [
+    odd: list[Mapping[str, Any]] = [
         {"type": 1, "state_key": "", "sender": "@a:b", "content": {}},
         {**NAME, "content": "text"},
         {**NAME, "signatures": {"x": "y"}},
