@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.task import LoopingCall
 
 from federation.inbound.budgets import Budget, OriginCosts, OverBudget
@@ -204,8 +205,10 @@ class Backlog:
             verdict = await filling.addTimeout(_PATIENCE, self._reactor)
         except CancelledError:
             raise
-        except (OverBudget, NotToBeHad, TimeoutError) as error:
-            return str(error) or "no time left"
+        except (OverBudget, NotToBeHad) as error:
+            return str(error)
+        except TookTooLong:
+            return "no time left"
         except Exception:
             log.exception("finding the place of %s failed", waiting.event_id)
             return "a failure of this server"

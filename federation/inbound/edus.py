@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import TimeoutError as TookTooLong
 
 from federation.inbound.live_rooms import LiveRooms
 
@@ -64,7 +65,7 @@ class EduDispatcher:
             handling = Deferred.fromCoroutine(self._handle(origin, edu_type, content))
             try:
                 await handling.addTimeout(min(PATIENCE, left), self._reactor)
-            except TimeoutError:
+            except TookTooLong:
                 log.warning("an EDU took too long: %s of %s", edu_type, origin)
             except Exception:
                 log.exception("an EDU could not be handled: %s of %s", edu_type, origin)
@@ -91,7 +92,4 @@ class EduDispatcher:
         if "\0" in room_id:
             return False
         room = await self._rooms.get(room_id)
-        if room is None:
-            return False
-        acl = room.head.server_acl
-        return acl is None or acl.allows(origin)
+        return room is not None and room.head.server_acl.allows(origin)

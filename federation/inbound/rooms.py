@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TookTooLong
 
 from federation.inbound.live_rooms import Arrivals, LiveRoom, LiveRooms
 from federation.inbound.ordering import by_prev, named_first
@@ -92,7 +93,7 @@ class InboundRooms:
         if room is None:
             return dict.fromkeys(_claimed_ids(pdus), "This server is not in the room")
         head = room.head
-        if head.server_acl is not None and not head.server_acl.allows(origin):
+        if not head.server_acl.allows(origin):
             return await self._refused(head, pdus, "The room's access control list shuts your server out")
         resident = head.is_resident(self._server_name)
         if not resident and not any(pdu.get("type") == "m.room.member" for pdu in pdus):
@@ -124,7 +125,7 @@ class InboundRooms:
         Deferred.fromCoroutine(wait())
         try:
             await done.addTimeout(ARRIVAL_PATIENCE, self._reactor)
-        except TimeoutError:
+        except TookTooLong:
             return
 
     async def _refused(self, head: LiveRoom, pdus: Sequence[Mapping[str, Any]], reason: str) -> Errors:
@@ -155,7 +156,7 @@ class InboundRooms:
             Deferred.fromCoroutine(self._drain(queue))
         try:
             await job.done.addTimeout(PATIENCE, self._reactor)
-        except TimeoutError:
+        except TookTooLong:
             queue.withdraw(job)
         waiting = [
             each

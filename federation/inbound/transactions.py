@@ -74,7 +74,7 @@ class InboundTransactions:
             try:
                 answer = orjson.dumps({"pdus": await self._process(origin, pdus, edus)})
                 await self._store.end(origin, txn_id, answer.decode())
-            except BaseException:
+            except Exception:
                 await self._store.forget(origin, txn_id)
                 raise
             return answer
@@ -115,9 +115,8 @@ class InboundTransactions:
 
         async def take_in(room_id: str) -> None:
             for event_id, error in (await self._rooms.take_in(origin, room_id, by_room[room_id])).items():
-                if (
-                    errors.get(event_id, error) is not None
-                ):  # of two rooms' answers for one id one is about a forgery
+                # Of two rooms' answers for one id one is about a forgery.
+                if error is None or event_id not in errors:
                     errors[event_id] = error
 
         taking = DeferredList(

@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transactions: their limits, their one answer, and that nobody's events or EDUs are in anybody's way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from homeserver.errors import BadJson, Forbidden, LimitExceeded
+from homeserver.protocol.events import Event
+from homeserver.rooms.intake.incoming import Incoming
+from storage.database import Database
+from tests.federation.inbound.in_memory import Inbound
+from tests.federation.servers import RemoteServer
+from tests.reactor import reactor
+
+HYDRA, EVIL = RemoteServer("hydra.test"), RemoteServer("evil.test")
+ROOM, OTHER = "!room:hydra.test", "!other:hydra.test"
+
+
+def inbound(database: Database, **how: Any) -> Inbound:
+    """With two rooms that this server and both others are in."""
+    made = Inbound(database, HYDRA, EVIL, **how)
+    for room_id in (ROOM, OTHER):
+        made.intake.room(room_id, "11", HYDRA.name, EVIL.name)
+    return made
+
+
+def event(body: str = "hello", *, room_id: str = ROOM, by: RemoteServer = HYDRA, **more: Any) -> Event:
+    return by.pdu(version="11", room_id=room_id, content={"body": body}, **more).event
+
+
+async def send(
+    inbound: Inbound,
+    *events: Event | Mapping[str, Any],
+    txn_id: str = "1",
+    by: RemoteServer = HYDRA,
+    edus: Sequence[object] = (),
+) -> dict[str, Any]:
+    """What the events of the answer got."""
+    pdus = [each.pdu if isinstance(each, Event) else each for each in events]
+    body = {"origin": by.name, "origin_server_ts": 1, "pdus": pdus, "edus": list(edus)}
+    answer: dict[str, Any] = orjson.loads(await inbound.transactions.receive(by.name, txn_id, body))
+    assert set(answer) == {"pdus"}
+    results: dict[str, Any] = answer["pdus"]
+    return results
+
+
+async def test_good_events_are_in_their_rooms_when_the_answer_comes(database: Database) -> None:
+    """Each gets an empty result."""
+    made = inbound(database)
+    events = [event("a"), event("b", room_id=OTHER)]
+    assert await send(made, *events) == {each.event_id: {} for each in events}
+    assert {each.event_id for each in events} <= set(made.intake.flags)
+
+
+async def test_a_rejected_event_is_no_error(database: Database) -> None:
+    """Nor one that was there before (server-server API, "Rejection")."""
+    made = inbound(database)
+    rejected, known = event("a"), event("b")
+    made.intake.reject.add(rejected.event_id)
+    made.intake.put(known)
+    assert await send(made, rejected, known) == {rejected.event_id: {}, known.event_id: {}}
+
+
+async def test_each_broken_event_is_an_error_of_its_own(database: Database) -> None:
+    """And none of the others'."""
+    made = inbound(database)
+    good, forged = event("a"), event("b", by=EVIL, sender=HYDRA.user())
+    broken = {**event("c").pdu, "type": 5}
+    nowhere = [{**event("d").pdu, "room_id": room_id} for room_id in (None, 5, "x" * 256, "!a\0:b")]
+    results = await send(made, good, forged, broken, *nowhere, {}, {"room_id": ROOM})
+    assert results.pop(good.event_id) == {}
+    assert set(results.pop(forged.event_id)) == {"error"}
+    assert all(set(result) == {"error"} for result in results.values())
+
+
+async def test_fifty_events_and_a_hundred_edus_are_the_most(database: Database) -> None:
+    """One more is refused as a whole, before anything of it is looked at."""
+    heard: list[str] = []
+
+    async def hear(origin: str, content: Mapping[str, Any]) -> None:
+        heard.append(origin)
+
+    made = inbound(database, handlers={"m.x": hear})
+    edu = {"edu_type": "m.x", "content": {"a": 1}}
+    events = [event(str(number)) for number in range(51)]
+    with pytest.raises(BadJson):
+        await send(made, *events)
+    with pytest.raises(BadJson):
+        await send(made, edus=[edu] * 101)
+    assert (made.intake.received, heard) == ([], [])
+    assert len(await send(made, *events[:50], edus=[edu] * 100)) == 50
+    assert len(heard) == 100
+
+
+@pytest.mark.parametrize("origin", ["evil.test", "", None, 5])
+async def test_the_origin_in_the_body_must_be_who_signed(database: Database, origin: object) -> None:
+    """Else the whole is refused."""
+    body = {"origin": origin, "pdus": [event().pdu]}
+    with pytest.raises((Forbidden, BadJson)):
+        await inbound(database).transactions.receive(HYDRA.name, "1", body)
+
+
+@pytest.mark.parametrize("body", [{"pdus": {}}, {"pdus": [], "edus": 1}, {"pdus": None}])
+async def test_a_malformed_transaction_is_refused(database: Database, body: dict[str, Any]) -> None:
+    with pytest.raises(BadJson):
+        await inbound(database).transactions.receive(HYDRA.name, "1", {"origin": HYDRA.name, **body})
+
+
+async def test_the_same_transaction_gets_the_same_answer(database: Database) -> None:
+    """From any process and whatever it holds this time; nothing of it is done again."""
+    made, beside = inbound(database), inbound(database)
+    first = event("a", by=EVIL, sender=HYDRA.user())
+    answer = await send(made, first)
+    assert "error" in answer[first.event_id]
+    for each in (made, beside, inbound(database)):
+        assert await send(each, event("other")) == answer
+        assert each.intake.received == []
+    assert await send(made, event("other"), by=EVIL) != answer
+
+
+async def test_repeats_while_it_is_processed_wait_for_its_answer(database: Database) -> None:
+    """In this process; another one says that it is busy."""
+    made, beside = inbound(database), inbound(database)
+    begun: Deferred[None] = Deferred()
+    going_on: Deferred[None] = Deferred()
+
+    async def before(room_id: str, events: Sequence[Incoming]) -> None:
+        begun.callback(None)
+        await going_on
+
+    made.intake.before = before
+    one = event()
+    attempts = [Deferred.fromCoroutine(send(made, one)) for _ in range(3)]
+    await begun
+    with pytest.raises(LimitExceeded):
+        await send(beside, one)
+    going_on.callback(None)
+    assert list(await gatherResults(attempts)) == [{one.event_id: {}}] * 3
+    assert made.intake.received == [[one.event_id]]
+    assert await send(beside, one) == {one.event_id: {}}
+
+
+async def test_too_many_at_once_of_one_server_are_refused(database: Database) -> None:
+    """Which does not touch the others."""
+    made = inbound(database)
+    begun: Deferred[None] = Deferred()
+    going_on: Deferred[None] = Deferred()
+
+    async def before(room_id: str, events: Sequence[Incoming]) -> None:
+        if not begun.called:
+            begun.callback(None)
+            await going_on
+
+    made.intake.before = before
+    attempts = [
+        Deferred.fromCoroutine(send(made, event(str(number)), txn_id=str(number))) for number in range(4)
+    ]
+    await begun
+    with pytest.raises(LimitExceeded):
+        await send(made, event("5"), txn_id="5")
+    theirs = event("theirs", by=EVIL, room_id=OTHER)
+    assert await send(made, theirs, by=EVIL) == {theirs.event_id: {}}
+    going_on.callback(None)
+    assert len(list(await gatherResults(attempts))) == 4
+
+
+async def test_a_failure_of_ours_is_not_remembered(database: Database) -> None:
+    """The transaction can come again at once, and then works."""
+    made = inbound(database)
+    one = event()
+
+    async def fail(origin: str, room_id: str, pdus: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+        raise RuntimeError("out of order")
+
+    made.transactions._rooms, rooms = _Door(fail), made.transactions._rooms
+    with pytest.raises(RuntimeError):
+        await send(made, one)
+    made.transactions._rooms = rooms
+    assert await send(made, one) == {one.event_id: {}}
+
+
+class _Door:
+    def __init__(self, take_in: Any) -> None:
+        self.take_in = take_in
+
+
+async def test_an_event_that_breaks_the_intake_harms_no_other(database: Database) -> None:
+    """Not even those that came with it."""
+    made = inbound(database)
+    poison, good = event("poison"), [event("a"), event("b")]
+
+    async def before(room_id: str, events: Sequence[Incoming]) -> None:
+        if any(each.event.event_id == poison.event_id for each in events):
+            raise RuntimeError("poison")
+
+    made.intake.before = before
+    results = await send(made, good[0], poison, good[1])
+    assert set(results.pop(poison.event_id)) == {"error"}
+    assert results == {each.event_id: {} for each in good}
+
+
+async def test_few_answers_are_kept_of_a_server(database: Database) -> None:
+    """However many transactions it sends."""
+    made = inbound(database)
+    for number in range(30):
+        await send(made, txn_id=str(number))
+    row = await database.fetch_one("count", "SELECT count(*), max(txn_id::int) FROM inbound_transactions")
+    assert row == (20, 29)
+
+
+# Access control lists
+
+
+async def test_a_server_that_a_room_shuts_out_gets_nothing_into_it(database: Database) -> None:
+    """Whatever its case, whoever the sender; into other rooms it does."""
+    made = inbound(database)
+    made.intake.room(ROOM, "11", acl={"allow": ["*"], "deny": ["EVIL.*"]})
+    shut_out, elsewhere = event("a", by=EVIL), event("b", by=EVIL, room_id=OTHER)
+    passed_on = event("c", by=HYDRA)
+    results = await send(made, shut_out, elsewhere, passed_on, by=EVIL)
+    assert "access control list" in results[shut_out.event_id]["error"]
+    assert "access control list" in results[passed_on.event_id]["error"]
+    assert results[elsewhere.event_id] == {}
+
+
+async def test_edus_of_a_room_keep_to_its_access_control_list(database: Database) -> None:
+    """Typing goes as a whole, of receipts those of the room; nothing is heard of unknown rooms."""
+    heard: list[tuple[str, Mapping[str, Any]]] = []
+
+    async def typing(origin: str, content: Mapping[str, Any]) -> None:
+        heard.append(("typing", content))
+
+    async def receipts(origin: str, content: Mapping[str, Any]) -> None:
+        heard.append(("receipts", content))
+
+    made = inbound(database, handlers={"m.typing": typing, "m.receipt": receipts})
+    made.intake.room(ROOM, "11", acl={"allow": ["*"], "deny": ["evil.test"]})
+    good = {"room_id": OTHER, "user_id": "@a:evil.test", "typing": True}
+    edus = [
+        *({"edu_type": "m.typing", "content": {**good, "room_id": room_id}} for room_id in (ROOM, "!x:y", 5)),
+        {"edu_type": "m.typing", "content": good},
+        {"edu_type": "m.receipt", "content": {ROOM: {"m.read": {}}, OTHER: {"m.read": {"a": 1}}, "!a\0": {}}},
+        {"edu_type": "m.receipt", "content": {ROOM: {"m.read": {}}}},
+    ]
+    await send(made, by=EVIL, edus=edus)
+    assert sorted(heard, key=lambda each: each[0]) == [
+        ("receipts", {OTHER: {"m.read": {"a": 1}}}),
+        ("typing", good),
+    ]
+
+
+# EDUs
+
+
+async def test_no_edu_fails_a_transaction_or_another_edu(database: Database) -> None:
+    """Broken, unknown and failing ones are dropped; the others come in their order."""
+    heard: list[Any] = []
+
+    async def hear(origin: str, content: Mapping[str, Any]) -> None:
+        if content["n"] == 2:
+            raise RuntimeError("broken")
+        heard.append((origin, content["n"]))
+
+    made = inbound(database, handlers={"m.x": hear})
+    broken: list[object] = [None, 1, {}, {"edu_type": "m.x"}, {"edu_type": 1, "content": {}}]
+    unknown = [{"edu_type": "m.unknown", "content": {}}, {"edu_type": "m.x", "content": []}]
+    numbered = [{"edu_type": "m.x", "content": {"n": number}} for number in range(5)]
+    one = event()
+    assert await send(made, one, edus=[*broken, *unknown, *numbered]) == {one.event_id: {}}
+    assert heard == [(HYDRA.name, number) for number in (0, 1, 3, 4)]
+
+
+async def test_an_edu_that_takes_too_long_is_left(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those after it are heard."""
+    monkeypatch.setattr("federation.inbound.edus.PATIENCE", 0.01)
+    heard: list[Any] = []
+
+    async def hear(origin: str, content: Mapping[str, Any]) -> None:
+        if content["n"] == 1:
+            await Deferred()
+        heard.append(content["n"])
+
+    made = inbound(database, handlers={"m.x": hear})
+    await send(made, edus=[{"edu_type": "m.x", "content": {"n": number}} for number in range(3)])
+    assert heard == [0, 2]
+
+
+# Rooms
+
+
+async def test_events_of_rooms_nobody_here_is_in_are_errors(database: Database) -> None:
+    """Be they known rooms or not."""
+    made = inbound(database)
+    made.intake.rooms[ROOM].head.hosts = {HYDRA.name}
+    left, member = event("a"), event("b", event_type="m.room.member", state_key=HYDRA.user())
+    unknown = event("c", room_id="!unknown:hydra.test")
+    results = await send(made, left, member, unknown)
+    assert set(results) == {left.event_id, member.event_id}
+    assert all("not in the room" in result["error"] for result in results.values())
+    assert made.intake.received == []
+
+
+async def test_a_room_takes_parents_first(database: Database) -> None:
+    """In whatever order they were sent."""
+    made = inbound(database)
+    events = [event("0")]
+    for number in range(1, 10):
+        events.append(event(str(number), prev=events[-1:]))
+    results = await send(made, *reversed(events))
+    assert results == {each.event_id: {} for each in events}
+    assert made.intake.received == [[each.event_id for each in events]]
+
+
+async def test_a_slow_room_holds_up_no_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events are kept, and come in when it is quick again."""
+    monkeypatch.setattr("federation.inbound.rooms.PATIENCE", 0.05)
+    made = inbound(database)
+    going_on: Deferred[None] = Deferred()
+
+    async def before(room_id: str, events: Sequence[Incoming]) -> None:
+        if room_id == ROOM:
+            await deferLater(reactor, 0) if going_on.called else await going_on
+
+    made.intake.before = before
+    slow, quick = event("slow"), event("quick", room_id=OTHER)
+    assert await send(made, slow, quick) == {slow.event_id: {}, quick.event_id: {}}
+    assert quick.event_id in made.intake.flags
+    assert slow.event_id not in made.intake.flags
+    theirs = event("theirs", by=EVIL, room_id=OTHER)
+    assert await send(made, theirs, by=EVIL) == {theirs.event_id: {}}
+    going_on.callback(None)
+    await made.backlog.idle()
+    assert slow.event_id in made.intake.flags
+
+
+async def test_servers_take_turns_in_a_room(database: Database) -> None:
+    """One with many events is not served before one with few."""
+    made = inbound(database)
+    begun: Deferred[None] = Deferred()
+    going_on: Deferred[None] = Deferred()
+
+    async def before(room_id: str, events: Sequence[Incoming]) -> None:
+        if not begun.called:
+            begun.callback(None)
+            await going_on
+
+    made.intake.before = before
+    first = Deferred.fromCoroutine(send(made, event("first")))
+    await begun
+    third = RemoteServer("third.test")
+    many = [event(str(number)) for number in range(50)]
+    few = [event(str(number), by=EVIL) for number in range(2)]
+    from_many = Deferred.fromCoroutine(made.rooms.take_in(third.name, ROOM, [each.pdu for each in many]))
+    from_few = Deferred.fromCoroutine(send(made, *few, by=EVIL))
+    while made.rooms._queues[ROOM].length < 52:
+        await deferLater(reactor, 0)
+    going_on.callback(None)
+    await gatherResults([first, from_many, from_few])
+    assert {each.event_id for each in few} <= set(made.intake.received[1][:5])
+
+
+async def test_events_of_a_room_that_is_being_joined_wait_for_it(database: Database) -> None:
+    """Then they are the room's."""
+    joined: Deferred[None] = Deferred()
+
+    class Joining:
+        def under_way(self, room_id: str) -> Deferred[None] | None:
+            return joined if room_id == "!new:hydra.test" else None
+
+    made = inbound(database, arrivals=Joining())
+    one = event("a", room_id="!new:hydra.test")
+    sending = Deferred.fromCoroutine(send(made, one))
+    await deferLater(reactor, 0)
+    made.intake.room("!new:hydra.test")
+    joined.callback(None)
+    assert await sending == {one.event_id: {}}
+    assert one.event_id in made.intake.flags
