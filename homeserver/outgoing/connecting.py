@@ -78,7 +78,8 @@ class Connector:
         found = [host] if is_address(host) else await self._resolver.addresses(host)
         permitted = [address for address in found if policy.permits(address)]
         if not permitted:
-            raise AddressDenied(f"{host} is at {', '.join(found)}, which this server may not reach")
+            where = host if is_address(host) else f"{host} is at {', '.join(found)}, and that"
+            raise AddressDenied(f"{where} is an address this server may not reach")
         return permitted[:MAX_TRIED]
 
     async def _connect_to(self, address: str, target: Target, key: Hashable) -> HttpConnection:

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lares doctor`: whether a server can be found, reached and believed by others.
+
+Owns the printing of the report. What is examined is the federation's.
+"""
+
+import argparse
+import json
+
+from homeserver.cli.command import Commands, add_config_option, command_parser, config_of
+
+
+def add_parser(commands: Commands) -> None:
+    """Add this command to the command line."""
+    parser = command_parser(
+        commands,
+        "doctor",
+        run=_run,
+        summary="examine how a server federates",
+        description=(
+            "Look for a server as other servers do and say in plain words what is found: delegation, SRV records,\n"
+            "addresses (IPv4 and IPv6), certificate, signing keys, version and clock; and for this server's own name,\n"
+            "whether what others find is this server. Seen from this machine: a firewall that treats others worse\n"
+            "does not show. Exit code 0: no problem; 1: problems, each with what to change."
+        ),
+        example="lares doctor --config lares.yaml\nlares doctor example.org --json",
+    )
+    add_config_option(parser)
+    parser.add_argument(
+        "server_name", nargs="?", metavar="SERVER", help="server name; this server's own without one"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = config_of(arguments)
+    from homeserver.app.doctor import examine_server
+
+    report = examine_server(config, arguments.server_name)
+    print(json.dumps(report.as_dict(), indent=2) if arguments.json else report.as_text())
+    return 1 if report.problems else 0
