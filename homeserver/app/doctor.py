@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.failure import Failure
 
 from federation.discovery import make_discovery
@@ -34,7 +34,7 @@ def examine_server(config: Config, server_name: str | None) -> Report:
 
     def begin() -> None:
         work = Deferred.fromCoroutine(examine(reactor, config, server_name or config.server_name))
-        work.addTimeout(LONGEST, reactor, lambda _result, _timeout: Failure(CancelledError()))
+        work.addTimeout(LONGEST, reactor)
         work.addBoth(outcome.append)
         work.addBoth(lambda _: reactor.stop())
 
@@ -44,9 +44,9 @@ def examine_server(config: Config, server_name: str | None) -> Report:
         raise KeyboardInterrupt
     result = outcome[0]
     if isinstance(result, Failure):
-        if result.check(CancelledError) is not None:
+        if isinstance(result.value, TimeoutError):
             raise StartRefused(f"no end of the examination within {LONGEST:.0f} seconds")
-        if result.check(SSL.Error) is not None:
+        if isinstance(result.value, SSL.Error):
             raise StartRefused("federation.ca_file holds no certificates that can be read")
         result.raiseException()
     assert isinstance(result, Report)

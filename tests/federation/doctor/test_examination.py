@@ -26,6 +26,7 @@ from tests.outgoing.conftest import Serve
 from tests.outgoing.servers import LOOPBACK, Link, Names, Server, answer
 from tests.reactor import reactor
 
+run_process: Any = getProcessOutputAndValue
 SEED = bytes(range(32))
 KEY = SigningKey.from_seed("ed25519:a_one", SEED)
 OTHER_KEY = SigningKey.from_seed("ed25519:a_one", bytes(32))
@@ -231,7 +232,7 @@ async def test_the_command(
     (tmp_path / "data/signing.key").write_text(f"ed25519 a_one {encode_base64(SEED)}\n")
     for options in ([], ["--json"]):
         arguments = ["-m", "homeserver.cli", "doctor", "--config", str(config), *options]
-        output, errors, exit_code = await getProcessOutputAndValue(sys.executable, arguments, reactor=reactor)
+        output, errors, exit_code = await run_process(sys.executable, arguments, reactor=reactor)
         assert (errors, exit_code) == (b"", code)
         if options:
             assert json.loads(output)["problems"] == code
