@@ -176,8 +176,8 @@ class Sender:
                     % (status, len(answer), answer)
                 )
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            writer.close()  # a task that ends as cancelled would be complained about
 
     def _published(self) -> bytes:
         keys = {
