@@ -19,7 +19,7 @@ from twisted.names.client import Resolver
 from twisted.names.dns import SRV, Record_SRV
 from twisted.names.error import DNSNameError
 
-from federation.discovery.steps import MAX_TARGETS, Service, SrvRecord
+from federation.discovery.steps import MAX_TARGETS, Service, SrvRecord, is_dns_name
 from homeserver.outgoing.single_flight import SingleFlight
 
 #: Seconds to wait for each name server, in two rounds.
@@ -75,6 +75,8 @@ class SrvLookup:
     async def look_up(self, service: Service, hostname: str) -> Srv:
         """The records of `<service>.<hostname>`. Raises Overloaded only."""
         name = f"{service.value}.{hostname}"
+        if not is_dns_name(name):
+            return Srv()
         kept = self._kept.get(name)
         if kept is not None and kept.until > self._reactor.seconds():
             self._kept.move_to_end(name)
@@ -120,7 +122,9 @@ class SrvLookup:
         if not records:
             return Srv(), NOTHING_SECONDS
         period = min(max(float(min(record.ttl for record in records)), SHORTEST_SECONDS), LONGEST_SECONDS)
-        return Srv(tuple(_record(answer.payload) for answer in records[: 2 * MAX_TARGETS])), period
+        read = (_record(answer.payload) for answer in records[: 2 * MAX_TARGETS])
+        # An empty host is an answer, a host that cannot be one is not.
+        return Srv(tuple(record for record in read if not record.host or is_dns_name(record.host))), period
 
 
 def _record(payload: Record_SRV) -> SrvRecord:

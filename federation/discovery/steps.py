@@ -7,6 +7,7 @@ port, certificate name and `Host` header follow from the answers. Does not own t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +21,8 @@ DEFAULT_PORT: Final = 8448
 #: Places of one server that are tried.
 MAX_TARGETS: Final = 8
 MAX_NAME_BYTES: Final = 255
+
+_LABEL: Final = re.compile(r"[0-9A-Za-z_-]{1,63}")
 
 
 class Step(Enum):
@@ -117,11 +120,10 @@ def delegation_problem(name: object) -> str | None:
     if not isinstance(name, str):
         return "m.server is missing or not a string"
     try:
-        if parse_server_name(name).port == 0:
-            return "m.server names port 0"
+        _without_asking(name, Step.DELEGATED_IP_LITERAL, Step.DELEGATED_EXPLICIT_PORT)
     except IdentifierError:
-        return "m.server is not a server name"
-    return None if len(name) <= MAX_NAME_BYTES else "m.server is too long"
+        return "m.server is not a server name that leads anywhere"
+    return None
 
 
 def in_order(records: Sequence[SrvRecord], random: Callable[[], float]) -> list[SrvRecord]:
@@ -150,13 +152,18 @@ def dns_name(server_name: str) -> str:
     return host.strip("[]").rstrip(".").lower()
 
 
+def is_dns_name(host: str) -> bool:
+    """Whether a name could stand in the DNS at all: labels of 1 to 63 bytes, 253 in total."""
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in host.split("."))
+
+
 def _without_asking(name: str, literal: Step, with_port: Step) -> Found | None:
     """Where a name leads that needs no further question."""
     if len(name) > MAX_NAME_BYTES:
         raise IdentifierError("a server name is at most 255 bytes long")
     host, port = dns_name(name), parse_server_name(name).port
-    if port == 0 or not host:
-        raise IdentifierError("a server name with port 0 or no host")
+    if port == 0 or not (is_ip_literal(name) or is_dns_name(host)):
+        raise IdentifierError("a server name that no name server can know, or with port 0")
     if is_ip_literal(name):
         return Found(literal, (Target(host, port or DEFAULT_PORT, host, name),))
     if port is not None:

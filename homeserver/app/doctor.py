@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from OpenSSL import SSL
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.python.failure import Failure
 
@@ -46,8 +45,6 @@ def examine_server(config: Config, server_name: str | None) -> Report:
     if isinstance(result, Failure):
         if isinstance(result.value, TimeoutError):
             raise StartRefused(f"no end of the examination within {LONGEST:.0f} seconds")
-        if isinstance(result.value, SSL.Error):
-            raise StartRefused("federation.ca_file holds no certificates that can be read")
         result.raiseException()
     assert isinstance(result, Report)
     return result

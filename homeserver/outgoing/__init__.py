@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from OpenSSL import SSL
+
 from homeserver import __version__
+from homeserver.config.errors import StartRefused
 from homeserver.config.sections import Federation
 from homeserver.outgoing.address_policy import AddressPolicy
 from homeserver.outgoing.client import OutgoingClient, OutgoingResponse
@@ -41,8 +44,13 @@ __all__ = [
 def make_client(
     reactor: Any, config: Federation, *, resolver: AddressResolver | None = None
 ) -> OutgoingClient:
-    """The client as configured. Raises OpenSSL.SSL.Error if `federation.ca_file` cannot be read."""
-    tls = TlsPolicy(verify=config.verify_certificates, ca_file=config.ca_file)
+    """The client as configured. Raises StartRefused if `federation.ca_file` cannot be read."""
+    try:
+        tls = TlsPolicy(verify=config.verify_certificates, ca_file=config.ca_file)
+    except SSL.Error as error:
+        raise StartRefused(
+            f"{config.ca_file} (federation.ca_file) holds no certificates in PEM form"
+        ) from error
     return OutgoingClient(
         reactor,
         connector=Connector(reactor, resolver=resolver or SystemResolver(reactor), tls=tls),

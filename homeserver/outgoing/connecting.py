@@ -7,6 +7,7 @@ looked up behind the judgement. Where a host has several addresses, they are tri
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Any, Final, Protocol
 
@@ -31,8 +32,13 @@ from homeserver.outgoing.tls import Handshake, TlsPolicy
 
 #: Seconds for TCP and TLS at one address.
 ADDRESS_TIMEOUT: Final = 10.0
+#: The same, if there is another address to try.
+IMPATIENT_TIMEOUT: Final = 4.0
 #: Addresses of one host that are tried.
 MAX_TRIED: Final = 4
+#: An address that failed stands behind the others of its host for so many seconds; so many of them are remembered.
+AVOIDED_SECONDS: Final = 600.0
+MAX_AVOIDED: Final = 2_000
 
 
 class Connecting(Protocol):
@@ -53,21 +59,27 @@ class Connector:
         self._resolver = resolver
         self._tls = tls
         self._timeout = timeout
+        # Where IPv6 is announced and leads nowhere, the wait for it is worth it once, not for each connection.
+        self._avoided: OrderedDict[tuple[str, int], float] = OrderedDict()
 
     async def connect(self, target: Target, policy: AddressPolicy, key: Hashable) -> HttpConnection:
         """A connection that is ready, its certificate checked.
 
-        Raises NameNotFound, AddressDenied, Overloaded, ConnectFailed, TlsFailed, CertificateRefused, TimedOut: that of
-        the last address tried.
+        Raises NameNotFound, AddressDenied, Overloaded, ConnectFailed, TlsFailed, CertificateRefused, TimedOut: of
+        several addresses' failures a refused certificate, else the first.
         """
         failure: OutgoingError | None = None
-        for address in await self.addresses(target.host, policy):
+        left = self._in_order(await self.addresses(target.host, policy), target.port)
+        while left:
+            address = left.pop(0)
+            timeout = min(self._timeout, IMPATIENT_TIMEOUT) if left else self._timeout
             try:
-                return await self._connect_to(address, target, key)
+                return await self._connect_to(address, target, key, timeout)
             except CertificateRefused as error:
                 failure = error
             except OutgoingError as error:
                 failure = failure or error
+                self._avoid(address, target.port)
         assert failure is not None
         raise failure
 
@@ -82,10 +94,23 @@ class Connector:
             raise AddressDenied(f"{where} is an address this server may not reach")
         return permitted[:MAX_TRIED]
 
-    async def _connect_to(self, address: str, target: Target, key: Hashable) -> HttpConnection:
+    def _in_order(self, addresses: Sequence[str], port: int) -> list[str]:
+        """As the resolver prefers them, those that failed lately last."""
+        now = self._reactor.seconds()
+        return sorted(addresses, key=lambda address: self._avoided.get((address, port), now) > now)
+
+    def _avoid(self, address: str, port: int) -> None:
+        self._avoided[address, port] = self._reactor.seconds() + AVOIDED_SECONDS
+        self._avoided.move_to_end((address, port))
+        if len(self._avoided) > MAX_AVOIDED:
+            self._avoided.popitem(last=False)
+
+    async def _connect_to(
+        self, address: str, target: Target, key: Hashable, timeout: float
+    ) -> HttpConnection:
         handshake = None if target.tls_name is None else Handshake(target.tls_name, key)
         attempt = _Attempt(self._reactor, self._tls, handshake)
-        return await attempt.begin(address, target.port, self._timeout)
+        return await attempt.begin(address, target.port, timeout)
 
 
 class _Attempt:

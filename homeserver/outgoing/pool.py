@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from homeserver.outgoing.address_policy import AddressPolicy
 from homeserver.outgoing.connecting import Connecting
 from homeserver.outgoing.connection import HttpConnection
-from homeserver.outgoing.errors import Overloaded
+from homeserver.outgoing.errors import ConnectionBroken, Overloaded
 from homeserver.outgoing.targets import Target
 
 
@@ -101,7 +101,7 @@ class ConnectionPool:
         if not connection.open:  # it ended between two turns
             connection.gone = None
             self._free(destination)
-            raise Overloaded("the connection ended at once")
+            raise ConnectionBroken("the connection ended at once", answered=False)
         return connection
 
     def give_back(self, connection: HttpConnection, target: Target, policy: AddressPolicy) -> None:

@@ -98,6 +98,7 @@ class Server(Factory):
 
     def __init__(self, script: Script, leaf: Leaf | None = None, interface: str = "127.0.0.1") -> None:
         self.script = script
+        self.secure = leaf is not None
         self.links: list[Link] = []
         self.requests: list[tuple[str, bytes]] = []
         if leaf is None:

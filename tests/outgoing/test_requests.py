@@ -8,7 +8,7 @@ import gzip
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from homeserver.outgoing import Caps, Flow, ResponseHead
+from homeserver.outgoing import Caps, Connector, Flow, ResponseHead
 from homeserver.outgoing.errors import BadRedirect, BadUrl, ConnectFailed, ConnectionBroken, Overloaded
 from homeserver.outgoing.pool import PoolLimits
 from tests.federation.certificates import CertificateAuthority
@@ -158,6 +158,17 @@ async def test_the_next_address_is_tried(serve: Serve, make_client: MakeClient) 
     client = make_client({"example.org": ["::1", "127.0.0.1"]})
     response = await client.request("GET", server.target(host="example.org"), "/", caps=CAPS, purpose="test")
     assert response.body == b"here"
+
+
+async def test_an_address_that_failed_is_not_waited_for_again(serve: Serve, make_client: MakeClient) -> None:
+    """It stands behind the others of its host for a while."""
+    server = serve(always(answer(b"here", Connection="close")))
+    client = make_client({"example.org": ["127.0.0.2", "127.0.0.1"]})
+    connector = client._pool._connector
+    assert isinstance(connector, Connector)
+    for expected in (["127.0.0.2", "127.0.0.1"], ["127.0.0.1", "127.0.0.2"]):
+        assert connector._in_order(["127.0.0.2", "127.0.0.1"], server.port) == expected
+        await client.request("GET", server.target(host="example.org"), "/", caps=CAPS, purpose="test")
 
 
 async def test_nobody_there(serve: Serve, make_client: MakeClient) -> None:

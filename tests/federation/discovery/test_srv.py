@@ -54,6 +54,17 @@ async def test_the_root_as_target_is_an_empty_host(name_server: NameServer) -> N
     assert found == Srv((SrvRecord(0, 0, 0, ""),))
 
 
+async def test_names_that_cannot_be_are_not_asked_for(name_server: NameServer) -> None:
+    """Nor believed as targets."""
+    lookup = lookup_of(("127.0.0.1", name_server.port))
+    for hostname in ("a" * 64, "a..b", "a" * 60 + "." + "b" * 60 + "." + "c" * 60 + "." + "d" * 60):
+        assert await lookup.look_up(Service.CURRENT, hostname) == Srv()
+    assert name_server.asked == []
+    name_server.records[NAME] = [SrvRecord(0, 0, 1, "a b"), SrvRecord(0, 0, 2, "good.example")]
+    found = await lookup.look_up(Service.CURRENT, "example.org")
+    assert found == Srv((SrvRecord(0, 0, 2, "good.example"),))
+
+
 async def test_a_failure_is_said_and_the_records_stand(
     name_server: NameServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

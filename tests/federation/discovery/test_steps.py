@@ -52,7 +52,21 @@ def test_names_that_need_a_question(name: str, hostname: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "example.org:0", "1.2.3.4:0", ".", "a/b", "[::1", "x" * 300, "a" * 250 + ":80000"]
+    "name",
+    [
+        "",
+        "a b",
+        "example.org:0",
+        "1.2.3.4:0",
+        ".",
+        "a/b",
+        "[::1",
+        "x" * 300,
+        "a" * 250 + ":80000",
+        "a" * 64 + ".org",
+        "a..org",
+        ".org",
+    ],
 )
 def test_names_that_lead_nowhere(name: str) -> None:
     """No server name, or none anybody could connect to."""
@@ -116,7 +130,19 @@ def test_a_service_that_is_said_not_to_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [None, 7, ["example.org"], "", "a b", "example.org:0", "https://example.org", "x" * 256]
+    "name",
+    [
+        None,
+        7,
+        ["example.org"],
+        "",
+        "a b",
+        "example.org:0",
+        "https://example.org",
+        "x" * 256,
+        "a..org",
+        "a" * 64,
+    ],
 )
 def test_delegations_that_do_not_count(name: object) -> None:
     """Their document is as good as none."""
