@@ -46,6 +46,7 @@ class SyncEndpoints:
         presence = query.enum("set_presence", PRESENCES, "online")
         wanted = await sync_request(query, requester.user_id, requester.device_id, self._filters)
         self._sightings.seen(requester.user_id, requester.device_id, presence)
+        await self._long_poll.acknowledge(wanted)
         if timeout == 0:
             response = await self._long_poll.respond(wanted, 0, request.shutting_down)
         else:

@@ -13,7 +13,7 @@ from homeserver.protocol.errors import ProtocolError
 _MOST = 2**63 - 1
 """Positions and depths are 64-bit signed integers in the database."""
 
-_SYNC = re.compile(r"s(\d{1,19})(?:_(\d{1,19}))?", re.ASCII)
+_SYNC = re.compile(r"s(\d{1,19})(?:_(\d{1,19})(?:_(\d{1,19}))?)?", re.ASCII)
 _PLACE = re.compile(r"t(\d{1,19})_(-?\d{1,19})", re.ASCII)
 
 
@@ -29,17 +29,25 @@ class SyncToken(NamedTuple):
     position: int
     ephemeral: int = 0
     """Serial of the ephemeral clock, in milliseconds."""
+    to_device: int = 0
+    """Messages to the device were sent only up to here, there being too many for one response; 0: up to `position`."""
+
+    @property
+    def to_device_told(self) -> int:
+        """Every message to the device at or below was sent."""
+        return self.to_device or self.position
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `s<position>_<ephemeral>`, or `s<position>` alone. Raises TokenError."""
+        """Read `s<position>`, `s<position>_<ephemeral>` or `s<position>_<ephemeral>_<to_device>`. Raises TokenError."""
         match = _SYNC.fullmatch(text)
         if match is None:
             raise TokenError("not a sync token")
-        return cls(_bounded(match[1]), _bounded(match[2] or "0"))
+        return cls(_bounded(match[1]), _bounded(match[2] or "0"), _bounded(match[3] or "0"))
 
     def __str__(self) -> str:
-        return f"s{self.position}_{self.ephemeral}"
+        whole = f"s{self.position}_{self.ephemeral}"
+        return f"{whole}_{self.to_device}" if self.to_device else whole
 
 
 class PlaceToken(NamedTuple):

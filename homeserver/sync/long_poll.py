@@ -26,6 +26,8 @@ class Syncing(Protocol):
 
     def may_have_news(self, request: SyncRequest) -> bool: ...
 
+    async def acknowledge(self, request: SyncRequest) -> None: ...
+
 
 class Waking(Protocol):
     """Gives listeners; `Stream` is one."""
@@ -70,6 +72,10 @@ class LongPoll:
         self._waking = waking
         self._waiting = waiting
         self._clock = clock
+
+    async def acknowledge(self, request: SyncRequest) -> None:
+        """The client comes with the token of a response it has processed."""
+        await self._syncing.acknowledge(request)
 
     async def respond(self, request: SyncRequest, timeout: float, ending: Ending) -> SyncResponse:
         """The first response that has news, or the one there is after `timeout` seconds, or when the server ends.

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from homeserver.protocol.tokens import SyncToken
 from homeserver.unread.counts import UnreadCounts
 
 JsonObject = Mapping[str, Any]
@@ -87,6 +88,8 @@ class ExtensionNews:
 
     fields: Mapping[str, bytes]
     has_news: bool
+    to_device_told: int = 0
+    """Messages to the device beyond this position were left for the next response; 0: none were."""
 
 
 class Extension(Protocol):
@@ -94,9 +97,9 @@ class Extension(Protocol):
     `device_unused_fallback_key_types`."""
 
     def changed(
-        self, user_id: str, device_id: str | None, since: int, upto: int
+        self, user_id: str, device_id: str | None, since: SyncToken | None, upto: int
     ) -> Awaitable[ExtensionNews]: ...
 
-    def acknowledge(self, user_id: str, device_id: str | None, position: int) -> Awaitable[None]:
-        """The device has processed everything up to the position: what was kept for it alone may go."""
+    def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> Awaitable[None]:
+        """The device has processed what came with the token: what was kept for it alone may go."""
         ...

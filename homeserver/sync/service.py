@@ -75,24 +75,32 @@ class SyncService:
         """The response as of now, at once."""
         since, upto, serial = request.since, self._stream.position, self._clock.current
         if since is not None:
-            if not request.full_state and not self.may_have_news(request):
-                return SyncResponse(response.whole(since), since, False)
+            ahead = since.position > upto  # the process that gave the token is, by what is still on its way here
+            if ahead or (not request.full_state and not self.may_have_news(request)):
+                extensions = await self._news.standing(request, upto)
+                return SyncResponse(response.whole(since, extensions=extensions), since, False)
             serial = max(serial, since.ephemeral)
-            if since.position > upto:
-                # Another process, which gave the token, is ahead by what is still on its way here.
-                return SyncResponse(response.whole(since), since, False)
         ignored = await self._providers.account_data.ignored(request.user_id)
         window = Window(request, upto, self._now(), ignored)
         survey = await self._sections.surveyor.survey(window)
         news = await self._news.gather(window, survey)
-        return await self._respond(window, SyncToken(upto, serial), survey, news)
+        return await self._respond(window, SyncToken(upto, serial, news.to_device_told), survey, news)
 
     def may_have_news(self, request: SyncRequest) -> bool:
         """False only if nothing at all has moved since the request's token: most polls of a quiet server."""
         since = request.since
         return (
-            since is None or since.position < self._stream.position or since.ephemeral < self._clock.current
+            since is None
+            or since.position < self._stream.position
+            or since.ephemeral < self._clock.current
+            or since.to_device != 0
         )
+
+    async def acknowledge(self, request: SyncRequest) -> None:
+        """The client has processed what came with the request's token: see `Extension`."""
+        if request.since is not None:
+            for extension in self._providers.extensions:
+                await extension.acknowledge(request.user_id, request.device_id, request.since)
 
     async def _respond(
         self, window: Window, next_batch: SyncToken, survey: Survey, news: News

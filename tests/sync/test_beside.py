@@ -99,13 +99,15 @@ async def test_unread_counts_are_given_whole_or_by_thread(database: Database) ->
 class Letters:
     """An extension with one message for each device."""
 
-    async def changed(self, user_id: str, device_id: str | None, since: int, upto: int) -> ExtensionNews:
+    async def changed(
+        self, user_id: str, device_id: str | None, since: SyncToken | None, upto: int
+    ) -> ExtensionNews:
         letter = orjson.dumps(
             {"events": [{"type": "m.letter", "sender": user_id, "content": {"to": device_id}}]}
         )
-        return ExtensionNews({"to_device": letter}, since < 5 <= upto)
+        return ExtensionNews({"to_device": letter}, since is None or since.position < 5 <= upto)
 
-    async def acknowledge(self, user_id: str, device_id: str | None, position: int) -> None:
+    async def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> None:
         raise AssertionError("nobody acknowledges here")
 
 

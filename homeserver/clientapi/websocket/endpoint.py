@@ -8,9 +8,10 @@ from typing import Any, Final
 from homeserver.clientapi.sync import PRESENCES, Sightings, sync_request
 from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.clientapi.websocket.methods import Methods
-from homeserver.clientapi.websocket.session import Peer, Session, Updates
+from homeserver.clientapi.websocket.session import Peer, Session
 from homeserver.clientapi.websocket.wire import SUBPROTOCOL, Wire, wire_factory
 from homeserver.errors import InvalidParam
+from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.web.authentication import Requester
 from homeserver.web.replies import Reply, Upgrade
@@ -32,7 +33,7 @@ class WebSocketEndpoints:
         self,
         reactor: Any,
         *,
-        updates: Updates,
+        updates: LongPoll,
         methods: Methods,
         filters: WantedFilters,
         sightings: Sightings,
@@ -61,6 +62,7 @@ class WebSocketEndpoints:
         query, requester = request.query, request.requester
         presence = query.enum("presence", PRESENCES) or query.enum("set_presence", PRESENCES, "online")
         wanted = await sync_request(query, requester.user_id, requester.device_id, self._filters)
+        await self._updates.acknowledge(wanted)
 
         async def authenticate() -> Requester:
             return await self._tokens.authenticate(request)

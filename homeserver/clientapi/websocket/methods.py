@@ -184,7 +184,7 @@ class Methods:
     async def _ack(self, requester: Requester, call: Call) -> Result:
         token = sync_token(_params(call, AckParams).since)
         for extension in self._services.extensions:
-            await extension.acknowledge(requester.user_id, requester.device_id, token.position)
+            await extension.acknowledge(requester.user_id, requester.device_id, token)
         return _DONE
 
 

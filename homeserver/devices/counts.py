@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many one-time keys each device has left, as its client is told with every sync.
+
+Owns the memory of it: every response carries the counts, so they are read once and then only after they moved.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from homeserver.devices.news import DeviceNews, Moved
+from homeserver.devices.writing import Committer
+from storage.one_time_keys import KeyCounts as Counts
+
+CAPACITY = 50_000
+"""Devices remembered: a few hundred bytes each."""
+
+
+class Store(Protocol):
+    async def counts(self, user_id: str, device_id: str) -> Counts: ...
+
+
+class KeyCounts:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        origin: str,
+        store: Store,
+        news: DeviceNews,
+        committer: Committer,
+        position: Callable[[], int],
+    ) -> None:
+        """`position` tells how far the stream may be shown."""
+        self._origin = origin
+        self._store = store
+        self._news = news
+        self._committer = committer
+        self._position = position
+        # Device → its counts, and the position the stream had at least reached when they were read.
+        self._known: OrderedDict[tuple[str, str], tuple[Counts, int]] = OrderedDict()
+
+    async def of(self, user_id: str, device_id: str) -> Counts:
+        """What the device has left, at least as of the stream's position. No query unless it moved."""
+        key = (user_id, device_id)
+        known = self._known.get(key)
+        if known is not None and not self._news.counts.may_have_changed(key, known[1]):
+            self._known.move_to_end(key)
+            return known[0]
+        position = self._position()
+        counts = await self._store.counts(user_id, device_id)
+        self._known[key] = (counts, position)
+        self._known.move_to_end(key)
+        while len(self._known) > CAPACITY:
+            self._known.popitem(last=False)
+        return counts
+
+    def may_have_moved(self, user_id: str, device_id: str, since: int) -> bool:
+        """False only if they did not move after the position."""
+        return self._news.counts.may_have_changed((user_id, device_id), since)
+
+    async def moved(self, devices: Iterable[tuple[str, str]]) -> None:
+        """Keys of those devices were added or given out: have their clients told."""
+        pairs: Sequence[tuple[str, str]] = sorted(set(devices))
+        if not pairs:
+            return
+        rows = [{"origin": self._origin, "user_id": user, "device_id": device} for user, device in pairs]
+
+        def landed(before: int) -> Iterable[str]:
+            return self._news.landed(
+                [Moved("counts", before + n, user, device) for n, (user, device) in enumerate(pairs, 1)]
+            )
+
+        await self._committer.write("key_counts", rows, landed=landed)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages to devices: taken once, kept in order, delivered until the device says that it has them.
+
+Client-server API, "Send-to-Device messaging". Owns limits, and the way to devices of this server and of others; who may
+write to whom is not limited: only the receiving client knows what a message is worth.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+import orjson
+
+from homeserver.devices.news import DeviceNews, Moved
+from homeserver.devices.remote import JsonObject, MessagesOut, RemoteDevices
+from homeserver.devices.writing import Committer
+from homeserver.errors import BadJson, InvalidParam, TooLarge
+from storage.to_device import ToDeviceStore
+
+PAGE: Final = 100
+"""Messages in one response."""
+MOST_TARGETS: Final = 10_000
+"""Devices of one request."""
+MAX_MESSAGE_BYTES: Final = 65_536
+MAX_TYPE_BYTES: Final = 255
+_MOST_ROWS, _MOST_BYTES = 100, 524_288
+"""Of one commit: others wait for it, and its notification names every recipient."""
+_KEPT_MS: Final = 7 * 86_400_000
+"""How long a request is remembered, that a repetition be recognised."""
+_CAPACITY: Final = 50_000
+
+Messages = Mapping[str, Mapping[str, JsonObject]]
+"""User → device or `*` → content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The next messages of a device, each as JSON."""
+
+    messages: Sequence[str]
+    told: int
+    """There are more, beyond this position; 0: there are not."""
+
+
+NOTHING = Waiting((), 0)
+
+
+class ToDevice:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        origin: str,
+        store: ToDeviceStore,
+        news: DeviceNews,
+        committer: Committer,
+        remote: RemoteDevices,
+        is_local: Callable[[str], bool],
+        now: Callable[[], int],
+    ) -> None:
+        self._origin = origin
+        self._store = store
+        self._news = news
+        self._committer = committer
+        self._remote = remote
+        self._is_local = is_local
+        self._now = now
+        # Device → up to where it is known to have everything; least recently used first.
+        self._acknowledged: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    # Sending.
+
+    async def send(self, sender: str, event_type: str, messages: Messages, transaction: str) -> None:
+        """Send one message to each device, once for the transaction (a digest, as a UUID).
+
+        Devices that do not exist are passed over. Raises InvalidParam, BadJson, TooLarge.
+        """
+        check_messages(event_type, messages)
+        local = {each: devices for each, devices in messages.items() if self._is_local(each)}
+        others = {each: devices for each, devices in messages.items() if not self._is_local(each)}
+        if others:
+            if await self._store.is_done(transaction):
+                return
+            # Before our own, with which the transaction is noted: if this fails in between, all of it is repeated, and
+            # the other servers know the messages again.
+            await self._remote.send(MessagesOut(sender, event_type, transaction, others))
+        await self._keep(sender, event_type, local, transaction, note=bool(others))
+
+    async def receive(
+        self, server_name: str, message_id: str, sender: str, event_type: str, messages: Messages
+    ) -> None:
+        """Messages from another server, whose user the sender is known to be. Raises as `send`."""
+        check_messages(event_type, messages)
+        local = {each: devices for each, devices in messages.items() if self._is_local(each)}
+        await self._keep(sender, event_type, local, digest("edu", server_name, message_id), note=False)
+
+    async def _keep(
+        self, sender: str, event_type: str, messages: Messages, transaction: str, *, note: bool
+    ) -> None:
+        rows: list[dict[str, Any]] = [
+            {"user_id": user_id, "device_id": device_id, "message": _encoded(sender, event_type, content)}
+            for user_id, devices in messages.items()
+            for device_id, content in devices.items()
+        ]
+        if note and not rows:
+            rows.append({"user_id": None, "device_id": None, "message": None})
+        now = self._now()
+        for number, portion in enumerate(_portions(rows)):
+            part = transaction if number == 0 else digest(transaction, str(number))
+            attempt = uuid.uuid4().hex
+            for row in portion:
+                row.update(origin=self._origin, transaction=part, attempt=attempt, ts=now)
+            await self._commit(portion)
+
+    async def _commit(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        def landed(before: int) -> Iterable[str]:
+            return self._news.landed(
+                [
+                    Moved("messages", before + n, row["user_id"])
+                    for n, row in enumerate(rows, 1)
+                    if row["user_id"] is not None
+                ]
+            )
+
+        await self._committer.write("to_device", rows, landed=landed)
+
+    # Delivering.
+
+    async def waiting(self, user_id: str, device_id: str, since: int, upto: int) -> Waiting:
+        """The oldest messages in since < position ≤ upto, a page of them. No query if there can be none."""
+        if since >= upto or (since > 0 and not self._news.messages.may_have_changed(user_id, since)):
+            return NOTHING
+        rows = await self._store.waiting(user_id, device_id, since, upto, PAGE + 1)
+        if len(rows) > PAGE:
+            return Waiting([row.message for row in rows[:PAGE]], rows[PAGE - 1].position)
+        return Waiting([row.message for row in rows], 0)
+
+    async def acknowledge(self, user_id: str, device_id: str, position: int) -> None:
+        """The device has every message up to the position: they are deleted."""
+        key = (user_id, device_id)
+        done = self._acknowledged.get(key)
+        if done is not None and (done >= position or not self._news.messages.may_have_changed(user_id, done)):
+            self._acknowledged.move_to_end(key)
+            return
+        await self._store.delete(user_id, device_id, position)
+        self._acknowledged[key] = max(position, self._acknowledged.get(key, 0))
+        self._acknowledged.move_to_end(key)
+        while len(self._acknowledged) > _CAPACITY:
+            self._acknowledged.popitem(last=False)
+
+    async def sweep(self) -> None:
+        """Forget requests that are too old to be repeated."""
+        await self._store.sweep(self._now() - _KEPT_MS)
+
+
+def check_messages(event_type: str, messages: Messages) -> None:
+    """Raise InvalidParam, BadJson or TooLarge for what cannot be sent to devices."""
+    if "\0" in event_type or not event_type:
+        raise InvalidParam("That cannot be the type of a message")
+    if len(event_type.encode()) > MAX_TYPE_BYTES:
+        raise TooLarge(f"A type is at most {MAX_TYPE_BYTES} bytes")
+    if sum(map(len, messages.values())) > MOST_TARGETS:
+        raise TooLarge(f"A message can be sent to at most {MOST_TARGETS} devices at once")
+    for user_id, devices in messages.items():
+        if "\0" in user_id or any("\0" in device_id for device_id in devices):
+            raise InvalidParam("An id contains NUL")
+        if not all(type(content) is dict for content in devices.values()):
+            raise BadJson("The content of a message must be an object")
+
+
+def digest(*parts: str) -> str:
+    """A UUID that stands for those texts."""
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return str(uuid.UUID(bytes=blake2b(text, digest_size=16).digest()))
+
+
+def _encoded(sender: str, event_type: str, content: JsonObject) -> str:
+    encoded = orjson.dumps({"content": content, "sender": sender, "type": event_type})
+    if len(encoded) > MAX_MESSAGE_BYTES:
+        raise TooLarge(f"A message is at most {MAX_MESSAGE_BYTES} bytes")
+    return encoded.decode()
+
+
+def _portions(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    portion: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        weight = len(row["message"] or "")
+        if portion and (len(portion) >= _MOST_ROWS or size + weight > _MOST_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(row)
+        size += weight
+    if portion:
+        yield portion

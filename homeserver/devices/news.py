@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What moved lately of devices: lists, messages, key counts; of this process at once, of the others by notification.
+
+Lets a sync without such news be answered without a query. Owns the channel `devices`, whose notifications come just
+before the stream's own of the same commit (migrations 0013 and 0014): they are kept until that one is heard, so that
+nothing is shown before its position. Bounded: of what was forgotten only the position is kept below which nothing is
+known.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence, Set
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from homeserver.stream.changes import Change, LatestPositions
+
+Kind = Literal["lists", "messages", "counts", "signed"]
+
+MOST_LISTS = 20_000
+"""Changes of lists that are remembered."""
+LONGEST_WAIT = 50_000
+"""Notifications kept for commits that were not heard of yet."""
+
+
+class Moved(NamedTuple):
+    """Something moved at a position."""
+
+    kind: Kind
+    position: int
+    user_id: str
+    detail: str = ""
+    """The device of `counts`, whose keys were `signed`."""
+    rooms: frozenset[int] | None = frozenset()
+    """Of `lists`: the rooms the user is joined to; None: not known."""
+
+
+class DeviceNews:
+    """One per process; subscribes to the stream, after the room cache, and hears the channel `devices`."""
+
+    def __init__(
+        self,
+        *,
+        origin: str,
+        position: int,
+        readers: Callable[[int], Iterable[str]],
+        listening: Callable[[], Set[str]],
+    ) -> None:
+        """`position`: where the stream stands. `readers` gives, of the users who wait, those in a room; `listening`
+        all."""
+        self._origin = origin
+        self._readers = readers
+        self._listening = listening
+        self._floor = position
+        self._lists: deque[Moved] = deque()
+        self._untold: deque[Moved] = deque()
+        self.messages: LatestPositions[str] = LatestPositions(position)
+        """By user."""
+        self.counts: LatestPositions[tuple[str, str]] = LatestPositions(position)
+        """By user and device."""
+
+    def landed(self, moved: Sequence[Moved]) -> set[str]:
+        """A commit of this process stands; returns the users to wake."""
+        wake: set[str] = set()
+        for each in moved:
+            self._tell(each, wake)
+        return wake
+
+    def lists_since(self, user_id: str, rooms: Set[int], since: int) -> set[str] | None:
+        """Users whose lists changed after a position, as far as they concern who is in those rooms.
+
+        None: that is not known here.
+        """
+        if since < self._floor:
+            return None
+        found: set[str] = set()
+        for moved in reversed(self._lists):
+            if moved.position <= since:
+                break
+            if moved.kind == "signed":
+                if moved.user_id == user_id:
+                    found.add(moved.detail)
+            elif moved.rooms is None:
+                return None
+            elif moved.user_id == user_id or not moved.rooms.isdisjoint(rooms):
+                found.add(moved.user_id)
+        return found
+
+    def listening_since(self, position: int) -> None:
+        """The channel is heard from now on; `position` was read from the database after that began."""
+        self._forget(position)
+
+    def heard(self, payload: str) -> None:
+        """A notification of the channel; our own are known already."""
+        kind, origin, position, user_id, *rest = orjson.loads(payload)
+        if origin == self._origin:
+            return
+        self._untold.append(_moved(kind, position, user_id, rest))
+        if (
+            len(self._untold) > LONGEST_WAIT
+        ):  # the stream's channel is not heard: it will say so when it is again
+            self._untold.popleft()
+
+    def changed(self, change: Change) -> Iterable[str]:
+        """A commit: tell what came with it."""
+        if change.unknown:
+            self._forget(change.position)
+            return ()
+        wake: set[str] = set()
+        while self._untold and self._untold[0].position <= change.position:
+            self._tell(self._untold.popleft(), wake)
+        return wake
+
+    def _tell(self, moved: Moved, wake: set[str]) -> None:
+        wake.add(moved.user_id)
+        if moved.kind == "messages":
+            self.messages.record((moved.user_id,), moved.position)
+        elif moved.kind == "counts":
+            self.counts.record(((moved.user_id, moved.detail),), moved.position)
+        else:
+            self._remember(moved)
+            if moved.rooms is None:
+                wake.update(self._listening())
+            for room in moved.rooms or ():
+                wake.update(self._readers(room))
+
+    def _remember(self, moved: Moved) -> None:
+        if moved.position <= self._floor:
+            return
+        lists = self._lists
+        at = len(lists)  # another process' news may come after ours of a later position
+        while at and lists[at - 1].position > moved.position:
+            at -= 1
+        lists.insert(at, moved)
+        while len(lists) > MOST_LISTS:
+            self._floor = max(self._floor, lists.popleft().position)
+
+    def _forget(self, position: int) -> None:
+        self._floor = max(self._floor, position)
+        self._lists = deque(moved for moved in self._lists if moved.position > self._floor)
+        self._untold.clear()
+        self.messages.forget_all(position)
+        self.counts.forget_all(position)
+
+
+def _moved(kind: Kind, position: int, user_id: str, rest: Sequence[Any]) -> Moved:
+    if kind != "lists":
+        return Moved(kind, position, user_id, rest[0] if rest else "")
+    rooms, nowhere = rest
+    known = frozenset(rooms) if rooms is not None else frozenset() if nowhere else None
+    return Moved(kind, position, user_id, rooms=known)

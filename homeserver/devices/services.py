@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the services of devices together. Owns the order of building them, what they hear, and what runs by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from homeserver.devices.claiming import KeyClaim
+from homeserver.devices.counts import KeyCounts
+from homeserver.devices.cross_signing import CrossSigning, Reauthentication
+from homeserver.devices.lists import DeviceLists
+from homeserver.devices.member_moves import MemberMoves
+from homeserver.devices.messages import ToDevice
+from homeserver.devices.news import DeviceNews
+from homeserver.devices.querying import KeyQuery
+from homeserver.devices.remote import Announcing, RemoteDevices, RemoteKeys
+from homeserver.devices.signatures import Signatures
+from homeserver.devices.uploading import KeyUpload
+from homeserver.rooms.engine import RoomCache
+from homeserver.rooms.user_rooms import UserRooms
+from homeserver.stream import Committer, Stream
+from storage.cross_signing import CrossSigningStore
+from storage.database import Database
+from storage.device_keys import DeviceKeyStore
+from storage.device_lists import CHANNEL, DUES, DeviceListStore
+from storage.one_time_keys import OneTimeKeyStore
+from storage.stream import StreamStore
+from storage.to_device import ToDeviceStore
+
+_SWEEP_SECONDS: Final = 3600.0
+
+
+class Upkeep:
+    """Settles what another process left, and forgets what is too old, at the start and every hour."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, lists: DeviceLists, to_device: ToDevice) -> None:
+        self._lists = lists
+        self._to_device = to_device
+        self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._tick()))
+        self._loop.clock = reactor
+        self._running: Deferred[LoopingCall] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._running = self._loop.start(_SWEEP_SECONDS)
+
+    async def stop(self) -> None:
+        """Begin no further round, and wait for one under way."""
+        if self._loop.running:
+            self._loop.stop()
+        if self._running is not None:
+            await self._running
+
+    async def _tick(self) -> None:
+        try:
+            await self._lists.settle_all()
+            await self._to_device.sweep()
+        except Exception:
+            self._log.failure("upkeep of devices failed; it is tried again")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceServices:
+    """The services, each for whoever needs it."""
+
+    database: Database
+    stream_store: StreamStore
+    news: DeviceNews
+    lists: DeviceLists
+    counts: KeyCounts
+    upload: KeyUpload
+    query: KeyQuery
+    claim: KeyClaim
+    cross_signing: CrossSigning
+    signatures: Signatures
+    to_device: ToDevice
+    upkeep: Upkeep
+
+    async def start(self) -> None:
+        """Hear the other processes, and begin the recurring work."""
+        await self.database.listen(CHANNEL, self.news.heard)
+        self.news.listening_since(await self.stream_store.settled_position())
+        await self.database.listen(DUES, self.lists.heard)
+        self.upkeep.start()
+
+    async def stop(self) -> None:
+        """End it; the database is still there."""
+        await self.upkeep.stop()
+
+
+def build_device_services(
+    *,
+    reactor: Any,
+    origin: str,
+    database: Database,
+    stream: Stream,
+    stream_store: StreamStore,
+    committer: Committer,
+    cache: RoomCache,
+    user_rooms: UserRooms,
+    readers: Callable[[int], Iterable[str]],
+    reauthentication: Reauthentication,
+    server_name: str,
+    now: Callable[[], int],
+    remote_keys: RemoteKeys,
+    remote_devices: RemoteDevices,
+    announcing: Announcing,
+) -> DeviceServices:
+    """Build them; nothing runs before `start`. `readers` gives, of the users who wait, those in a room."""
+    own = ":" + server_name
+
+    def is_local(user_id: str) -> bool:
+        return user_id.endswith(own) and user_id.partition(":")[2] == server_name
+
+    device_keys, cross_signing = DeviceKeyStore(database), CrossSigningStore(database)
+    one_time_keys, list_store = OneTimeKeyStore(database), DeviceListStore(database)
+    news = DeviceNews(
+        origin=origin,
+        position=stream.position,
+        readers=readers,
+        listening=lambda: stream.listeners.users,
+    )
+    member_moves = MemberMoves(stream.position, cache)
+    stream.subscribe(news)
+    stream.subscribe(member_moves)
+    lists = DeviceLists(
+        origin=origin,
+        store=list_store,
+        news=news,
+        member_moves=member_moves,
+        user_rooms=user_rooms,
+        committer=committer,
+        announcing=announcing,
+        is_local=is_local,
+    )
+    counts = KeyCounts(
+        origin=origin, store=one_time_keys, news=news, committer=committer, position=lambda: stream.position
+    )
+    to_device = ToDevice(
+        origin=origin,
+        store=ToDeviceStore(database),
+        news=news,
+        committer=committer,
+        remote=remote_devices,
+        is_local=is_local,
+        now=now,
+    )
+    return DeviceServices(
+        database=database,
+        stream_store=stream_store,
+        news=news,
+        lists=lists,
+        counts=counts,
+        upload=KeyUpload(
+            database=database,
+            device_keys=device_keys,
+            one_time_keys=one_time_keys,
+            cross_signing=cross_signing,
+            lists=lists,
+            counts=counts,
+        ),
+        query=KeyQuery(
+            device_keys=device_keys,
+            cross_signing=cross_signing,
+            lists=list_store,
+            remote=remote_keys,
+            is_local=is_local,
+        ),
+        claim=KeyClaim(store=one_time_keys, counts=counts, remote=remote_keys, is_local=is_local),
+        cross_signing=CrossSigning(
+            database=database,
+            store=cross_signing,
+            device_keys=device_keys,
+            lists=lists,
+            reauthentication=reauthentication,
+        ),
+        signatures=Signatures(
+            origin=origin,
+            database=database,
+            store=cross_signing,
+            device_keys=device_keys,
+            lists=lists,
+            news=news,
+            committer=committer,
+            remote=remote_keys,
+            is_local=is_local,
+        ),
+        to_device=to_device,
+        upkeep=Upkeep(reactor, lists, to_device),
+    )
