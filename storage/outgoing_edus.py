@@ -14,7 +14,8 @@ MOST_KEPT = 10_000
 _ADD = """
 INSERT INTO outgoing_edus (server_name, edu_type, key, content)
 SELECT server_name, edu_type, key, content
-FROM json_to_recordset(%s) WITH ORDINALITY AS x(server_name text, edu_type text, key text, content text, n bigint)
+FROM ROWS FROM (json_to_recordset(%s) AS (server_name text, edu_type text, key text, content text))
+    WITH ORDINALITY AS x(server_name, edu_type, key, content, n)
 ORDER BY server_name, n
 ON CONFLICT (server_name, edu_type, key) WHERE key IS NOT NULL
 DO UPDATE SET content = excluded.content, id = excluded.id

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events reach the servers they concern, in order, whatever process writes them and whatever is restarted between."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from storage.database import Database
+from tests.federation.outbound.outbound_fixture import Others, Process
+from tests.rooms.engine_fixture import ALICE, member
+
+A, B = "a.test", "b.test"
+
+
+async def test_events_arrive_in_order_at_each_server_of_the_room(database: Database) -> None:
+    """One transaction after another, each with an id of its own; canonical as it stands."""
+    process = await Process.open(database)
+    room = await process.room_with(A, B)
+    said = [str(n) for n in range(120)]
+    await process.say(room, *said)
+    await process.settle()
+    for server in (A, B):
+        assert process.others.bodies(server) == said
+        ids = [each.transaction_id for each in process.others.received[server]]
+        assert len(set(ids)) == len(ids)
+    assert set(process.others.received) == {A, B}
+    await process.stop()
+
+
+async def test_a_slow_server_gets_many_at_once_and_holds_up_nobody(database: Database) -> None:
+    """Up to 50 events in one transaction."""
+    process = await Process.open(database)
+    room = await process.room_with(A, B)
+    process.others.held[A] = Deferred()
+    said = [str(n) for n in range(120)]
+    await process.say(room, *said)
+    await process.until(lambda: len(process.others.bodies(B)) == 120)
+    assert process.others.bodies(A) == []
+    process.others.held.pop(A).callback(None)
+    await process.settle()
+    assert process.others.bodies(A) == said
+    assert max(len(each.pdus) for each in process.others.received[A]) == 50
+    await process.stop()
+
+
+async def test_a_server_hears_from_its_join_to_its_kick(database: Database) -> None:
+    """Nothing from before, be it in the same commit; the kick itself; nothing from after. A stranger hears nothing."""
+    process = await Process.open(database)
+    room = await process.room_with(B)
+    user = f"@u:{A}"
+    await process.say(room, "before")
+    joins = [Deferred.fromCoroutine(process.say(room, "just before")), None]
+    joins[1] = Deferred.fromCoroutine(process.engine.join(room.room_id, user))  # type: ignore[call-overload]
+    for each in joins:
+        assert each is not None
+        await each
+    await process.say(room, "within")
+    kick = member(user, "leave", ALICE)
+    await process.engine.engine.write(room.room_id, lambda _: [kick], users=(ALICE, user))
+    await process.say(room, "after")
+    await process.settle()
+    assert process.others.bodies(A) == ["within", "m.room.member"]
+    assert process.others.bodies(B) == [
+        "before",
+        "just before",
+        "m.room.member",
+        "within",
+        "m.room.member",
+        "after",
+    ]
+    await process.stop()
+
+
+async def test_who_is_invited_or_banned_hears_of_it_though_they_are_not_there(database: Database) -> None:
+    """The server of the member that the event is about."""
+    process = await Process.open(database)
+    room = await process.room_with(B)
+    user = f"@u:{A}"
+    for membership in ("invite", "ban"):
+        draft = member(user, membership, ALICE)
+        await process.engine.engine.write(room.room_id, lambda _, d=draft: [d], users=(ALICE, user))  # type: ignore[misc]
+    await process.settle()
+    memberships = [pdu["content"]["membership"] for t in process.others.received[A] for pdu in t.pdus]
+    assert memberships == ["invite", "ban"]
+    await process.stop()
+
+
+async def test_an_own_room_costs_no_query(database: Database) -> None:
+    """Nobody else is there: the feed goes on, and asks the database nothing."""
+    process = await Process.open(database)
+    room = await process.engine.new_room()
+    await process.settle()
+    asked: list[str] = []
+    original = database.fetch
+
+    async def counted(name: str, *args: object, **kwargs: object) -> object:
+        asked.append(name)
+        return await original(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    database.fetch = counted  # type: ignore[method-assign,assignment]
+    await process.say(room, *map(str, range(10)))
+    await process.settle()
+    assert not [name for name in asked if name.startswith("outbound")]
+    assert process.others.received == {}
+    await process.stop()
+
+
+async def test_what_another_process_writes_is_sent_too_and_once(database: Database) -> None:
+    """Each server is served by one process; both write, and every event arrives once."""
+    others = Others()
+    one = await Process.open(database, others)
+    two = await Process.open(database, others)
+    servers = [f"s{n}.test" for n in range(20)]
+    await one.settle()
+    await one.renew()  # makes room for the second
+    await two.until(lambda: len(two.outbound.sender._shards) == 32 == len(one.outbound.sender._shards))
+    room = await one.engine.new_room()
+    await one.engine.join(room.room_id, *(f"@u:{server}" for server in servers))
+    await one.settle()
+    await two.settle()
+    others.received.clear()
+    said = []
+    for n in range(10):
+        process = (one, two)[n % 2]
+        said.append(f"{n}")
+        await process.say(room, said[-1])
+    await two.until(lambda: all(len(others.bodies(server)) == 10 for server in servers))
+    assert {server: others.bodies(server) for server in servers} == dict.fromkeys(servers, said)
+    await two.stop()
+    await one.until(lambda: len(one.outbound.sender._shards) == 64)
+    await one.say(room, "alone")
+    await one.until(lambda: all(others.bodies(server)[-1] == "alone" for server in servers))
+    await one.stop()
+
+
+async def test_nothing_is_lost_when_the_process_dies(database: Database) -> None:
+    """What was on its way is sent again by whoever comes after; what had long arrived is not."""
+    others = Others()
+    first = await Process.open(database, others)
+    room = await first.room_with(A, B)
+    await first.say(room, "old")
+    await first.settle()
+    await first.renew()
+    others.held[A] = Deferred()
+    await first.say(room, "1", "2")
+    await first.until(lambda: len(others.bodies(B)) == 3 and others.in_flight[A] == 1)
+    first.die()
+    others.away.add(A)
+    others.held.pop(A).callback(None)
+    others.received.clear()
+    others.away.clear()
+    second = await Process.open(database, others, alone=True)
+    await second.settle()
+    assert others.bodies(A) == ["1", "2"]
+    assert "old" not in others.bodies(B)
+    await second.stop()
+
+
+async def test_a_clean_stop_leaves_nothing_to_send_twice(database: Database) -> None:
+    """The next process starts from where this one was."""
+    others = Others()
+    first = await Process.open(database, others)
+    room = await first.room_with(A)
+    await first.say(room, "1", "2")
+    await first.settle()
+    await first.stop()
+    second = await Process.open(database, others)
+    await second.settle()
+    await second.say(room, "3")
+    await second.settle()
+    assert others.bodies(A) == ["1", "2", "3"]
+    await second.stop()
