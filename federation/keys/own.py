@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from homeserver.config.sections import Federation
 from homeserver.protocol.signing import SigningKey, VerifyKey, sign_json
 
 #: How long others may rely on the answer: so long they need not reach us to check what we signed, and so long it takes
@@ -24,6 +25,11 @@ class OldKey:
     key_id: str
     key: VerifyKey
     expired_ts: int
+
+
+def configured_old_keys(config: Federation) -> list[OldKey]:
+    """Those of `federation.old_keys`."""
+    return [OldKey(each.key_id, VerifyKey.from_base64(each.key), each.expired_ts) for each in config.old_keys]
 
 
 class OwnKeys:

@@ -259,3 +259,30 @@ def test_discovery_follows_from_the_name_and_the_base_url(
     """What the well-known documents say where an administrator said nothing."""
     config = read(text)
     assert (config.base_url, config.delegated_server) == (base_url, delegated)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{notaries: [example.org, example.org]}", "must name each server once"),
+        ("{notaries: [https://example.org]}", "must be server names such as example.org"),
+        ("{notaries: [us.test]}", "names this server itself"),
+        ("{old_keys: [{key_id: 'ed25519:a', key: AAAA, expired_ts: 5}]}", "must be an Ed25519 public key"),
+        ("{old_keys: [{key_id: 'a', key: %s, expired_ts: 5}]}", "must be a key id such as ed25519:a_AbCdEf"),
+        ("{old_keys: [{key_id: 'rsa:a', key: %s, expired_ts: 5}]}", "must begin with ed25519:"),
+        ("{old_keys: [{key_id: 'ed25519:a', key: %s, expired_ts: -5}]}", "must be at least 0"),
+        ("{old_keys: [{key_id: 'ed25519:a', key: %s}]}", "must be given"),
+        (
+            (
+                "{old_keys: [{key_id: 'ed25519:a', key: %s, expired_ts: 5},"
+                " {key_id: 'ed25519:a', key: %s, expired_ts: 6}]}"
+            ),
+            "names a key id twice",
+        ),
+    ],
+)
+def test_notaries_and_old_keys_are_checked(text: str, sentence: str) -> None:
+    """What other servers would only stumble over later is said at once."""
+    key = "l8Hft5qXKn1vfHrg3p4+W8gELQVo8N13JkluMfmn2sQ"
+    found = problems("server_name: us.test\nfederation: " + text.replace("%s", key))
+    assert sentence in found[0]

@@ -30,6 +30,7 @@ from urllib.parse import parse_qs, unquote
 
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import DefaultOpenSSLContextFactory
+from twisted.protocols.policies import WrappingFactory
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.server import Site as TwistedSite
@@ -281,28 +282,18 @@ class RemoteServer:
         self, *, port: int = 0, certificate: Path | None = None, private_key: Path | None = None
     ) -> AsyncIterator[int]:
         """Serve on 127.0.0.1, over TLS if a certificate is given; gives the port."""
-        site: Any = TwistedSite(_Everything(self))  # type: ignore[no-untyped-call]
+        site: Any = WrappingFactory(TwistedSite(_Everything(self)))  # type: ignore[no-untyped-call]
         if certificate is not None and private_key is not None:
             contexts = DefaultOpenSSLContextFactory(str(private_key), str(certificate))  # type: ignore[no-untyped-call]
             opened = reactor.listenSSL(port, site, contexts, interface="127.0.0.1")
         else:
             opened = reactor.listenTCP(port, site, interface="127.0.0.1")
-        connections: set[Any] = set()
-        build = site.buildProtocol
-
-        def remember(address: Any) -> Any:
-            protocol = build(address)
-            connections.add(protocol)
-            return protocol
-
-        site.buildProtocol = remember
         try:
             yield opened.getHost().port
         finally:
             await opened.stopListening()
-            for connection in connections:
-                if connection.transport is not None:
-                    connection.transport.abortConnection()
+            for connection in tuple(site.protocols):
+                connection.transport.abortConnection()
 
 
 class _Everything(Resource):
