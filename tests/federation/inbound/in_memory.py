@@ -21,7 +21,7 @@ from federation.inbound.budgets import Budget, OriginCosts
 from federation.inbound.edus import EduDispatcher, EduHandler
 from federation.inbound.gaps import GapFiller
 from federation.inbound.missing import EventFetcher
-from federation.inbound.reading import PduReader
+from federation.inbound.reading import EventVerifier, PduReader
 from federation.inbound.rooms import InboundRooms
 from federation.inbound.transactions import InboundTransactions
 from homeserver.protocol.events import Event
@@ -32,7 +32,7 @@ from storage.database import Database
 from storage.events import OUTLIER, REJECTED
 from storage.inbound_pdus import InboundPduStore, KnownEvent
 from storage.inbound_transactions import InboundTransactionStore
-from tests.federation.inbound.test_reading import KnownKeys
+from tests.federation.inbound.forging import KnownKeys
 from tests.federation.servers import Network, RemoteServer, make_key
 from tests.reactor import reactor
 
@@ -162,6 +162,7 @@ class Inbound:
         worker: str = "one",
         new_budget: Callable[[], Budget] | None = None,
         arrivals: Any = None,
+        verifier: EventVerifier | None = None,
     ) -> None:
         self.intake: MemoryIntake = intake or MemoryIntake()
         self.network = Network(*servers)
@@ -175,7 +176,7 @@ class Inbound:
             availability=AlwaysAvailable(),
             metrics=ClientMetrics(),
         )
-        self.reader = PduReader(KnownKeys(*servers), breathe=lambda: deferLater(reactor, 0))
+        self.reader = PduReader(verifier or KnownKeys(*servers), breathe=lambda: deferLater(reactor, 0))
 
         def budget() -> Budget:
             self.budgets.append(new_budget() if new_budget else Budget(reactor.seconds))

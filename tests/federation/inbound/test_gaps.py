@@ -18,15 +18,14 @@ from federation.inbound.budgets import Budget
 from federation.inbound.missing import SERVERS, NotToBeHad
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.events import Event
-from homeserver.protocol.hashes import content_hash
 from homeserver.protocol.room_versions import room_version
-from homeserver.protocol.unpadded_base64 import encode_base64
 from homeserver.rooms.intake.incoming import Incoming
 from storage.database import Database
 from storage.events import OUTLIER, REJECTED
 from storage.inbound_pdus import InboundPduStore
+from tests.federation.inbound.forging import resigned
 from tests.federation.inbound.in_memory import OWN, Inbound
-from tests.federation.servers import Received, Refused, RemoteServer
+from tests.federation.servers import Handler, Received, Refused, RemoteServer
 from tests.reactor import reactor
 
 ROOM = "!room:hydra.test"
@@ -384,6 +383,10 @@ async def test_advisory_20_a_chain_told_event_by_event_is_bounded(database: Data
     assert requests(room.server, "event") < 40
 
 
+def _answering(answer: Any) -> Handler:
+    return lambda _request: answer
+
+
 def _refuse(_request: Received) -> Any:
     raise Refused(404, "M_NOT_FOUND")
 
@@ -402,7 +405,7 @@ async def test_events_that_allow_each_other_come_to_nothing(database: Database, 
             version=version, room_id=ROOM, event_type="m.x", state_key=str(number)
         ).event.pdu
         pdu = {**pdu, "event_id": event_id, "prev_events": after, "auth_events": [*known, *after]}
-        circle.append(Event.from_pdu(_signed(room.server, pdu, version), room_version(version)))
+        circle.append(Event.from_pdu(resigned(pdu, version, room.server), room_version(version)))
     for each in circle:
         room.events[each.event_id] = each
     errors = await deliver(inbound, *circle)
@@ -410,12 +413,6 @@ async def test_events_that_allow_each_other_come_to_nothing(database: Database, 
     errors = await deliver(inbound, circle[0])
     assert set(inbound.intake.flags) == {room.create.event_id, room.join.event_id}
     assert len(await waiting(database)) == 1
-
-
-def _signed(server: RemoteServer, pdu: dict[str, Any], version: str) -> dict[str, Any]:
-    bare = {key: value for key, value in pdu.items() if key not in ("hashes", "signatures")}
-    digest = encode_base64(content_hash(bare, room_version(version)))
-    return server.sign_pdu({**bare, "hashes": {"sha256": digest}}, version)
 
 
 async def test_advisory_12_a_rejected_event_is_never_part_of_a_state(database: Database) -> None:
@@ -446,12 +443,8 @@ async def test_a_state_that_cannot_be_one_is_not_believed(database: Database) ->
     topics = [room.add("m.room.topic", {"topic": str(number)}, state_key="") for number in range(2)]
     event = room.add()
     for told in ([room.join], [room.create, room.join, *topics]):
-        ids = [each.event_id for each in told]
-        room.server.on(
-            "GET",
-            "/_matrix/federation/v1/state_ids/{room}",
-            lambda _request, ids=ids: {"pdu_ids": ids, "auth_chain_ids": []},
-        )
+        answer = {"pdu_ids": [each.event_id for each in told], "auth_chain_ids": []}
+        room.server.on("GET", "/_matrix/federation/v1/state_ids/{room}", _answering(answer))
         with pytest.raises(NotToBeHad):
             await inbound.fetcher.fetch_state(ROOM, VERSION, event.event_id, [HYDRA, OTHER])
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -12,36 +11,13 @@ import pytest
 
 from federation.inbound.reading import PduReader, Read
 from homeserver.protocol.canonical_json import encode_canonical
-from homeserver.protocol.errors import SignatureError
-from homeserver.protocol.events import Event
-from homeserver.protocol.hashes import content_hash
 from homeserver.protocol.room_versions import ROOM_VERSIONS, room_version
-from homeserver.protocol.signing import VerifyKey, check_event_signatures
 from homeserver.protocol.unpadded_base64 import encode_base64
+from tests.federation.inbound.forging import KnownKeys, resigned
 from tests.federation.servers import RemoteServer
 
 HYDRA, EVIL = RemoteServer("hydra.test"), RemoteServer("evil.test")
 ROOM = "!room:hydra.test"
-
-
-class KnownKeys:
-    """Checks by the keys of the servers it is given; counts how often it was asked."""
-
-    def __init__(self, *servers: RemoteServer) -> None:
-        self._keys: Mapping[str, Mapping[str, VerifyKey]] = {each.name: each.verify_keys for each in servers}
-        self.batches: list[int] = []
-
-    async def verify_events(self, events: Sequence[Event]) -> list[SignatureError | None]:
-        self.batches.append(len(events))
-        outcomes: list[SignatureError | None] = []
-        for event in events:
-            try:
-                check_event_signatures(event, self._keys)
-            except SignatureError as error:
-                outcomes.append(error)
-            else:
-                outcomes.append(None)
-        return outcomes
 
 
 async def no_pause() -> None:
@@ -60,13 +36,6 @@ async def read(pdu: Any, version: str = "11", room_id: str | None = ROOM) -> Rea
 def message(version: str = "11", **fields: Any) -> dict[str, Any]:
     room_id = ROOM if version != "12" else "!" + "a" * 43
     return dict(HYDRA.pdu(version=version, room_id=fields.pop("room_id", room_id), **fields).event.pdu)
-
-
-def resigned(pdu: dict[str, Any], version: str, server: RemoteServer = HYDRA) -> dict[str, Any]:
-    """The PDU after a change, hashed and signed anew: malformed, but by its own server."""
-    pdu = {key: value for key, value in pdu.items() if key not in ("hashes", "signatures")}
-    digest = content_hash(pdu, room_version(version))
-    return server.sign_pdu({**pdu, "hashes": {"sha256": encode_base64(digest)}}, version)
 
 
 @pytest.mark.parametrize("version", ROOM_VERSIONS)
@@ -151,13 +120,13 @@ async def test_an_event_of_another_room_is_refused() -> None:
 )
 async def test_nul_where_the_database_has_columns_is_refused(field: str, value: str) -> None:
     """Postgres has no such text, and a refusal here harms one event only."""
-    pdu = resigned({**message(event_type="m.x", state_key="a", content={}), field: value}, "11")
+    pdu = resigned({**message(event_type="m.x", state_key="a", content={}), field: value}, "11", HYDRA)
     found = await read(pdu)
     assert found.incoming is None
 
 
 async def test_nul_in_an_id_that_an_event_names_is_refused() -> None:
-    pdu = resigned({**message(), "prev_events": ["$a\0b"]}, "11")
+    pdu = resigned({**message(), "prev_events": ["$a\0b"]}, "11", HYDRA)
     assert (await read(pdu)).incoming is None
 
 
@@ -180,7 +149,7 @@ async def test_advisory_05_numbers_without_canonical_form(version: str, value: f
 @pytest.mark.parametrize("version", ["1", "3", "5"])
 async def test_numbers_that_old_rooms_allow(version: str, value: float) -> None:
     """They come through exactly, to be hashed and sent on as they came."""
-    pdu = resigned({**message(version), "content": {"a": value}}, version)
+    pdu = resigned({**message(version), "content": {"a": value}}, version, HYDRA)
     found = await read(pdu, version)
     assert found.refusal is None
     assert found.incoming is not None
@@ -209,14 +178,14 @@ async def test_advisory_26_depth_out_of_range(depth: object) -> None:
 async def test_the_greatest_depth_is_taken(version: str, greatest: int) -> None:
     """It is an integer like any other up to there."""
     assert (await read(message(version, depth=greatest), version)).incoming is not None
-    refused = resigned({**message(version), "depth": 0}, version) | {"depth": greatest + 1}
+    refused = resigned({**message(version), "depth": 0}, version, HYDRA) | {"depth": greatest + 1}
     assert (await read(refused, version)).incoming is None
 
 
 def padded(size: int) -> dict[str, Any]:
     """A message of just so many bytes as canonical JSON."""
     empty = len(HYDRA.pdu(version="11", room_id=ROOM, content={"body": ""}, origin_server_ts=1).json_bytes)
-    pdu = resigned({**message(origin_server_ts=1), "content": {"body": "x" * (size - empty)}}, "11")
+    pdu = resigned({**message(origin_server_ts=1), "content": {"body": "x" * (size - empty)}}, "11", HYDRA)
     assert len(encode_canonical(pdu)) == size
     return pdu
 
@@ -231,7 +200,7 @@ async def test_an_event_has_64_kib_and_not_a_byte_more() -> None:
 async def test_fields_have_255_bytes_and_not_one_more(field: str) -> None:
     """Bytes, not characters."""
     for text, good in (("a" * 255, True), ("a" * 256, False), ("ü" * 128, False)):
-        pdu = resigned({**message(event_type="m.x", state_key="a", content={}), field: text}, "11")
+        pdu = resigned({**message(event_type="m.x", state_key="a", content={}), field: text}, "11", HYDRA)
         assert ((await read(pdu)).incoming is not None) is good
 
 
