@@ -26,7 +26,8 @@ SELECT r.room, r.room_id, r.version, r.head, r.depth, r.next_ordinal, r.snapshot
      WHERE c.room = r.room AND c.type <> 'm.room.member')::text,
     (SELECT json_agg(json_build_array(m.user_id, m.membership, m.ordinal, m.since))
      FROM memberships m WHERE m.room = r.room AND m.until IS NULL)::text,
-    r.oldest_position
+    r.oldest_position,
+    (SELECT to_json(p.servers) FROM partial_rooms p WHERE p.room = r.room)::text
 FROM rooms r WHERE r.room = ANY (%s) OR r.room_id = ANY (%s)
 """  # noqa: S608
 
@@ -60,6 +61,8 @@ class LoadedRoom:
     state: list[StoredEvent]
     members: dict[str, Member]
     oldest_position: int
+    partial_servers: frozenset[str] | None = None
+    """Where only a part of the members is known: the servers in the room."""
 
 
 class RoomStore:
@@ -92,6 +95,7 @@ def _loaded(row: tuple[Any, ...]) -> LoadedRoom:
         [_state_event(event) for event in state],
         {user_id: Member(*standing) for user_id, *standing in members},
         row[13],
+        None if row[14] is None else frozenset(orjson.loads(row[14])),
     ]
     return LoadedRoom(*values)
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from heapq import nlargest
 
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.aliases import Aliases, check_alias
@@ -61,7 +61,10 @@ class LikelyServers:
 
 
 def hosts_of(head: RoomHead, own: str) -> list[str]:
-    """Other servers with joined members, as far as is known, those with most first."""
-    counted = Counter(domain_of(user_id) for user_id in head.joined_users())
-    counted.pop(own, None)
-    return [name for name, _ in counted.most_common(MOST_FORMER_HOSTS)]
+    """Other servers that are, or were when it was known, in the room, those with most members first."""
+    likeliest = nlargest(
+        MOST_FORMER_HOSTS, head.other_hosts(own), key=lambda name: (head.hosts.get(name, 0), name)
+    )
+    create = head.state_event("m.room.create")
+    founder = [] if create is None else [domain_of(create.stored.sender)]
+    return [name for name in dict.fromkeys([*likeliest, *founder]) if name != own]

@@ -74,9 +74,11 @@ class House:
         default_version: str = "12",
         publication: Literal["members", "admins", "nobody"] = "members",
         remote: RemoteRooms | None = None,
+        engine: Engine | None = None,
     ) -> House:
         """Put together as `homeserver/app` does."""
-        engine, world = await Engine.open(database), World()
+        engine = engine or await Engine.open(database)
+        world = World()
         remote = NoRemoteRooms() if remote is None else remote
         rooms = build_room_services(
             engine=engine.engine,

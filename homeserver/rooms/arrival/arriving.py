@@ -69,12 +69,6 @@ class Intake(Protocol):
     ) -> list[Verdict]: ...
 
 
-def is_resident(head: RoomHead, server_name: str) -> bool:
-    """Whether a user of the server is joined."""
-    tail = f":{server_name}"
-    return any(m.membership == "join" and user.endswith(tail) for user, m in head.members.items())
-
-
 class RoomArrival:
     """Makes rooms live. One per process."""
 
@@ -101,7 +95,7 @@ class RoomArrival:
     async def is_live(self, room_id: str) -> bool:
         """Whether this server is in the room."""
         room = await self._cache.get(room_id)
-        return room is not None and is_resident(room.head, self._server_name)
+        return room is not None and room.head.is_resident(self._server_name)
 
     async def arrive(
         self,
@@ -132,7 +126,7 @@ class RoomArrival:
         arrival = _Arrival(event, pieces, stand, visibility, partial)
         for _ in range(MAX_TRIES):
             room = await self._loaded(room_id)
-            if is_resident(room.head, self._server_name):
+            if room.head.is_resident(self._server_name):
                 return await self._join_in(room, arrival)
             if await self._commit(room, arrival):
                 return await self._loaded(room_id)
@@ -171,7 +165,7 @@ class RoomArrival:
         if join is None:
             ordinal = await self._store.reserve_ordinals(room.key, 1)
             room = await self._loaded(room.room_id)
-            if is_resident(room.head, self._server_name):
+            if room.head.is_resident(self._server_name):
                 return False
         else:
             ordinal = join.ordinal

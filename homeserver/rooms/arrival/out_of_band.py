@@ -19,7 +19,6 @@ from homeserver.protocol.identifiers import domain_of
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.unpadded_base64 import encode_base64
 from homeserver.protocol.visibility import HistoryVisibility
-from homeserver.rooms.arrival.arriving import is_resident
 from homeserver.rooms.arrival.outliers import outlier_row
 from homeserver.rooms.arrival.standing import MEMBER, membership_of
 from homeserver.rooms.engine import Room, RoomCache
@@ -136,7 +135,7 @@ class OutOfBand:
         key = await self._store.stub(event.event.room_id, str(version))
         for _ in range(MAX_TRIES):
             room = await self._loaded(event.event.room_id)
-            if room is None or is_resident(room.head, self._signer.server_name):
+            if room is None or room.head.is_resident(self._signer.server_name):
                 return False
             ordinal = await self._ordinal(key, event)
             if ordinal is None or await self._was_placed(key, user_id, ordinal):

@@ -41,6 +41,7 @@ class RoomHead:
         "next_ordinal",
         "next_snapshot",
         "oldest_position",
+        "partial_servers",
         "position",
         "resolved_from",
         "room",
@@ -71,6 +72,8 @@ class RoomHead:
         self.invited_count = 0
         self.hosts: Map[str, int] = Map()
         """Joined members by server."""
+        self.partial_servers: frozenset[str] | None = None
+        """While most members are not known yet, the servers that are said to be in the room; None: all are known."""
         self.fresh_members: Map[str, RoomEvent] = Map()
         """Member events appended since the last commit, and those loaded for it: whether a cache holds them or not.
         One that `members` does not name by its ordinal is not the newest."""
@@ -106,6 +109,7 @@ class RoomHead:
                 host = host_of(user_id)
                 hosts[host] = hosts.get(host, 0) + 1
         head.hosts = Map(hosts)
+        head.partial_servers = loaded.partial_servers
         return head
 
     def copy(self) -> RoomHead:
@@ -161,11 +165,12 @@ class RoomHead:
 
     def has_other_hosts(self, own: str) -> bool:
         """Whether a user of another server than `own` is joined."""
-        return len(self.hosts) > (own in self.hosts)
+        return len(self.hosts) > (own in self.hosts) or self.partial_servers is not None
 
     def other_hosts(self, own: str) -> set[str]:
         """The servers other than `own` with a joined user."""
-        return {host for host in self.hosts if host != own}
+        hosts = {host for host in self.hosts if host != own}
+        return hosts if self.partial_servers is None else hosts.union(self.partial_servers) - {own}
 
     @property
     def server_acl(self) -> ServerAcl:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.python.failure import Failure
 
-from homeserver.rooms.arrival.arriving import is_resident
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.in_many_rooms import CHUNK, write_in_rooms
@@ -59,7 +58,7 @@ class RoomDeparture:
         for start in range(0, len(calls), CHUNK):
             keys = [standing.room for standing in calls[start : start + CHUNK]]
             rooms = await self._engine.cache.get_many(keys=keys)
-            live.update(r.key for r in rooms.values() if is_resident(r.head, self._engine.server_name))
+            live.update(r.key for r in rooms.values() if r.head.is_resident(self._engine.server_name))
         elsewhere = [standing for standing in calls if standing.room not in live]
         absent = {standing.room for standing in elsewhere}
         return [standing for standing in standings if standing.room not in absent], elsewhere

@@ -13,7 +13,6 @@ from typing import Any
 from homeserver.errors import Forbidden, GuestAccessForbidden, RemoteServerFailed
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.actor import Actor, check_not_suspended
-from homeserver.rooms.arrival.arriving import is_resident
 from homeserver.rooms.engine import Draft, Room, RoomEngine, RoomHead
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
@@ -72,7 +71,7 @@ class Joining:
         for _ in range(ROUNDS):
             room = await self._engine.cache.get(room_id)
             event_id: str | None
-            if room is None or not is_resident(room.head, self._engine.server_name):
+            if room is None or not room.head.is_resident(self._engine.server_name):
                 event_id = await self._join_elsewhere(actor, room_id, servers, content)
             else:
                 event_id = await self._join_live(actor, room, content, always=extra is not None)
@@ -215,7 +214,10 @@ def who_may_invite(head: RoomHead, server_name: str) -> Iterator[str]:
 
 
 def servers_that_may_invite(head: RoomHead, own: str) -> list[str]:
-    """Other servers with a joined user who has the power to invite, those with users of a level of their own first."""
+    """Other servers with a joined user who has the power to invite, those with users of a level of their own first.
+
+    Whoever may be joined counts: while a room's members are not known, nobody is known not to be.
+    """
     levels = head.power_levels
     named = levels.content.get("users") if levels.content is not None else None
     candidates = [*levels.creators, *(named if isinstance(named, Mapping) else ())]
@@ -224,6 +226,7 @@ def servers_that_may_invite(head: RoomHead, own: str) -> list[str]:
     able = dict.fromkeys(
         domain_of(user_id)
         for user_id in candidates
-        if head.is_joined(user_id) and levels.user_level(user_id) >= levels.invite
+        if head.membership(user_id) in ("join", None if head.partial_servers is not None else "join")
+        and levels.user_level(user_id) >= levels.invite
     )
     return [name for name in able if name != own]

@@ -8,7 +8,6 @@ from typing import Any
 
 from homeserver.errors import Forbidden
 from homeserver.rooms.actor import Actor, check_not_suspended
-from homeserver.rooms.arrival.arriving import is_resident
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
@@ -45,7 +44,7 @@ class Knocking:
         user_id = actor.user_id
         profile = (await self._profiles.member_profiles((user_id,))).get(user_id)
         room = await self._engine.cache.get(room_id)
-        if room is None or not is_resident(room.head, self._engine.server_name):
+        if room is None or not room.head.is_resident(self._engine.server_name):
             content = member_content("knock", profile=profile, reason=reason, extra=extra)
             likely = await self._likely.of(room_id, user_id, servers)
             return await self._remote.knock(user_id, room_id, servers=likely, content=content)

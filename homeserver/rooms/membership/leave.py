@@ -8,7 +8,6 @@ from typing import Any
 
 from homeserver.errors import Forbidden
 from homeserver.rooms.actor import Actor
-from homeserver.rooms.arrival.arriving import is_resident
 from homeserver.rooms.engine import Draft, Room, RoomEngine, RoomHead
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.member_content import member_content
@@ -38,7 +37,7 @@ class Leaving:
         """
         content = member_content("leave", reason=reason, extra=extra)
         room = await self._engine.cache.get(room_id)
-        if room is not None and not is_resident(room.head, self._engine.server_name):
+        if room is not None and not room.head.is_resident(self._engine.server_name):
             return await self._leave_elsewhere(actor.user_id, room, content)
         plan = leave_plan(actor.user_id, content)
         return await write_member(self._engine, room_id, actor.user_id, actor.user_id, plan)
