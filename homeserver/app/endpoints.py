@@ -10,8 +10,9 @@ from twisted.internet.defer import Deferred
 
 from homeserver.app.core import Core
 from homeserver.app.services import Services
-from homeserver.clientapi import reading, rooms, syncing, user_data
+from homeserver.clientapi import encryption, reading, rooms, syncing, user_data
 from homeserver.clientapi.accounts import account_routes, discovery_routes
+from homeserver.clientapi.encryption import encryption_routes
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.reading import reading_routes
 from homeserver.clientapi.rooms import room_routes
@@ -43,6 +44,7 @@ def build_routes(
             *reading.UNSTABLE_FLAGS,
             *syncing.UNSTABLE_FLAGS,
             *user_data.UNSTABLE_FLAGS,
+            *encryption.UNSTABLE_FLAGS,
         )
     )
     data = services.data
@@ -62,10 +64,12 @@ def build_routes(
                 typing=data.typing,
                 receipts=data.receipts,
                 presence=data.presence,
+                extensions=services.device_sections,
             ),
             tokens=tokens,
             limits=services.limits,
         ),
+        encryption_routes(services.devices, lambda: core.stream.position),
         reading_routes(services.reading, tokens),
         PushRuleEndpoints(data.push_rules).routes(),
         user_data_routes(

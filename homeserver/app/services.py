@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,13 @@ from homeserver.account_data.memory import UserDataCache
 from homeserver.account_data.service import AccountData
 from homeserver.account_data.upgrades import CarryOver
 from homeserver.accounts import Accounts, build_accounts
+from homeserver.accounts.reauthentication import Reauthentication
 from homeserver.app.core import Core, now_ms
 from homeserver.app.lives import Departures
 from homeserver.clientapi.token_authenticator import GuessBrake, TokenAuthenticator
 from homeserver.config import Config
+from homeserver.devices.remote import NoAnnouncing, NoRemoteDevices, NoRemoteKeys
+from homeserver.devices.services import DeviceServices, build_device_services
 from homeserver.directory import DirectoryIndex, MutualRooms, UserSearch
 from homeserver.presence.board import Board
 from homeserver.presence.publication import NobodyElsewhere as NoPresenceElsewhere
@@ -42,8 +45,10 @@ from homeserver.rooms.services import RoomServices, build_room_services
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.beside import Providers
 from homeserver.sync.building import build_sync
+from homeserver.sync.device_sections import DeviceListsSection, KeyCountsSection, ToDeviceSection
 from homeserver.sync.foreign_wakes import ForeignWakes
 from homeserver.sync.long_poll import LongPoll
+from homeserver.sync.providers import Extension
 from homeserver.sync.service import SyncService
 from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.typing.service import CHANNEL as TYPING
@@ -99,6 +104,8 @@ class Services:
     rooms: RoomServices
     reading: ReadingServices
     reports: Reports
+    devices: DeviceServices
+    device_sections: Sequence[Extension]
     sync: SyncService
     long_poll: LongPoll
     wanted_filters: WantedFilters
@@ -111,10 +118,12 @@ class Services:
         data.recent_receipts.listening_since(await self.core.stream_store.settled_position())
         await database.listen(PRESENCE, lambda payload: _run(data.presence.heard(payload)))
         await data.presence.start()
+        await self.devices.start()
         await self.accounts.start()
 
     async def stop(self) -> None:
         """End it; the database is still there."""
+        await self.devices.stop()
         await self.data.presence.stop()
         self.data.typing_news.stop()
         await self.accounts.stop()
@@ -190,6 +199,12 @@ def build_services(
         permissions=permissions,
         presence=data.presence,
     )
+    devices = _build_devices(reactor, config, core, accounts)
+    device_sections = (
+        ToDeviceSection(devices.to_device),
+        DeviceListsSection(devices.lists),
+        KeyCountsSection(devices.counts),
+    )
     sync = build_sync(
         database=core.database,
         stream=core.stream,
@@ -205,6 +220,7 @@ def build_services(
             typing=data.typing,
             presence=data.presence,
             unread=data.unread,
+            extensions=device_sections,
         ),
         now=now_ms,
     )
@@ -220,9 +236,42 @@ def build_services(
         rooms=rooms,
         reading=reading,
         reports=Reports(store=ReportStore(core.database), gate=core.gate, users=users, now=now_ms),
+        devices=devices,
+        device_sections=device_sections,
         sync=sync,
         long_poll=LongPoll(sync, core.stream, foreign_wakes, reactor),
         wanted_filters=WantedFilters(accounts.filters),
+    )
+
+
+def _readers(core: Core) -> Callable[[int], Iterable[str]]:
+    """Gives, of the users who wait, those in a room; everybody if it is not known here who that is."""
+    listeners = core.stream.listeners
+
+    def readers(room_key: int) -> Iterable[str]:
+        room = core.cache.peek_key(room_key)
+        return tuple(listeners.users) if room is None else concerned(room.head, listeners.users)
+
+    return readers
+
+
+def _build_devices(reactor: Any, config: Config, core: Core, accounts: Accounts) -> DeviceServices:
+    return build_device_services(
+        reactor=reactor,
+        origin=core.origin,
+        database=core.database,
+        stream=core.stream,
+        stream_store=core.stream_store,
+        committer=core.committer,
+        cache=core.cache,
+        user_rooms=core.user_rooms,
+        readers=_readers(core),
+        reauthentication=Reauthentication(accounts.uia),
+        server_name=config.server_name,
+        now=now_ms,
+        remote_keys=NoRemoteKeys(),
+        remote_devices=NoRemoteDevices(),
+        announcing=NoAnnouncing(),
     )
 
 
@@ -232,11 +281,7 @@ def _build_user_data(
     database, stream = core.database, core.stream
     notifications = NotificationStore(database)
 
-    def readers(room_key: int) -> Iterable[str]:
-        """Of the users who wait, those in a room; everybody if it is not known here who that is."""
-        room = core.cache.peek_key(room_key)
-        return tuple(stream.listeners.users) if room is None else concerned(room.head, stream.listeners.users)
-
+    readers = _readers(core)
     kept = UserDataCache()
     account_data = AccountData(
         store=AccountDataStore(database),
