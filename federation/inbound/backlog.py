@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as TookTooLong
 from twisted.internet.task import LoopingCall
@@ -26,6 +27,10 @@ from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from storage.inbound_pdus import InboundPduStore, WaitingPdu
 
 log = logging.getLogger(__name__)
+
+_ATTEMPTS = Counter(
+    "lares_inbound_waiting_attempts", "Attempts at events that wait for others, by outcome", ["outcome"]
+)
 
 MOST_PER_ROOM: Final = 1000
 MOST_PER_ORIGIN: Final = 1000
@@ -177,11 +182,14 @@ class Backlog:
         finally:
             self._costs.charge(waiting.origin, budget.spent)
         if reason is None:
+            _ATTEMPTS.labels("placed").inc()
             await self._store.drop(room.room_id, ids)
         elif waiting.attempts < len(DELAYS):
+            _ATTEMPTS.labels("postponed").inc()
             delay = DELAYS[waiting.attempts] * random.uniform(0.8, 1.2)
             await self._store.postpone(room.room_id, ids, delay, attempts=1)
         else:
+            _ATTEMPTS.labels("given_up").inc()
             await self._store.drop(room.room_id, ids)
             log.warning(
                 "gave up an event whose place cannot be found: %s",

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
+from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
 
@@ -23,6 +24,8 @@ from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from storage.database import ConnectionLost, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
+
+_EVENTS = Counter("lares_inbound_events", "Events other servers sent, by what became of them", ["outcome"])
 
 AT_ONCE: Final = 50
 """Events handed to a room together."""
@@ -107,6 +110,7 @@ class InboundRooms:
             elif read.event_id is not None and read.event_id not in good:
                 errors[read.event_id] = read.refusal
                 log.info("%s from %s is refused: %s", read.event_id, origin, read.refusal)
+            _EVENTS.labels("good" if read.incoming is not None else "refused").inc()
         if not resident:
             return errors | await self._strayed(origin, good)
         return errors | await self._queued(origin, room_id, good)
@@ -172,6 +176,8 @@ class InboundRooms:
         if not events:
             return {}
         kept = await self._backlog.keep(origin, room_id, events)
+        _EVENTS.labels("waiting").inc(len(kept))
+        _EVENTS.labels("too_many").inc(len(events) - len(kept))
         return {
             each.event.event_id: None if each.event.event_id in kept else "Too many events are waiting here"
             for each in events
