@@ -19,6 +19,7 @@ import orjson
 
 from federation.discovery.steps import delegation_problem
 from homeserver.outgoing import Caps, OutgoingClient, OutgoingError
+from homeserver.outgoing.errors import Overloaded
 from homeserver.outgoing.single_flight import SingleFlight
 
 DEFAULT_SECONDS: Final = 24 * 3600.0
@@ -96,6 +97,8 @@ class WellKnownCache:
                 caps=CAPS,
                 purpose="well_known",
             )
+        except Overloaded:
+            raise  # our own trouble says nothing of theirs, and is not kept
         except OutgoingError as error:
             return Fetched(None, str(error), lasting=False)
         if response.status != 200:

@@ -51,23 +51,23 @@ class Sink(Protocol):
 
 
 class Collected:
-    """A body in memory."""
+    """A body in memory, in one piece: a list of tiny ones would take many times their size."""
 
-    __slots__ = ("_pieces",)
+    __slots__ = ("_data",)
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._data = bytearray()
 
     def begin(self, head: ResponseHead, flow: Flow) -> None:
         """Nothing to prepare."""
 
     def write(self, data: bytes) -> None:
         """One more piece."""
-        self._pieces.append(data)
+        self._data += data
 
     def body(self) -> bytes:
         """All of it."""
-        return b"".join(self._pieces)
+        return bytes(self._data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

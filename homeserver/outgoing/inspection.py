@@ -47,11 +47,10 @@ class Inspector:
         connection = await self._connector.connect(target, self._policy, target)
         transport: Any = connection.transport
         try:
-            shown = transport.getHandle().get_peer_certificate(as_cryptography=True)
-            if shown is None:
-                raise TlsFailed("no certificate was shown")
-            return _read(shown)
-        except ValueError as error:
+            return _read(transport.getHandle().get_peer_certificate(as_cryptography=True))
+        except (
+            Exception
+        ) as error:  # a certificate can be malformed in more ways than its parser has names for
             raise TlsFailed("the certificate cannot be read") from error
         finally:
             connection.abort()

@@ -14,12 +14,12 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from socket import AI_ADDRCONFIG, IPPROTO_TCP, SOCK_STREAM, gaierror, getaddrinfo
+from socket import AI_ADDRCONFIG, IPPROTO_TCP, SOCK_STREAM, getaddrinfo
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
-from homeserver.outgoing.errors import NameNotFound
+from homeserver.outgoing.errors import NameNotFound, Overloaded
 from homeserver.outgoing.single_flight import SingleFlight
 from homeserver.outgoing.targets import is_address
 
@@ -68,6 +68,8 @@ class SystemResolver:
                 target=self._ask, args=(host, answer), name=f"resolve {host}", daemon=True
             ).start()
             found = await answer
+        except RuntimeError as error:
+            raise Overloaded("no thread can be started to look a name up") from error
         finally:
             self._threads.release()
         period = KEPT_SECONDS if found else FAILURE_KEPT_SECONDS
@@ -78,15 +80,19 @@ class SystemResolver:
         return found
 
     def _ask(self, host: str, answer: Deferred[tuple[str, ...]]) -> None:
-        """In a thread of its own."""
-        self._reactor.callFromThread(answer.callback, ask_system(host))
+        """In a thread of its own, whose end must be heard of, whatever it is."""
+        found: tuple[str, ...] = ()
+        try:
+            found = ask_system(host)
+        finally:
+            self._reactor.callFromThread(answer.callback, found)
 
 
 def ask_system(host: str) -> tuple[str, ...]:
     """Blocks. The addresses of a name, none if there are none or nobody says so."""
     try:
         found = getaddrinfo(host, None, type=SOCK_STREAM, proto=IPPROTO_TCP, flags=AI_ADDRCONFIG)
-    except (gaierror, OSError, UnicodeError):
+    except (OSError, ValueError):
         return ()
     addresses = (str(each[4][0]) for each in found)
     # A zone belongs to a link of this machine; none is reachable by a name of somebody else's.

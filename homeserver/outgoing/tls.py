@@ -81,8 +81,12 @@ class TlsPolicy:
         verify = verify_ip_address if is_address(handshake.tls_name) else verify_hostname
         try:
             verify(connection, handshake.tls_name)
-        except (VerificationError, CertificateError, ValueError) as error:
+        except (VerificationError, CertificateError) as error:
             raise CertificateRefused(f"the certificate is not for {handshake.tls_name}") from error
+        except (
+            Exception
+        ) as error:  # a certificate can be malformed in more ways than its parsers have names for
+            raise CertificateRefused(f"the certificate of {handshake.tls_name} cannot be read") from error
 
     def remember(self, connection: SSL.Connection, handshake: Handshake, now: float) -> None:
         """Keep the session of a connection that was good, for the next one to the same destination."""

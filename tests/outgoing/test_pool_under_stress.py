@@ -35,7 +35,7 @@ async def test_nothing_is_lost(
         elif kind == 2:
             link.send(answer(b"x")[:-1])
         elif kind == 3:
-            reactor.callLater(random.random() / 50, lambda: link.closed or link.send(answer(b"late")))
+            reactor.callLater(random.random() / 50, send_late, link)
         else:
             link.send(answer(b"x"))
 
@@ -60,6 +60,11 @@ async def test_nothing_is_lost(
     assert client._pool.figures == {"open": 0, "idle": 0, "waiting": 0}
     assert client._pool._places == {}
     assert client._pool._starved == {}
+
+
+def send_late(link: Link) -> None:
+    if not link.closed:
+        link.send(answer(b"late"))
 
 
 def ask(client: OutgoingClient, server: Server, random: Random) -> Deferred[object]:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from federation.discovery.well_known import WellKnown, WellKnownCache, kept_for, read_document
 from homeserver.outgoing import OutgoingClient, OutgoingResponse
-from homeserver.outgoing.errors import ConnectFailed, OutgoingError
+from homeserver.outgoing.errors import ConnectFailed, OutgoingError, Overloaded
 
 HOUR = 3600.0
 NOW = 1_700_000_000.0
@@ -200,6 +200,15 @@ async def test_doubt_shortens_the_wait(cache: WellKnownCache, answers: Answers, 
         assert await cache.look_up("example.org") == WellKnown("first.example")
     time.now += 151
     assert await cache.look_up("example.org") == WellKnown("second.example")
+
+
+async def test_our_own_trouble_is_not_kept(cache: WellKnownCache, answers: Answers) -> None:
+    """A server is not taken for one without a document because this one was too busy to ask."""
+    answers.next = Overloaded("too many requests")
+    with pytest.raises(Overloaded):
+        await cache.look_up("example.org")
+    answers.next = delegating("first.example")
+    assert await cache.look_up("example.org") == WellKnown("first.example")
 
 
 async def test_what_is_kept_is_bounded(
