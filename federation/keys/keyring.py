@@ -180,7 +180,13 @@ class Keyring:
         key_ids = signing_key_ids(value, server_name)[:MOST_SIGNATURES]
         if not key_ids:
             raise SignatureError(f"no signature of {server_name}")
-        keys = await self.request_keys(server_name, key_ids)
+        if server_name == self._own.server_name:
+            now = self._now()
+            keys: Mapping[str, VerifyKey] = {
+                key_id: key for key_id in key_ids for key in self._own.valid(key_id, now)
+            }
+        else:
+            keys = await self.request_keys(server_name, key_ids)
         if not keys:
             raise KeyUnknown(f"no valid key of {server_name} is known")
         check_json_signature(value, server_name, keys)
@@ -222,7 +228,7 @@ class Keyring:
     async def _ask_servers(self, server_names: Collection[str], turns: DeferredSemaphore) -> None:
         share = DeferredSemaphore(_BY_ONE_CALLER)
         asked = [
-            share.run(_started, self._ask_server(name, turns))
+            share.run(_started, self._ask_server, name, turns)
             for name in server_names
             if name != self._own.server_name
         ]
@@ -233,7 +239,7 @@ class Keyring:
 
     async def _ask_server(self, server_name: str, turns: DeferredSemaphore) -> None:
         async def work() -> None:
-            await turns.run(_started, self._fetch(server_name))
+            await turns.run(_started, self._fetch, server_name)
 
         try:
             await self._flights.do(server_name, work)
@@ -286,5 +292,5 @@ class Keyring:
         await self._load({published.server_name for published in answers})
 
 
-def _started(work: Coroutine[Any, Any, None]) -> Deferred[None]:
-    return Deferred.fromCoroutine(work)
+def _started(work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Deferred[None]:
+    return Deferred.fromCoroutine(work(*args))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
 from federation.keys.errors import KeyExpired, KeyUnknown
 from federation.keys.known import LONGEST_PAUSE
@@ -89,6 +89,34 @@ async def test_many_ask_at_once_and_the_server_is_asked_once(database: Database)
     gate.callback(None)
     assert await gatherResults(asked) == [[None]] * 20
     assert asked_for_keys(hydra) == 1
+
+
+async def test_who_gives_up_waiting_takes_nothing_from_others(database: Database) -> None:
+    """A request that goes away, while dozens of servers are being asked for it, leaves the answers to the rest."""
+    servers = [RemoteServer(f"s{n}.test") for n in range(40)]
+    world = World(database, *servers)
+    gate: Deferred[None] = Deferred()
+    begun: list[str] = []
+
+    async def hold(destination: str, *_request: str) -> None:
+        begun.append(destination)
+        if not gate.called:
+            waiting: Deferred[None] = Deferred()
+            gate.addCallback(lambda _: waiting.callback(None))
+            await waiting
+
+    world.network.before = hold
+    events = [message(server) for server in servers]
+    first = Deferred.fromCoroutine(world.keyring.verify_events(events))
+    second = Deferred.fromCoroutine(world.keyring.verify_events(events[:5]))
+    while len(begun) < 32:
+        await world.store.get([])
+    first.addErrback(lambda failure: failure.trap(CancelledError))
+    first.cancel()
+    gate.callback(None)
+    assert await second == [None] * 5
+    assert await world.keyring.verify_events(events) == [None] * 40
+    assert [asked_for_keys(server) for server in servers] == [1] * 40
 
 
 async def test_a_server_that_is_away_is_left_alone_for_a_while(database: Database) -> None:
@@ -242,7 +270,8 @@ async def test_objects_signed_by_a_server(database: Database) -> None:
     world = World(database, hydra)
     signed = sign_json({"a": 1}, "hydra.test", hydra.key)
     await world.keyring.verify_json(signed, "hydra.test")
-    for value, server_name in (({**signed, "a": 2}, "hydra.test"), (signed, "other.test")):
+    await world.keyring.verify_json(sign_json({"a": 1}, US, KEY), US)
+    for value, server_name in (({**signed, "a": 2}, "hydra.test"), (signed, "other.test"), (signed, US)):
         with pytest.raises(SignatureError):
             await world.keyring.verify_json(value, server_name)
 
