@@ -111,8 +111,9 @@ async def test_who_gives_up_waiting_takes_nothing_from_others(database: Database
     second = Deferred.fromCoroutine(world.keyring.verify_events(events[:5]))
     while len(begun) < 32:
         await world.store.get([])
-    first.addErrback(lambda failure: failure.trap(CancelledError))
     first.cancel()
+    with pytest.raises(CancelledError):
+        await first
     gate.callback(None)
     assert await second == [None] * 5
     assert await world.keyring.verify_events(events) == [None] * 40
