@@ -23,8 +23,8 @@ from homeserver.outgoing.errors import (
     AddressDenied,
     CertificateRefused,
     ConnectFailed,
+    ConnectTimedOut,
     OutgoingError,
-    TimedOut,
 )
 from homeserver.outgoing.names import AddressResolver
 from homeserver.outgoing.targets import Target, is_address
@@ -65,7 +65,7 @@ class Connector:
     async def connect(self, target: Target, policy: AddressPolicy, key: Hashable) -> HttpConnection:
         """A connection that is ready, its certificate checked.
 
-        Raises NameNotFound, AddressDenied, Overloaded, ConnectFailed, TlsFailed, CertificateRefused, TimedOut: of
+        Raises NameNotFound, AddressDenied, Overloaded, ConnectFailed, TlsFailed, CertificateRefused, ConnectTimedOut: of
         several addresses' failures a refused certificate, else the first.
         """
         failure: OutgoingError | None = None
@@ -151,7 +151,7 @@ class _Attempt:
             self._done.errback(error)
 
     def _expired(self) -> None:
-        self._ready(TimedOut("the connection took too long"))
+        self._ready(ConnectTimedOut("making the connection took too long"))
         self._give_up()
 
     def _cancelled(self, done: Deferred[HttpConnection]) -> None:

@@ -10,7 +10,8 @@ Owns the names of the failures, which are also the outcomes the metrics count. D
      ├─ NameNotFound           the host name has no address
      ├─ AddressDenied          every address of it is one this server may not reach
      ├─ Overloaded             too many requests of ours are waiting already
-     ├─ ConnectFailed          nothing accepts connections there
+     ├─ ConnectFailed          nothing accepts connections there: nothing was sent
+     │   └─ ConnectTimedOut    the same, by saying nothing; a TimedOut as well
      ├─ TlsFailed              no encrypted connection came about
      │   └─ CertificateRefused the other side did not prove its name
      ├─ TimedOut               too slow, as a whole or between two bytes
@@ -75,6 +76,12 @@ class CertificateRefused(TlsFailed):
 
 class TimedOut(OutgoingError):
     """The time was up, or nothing moved for too long."""
+
+    outcome = "timeout"
+
+
+class ConnectTimedOut(ConnectFailed, TimedOut):
+    """Making the connection took too long. Nothing was sent, so another place may be tried."""
 
     outcome = "timeout"
 

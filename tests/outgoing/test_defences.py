@@ -20,6 +20,7 @@ from homeserver.outgoing.errors import (
     BadRedirect,
     BadUrl,
     CertificateRefused,
+    ConnectTimedOut,
     NameNotFound,
     OutgoingError,
     TimedOut,
@@ -254,7 +255,7 @@ async def test_a_handshake_that_stalls_is_ended(make_client: MakeClient) -> None
     listening = reactor.listenTCP(0, silent, interface="127.0.0.1")
     client = make_client(connect_timeout=0.2)
     target = Target("127.0.0.1", listening.getHost().port, "127.0.0.1", "127.0.0.1")
-    with pytest.raises(TimedOut):
+    with pytest.raises(ConnectTimedOut):
         await client.request("GET", target, "/", caps=CAPS, purpose="test")
     await listening.stopListening()
 
