@@ -65,8 +65,8 @@ class Connector:
     async def connect(self, target: Target, policy: AddressPolicy, key: Hashable) -> HttpConnection:
         """A connection that is ready, its certificate checked.
 
-        Raises NameNotFound, AddressDenied, Overloaded, ConnectFailed, TlsFailed, CertificateRefused, ConnectTimedOut: of
-        several addresses' failures a refused certificate, else the first.
+        Raises NameNotFound, AddressDenied, Overloaded, ConnectFailed, ConnectTimedOut, TlsFailed, CertificateRefused:
+        of several addresses' failures a refused certificate, else the first.
         """
         failure: OutgoingError | None = None
         left = self._in_order(await self.addresses(target.host, policy), target.port)
