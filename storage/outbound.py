@@ -26,7 +26,7 @@ _SINCE_IN_ROOMS = f"""SELECT {_COLUMNS} FROM unnest(%s::bigint[]) AS w(room)
     JOIN events e ON e.room = w.room AND e.outbound AND e.flags = 0 AND e.position > %s AND e.position <= %s
     ORDER BY e.position LIMIT %s"""  # noqa: S608
 
-_MISSED = """
+MISSED = """
 WITH stays AS MATERIALIZED (
     SELECT m.room, range_agg(int8range(m.since, m.until)) AS present FROM memberships m
     WHERE server_of(m.user_id) = %(server)s AND m.membership = 'join'
@@ -95,7 +95,7 @@ class OutboundStore:
         """What a server is to be sent after it was away, oldest first: of each room it is in, from after its join, the
         newest `PER_ROOM` events; and what became of the memberships of its users."""
         params = {"server": server_name, "after": after, "upto": upto, "limit": limit, "per_room": PER_ROOM}
-        rows = await self._database.fetch("outbound_missed", _MISSED, params)
+        rows = await self._database.fetch("outbound_missed", MISSED, params)
         return [Place._make(row) for row in rows]
 
     async def at(self, places: Sequence[Place]) -> list[OutboundEvent]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `lares serve | generate-config | register-user | check-config | doctor | version`.
+"""The command line: `lares serve | generate-config | register-user | check-config | doctor | federation |
+version`.
 
 Owns the table of commands and what an error becomes: a sentence on standard error and an exit code, 2 for a
 wrong call or configuration, 1 for a refusal, 130 for Ctrl-C. Each command is a module that adds its own
@@ -10,10 +11,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from homeserver.cli import check_config, doctor, generate_config, register_user, serve, version
+from homeserver.cli import check_config, doctor, federation, generate_config, register_user, serve, version
 from homeserver.config.errors import ConfigError, StartRefused
 
-_COMMANDS = (serve, generate_config, register_user, check_config, doctor, version)
+_COMMANDS = (serve, generate_config, register_user, check_config, doctor, federation, version)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

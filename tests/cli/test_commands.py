@@ -10,7 +10,7 @@ from homeserver import __version__
 from homeserver.cli import main
 from homeserver.config import parse
 
-COMMANDS = ["serve", "generate-config", "register-user", "check-config", "doctor", "version"]
+COMMANDS = ["serve", "generate-config", "register-user", "check-config", "doctor", "federation", "version"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
