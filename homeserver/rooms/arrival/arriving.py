@@ -26,6 +26,7 @@ from homeserver.rooms.arrival.standing import (
     Piece,
     changes_between,
     membership_of,
+    numbered,
     summary_of,
     visibility_of,
 )
@@ -296,11 +297,11 @@ def _rows(
         "event": _event_row(arrival, ordinal, before, replaced),
         "state": {
             "snapshots": _snapshots(arrival, ordinal, before, replaced),
-            "current": _numbered(changes.current),
-            "ended": _numbered(changes.ended),
-            "begun": _numbered(changes.begun),
-            "renewed": _numbered(changes.renewed),
-            "summaries": _numbered([summary_of(head, after, kept)]),
+            "current": numbered(changes.current),
+            "ended": numbered(changes.ended),
+            "begun": numbered(changes.begun),
+            "renewed": numbered(changes.renewed),
+            "summaries": numbered([summary_of(head, after, kept)]),
         },
         "gaps": [
             {"missing_event_id": event_id, "ordinal": ordinal, "depth": event.depth} for event_id in gaps
@@ -362,8 +363,3 @@ def _snapshots(arrival: _Arrival, ordinal: int, before: int, replaced: Piece | N
             "checkpoint": None,
         },
     ]
-
-
-def _numbered(rows: Sequence[Row]) -> list[Row]:
-    """As `commit_state` wants them: of the one room there is."""
-    return [{**row, "r": 0} for row in rows]

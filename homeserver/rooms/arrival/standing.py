@@ -117,6 +117,11 @@ def _add_member(
     )
 
 
+def numbered(rows: Iterable[Row]) -> list[Row]:
+    """As `commit_state` wants them: of the one room there is."""
+    return [{**row, "r": 0} for row in rows]
+
+
 def summary_of(head: RoomHead, state: State, kept: Iterable[Member] = ()) -> dict[str, Any]:
     """The row of `room_summaries` for a state; `kept` are members that it does not name."""
     probe = RoomHead(head.room_id, head.version)

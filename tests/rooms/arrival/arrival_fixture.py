@@ -9,16 +9,17 @@ from typing import Any
 
 from twisted.internet.task import deferLater
 
-from homeserver.protocol.events import Event
-from homeserver.protocol.identifiers import domain_of
+from homeserver.protocol.building import BuiltEvent
 from homeserver.protocol.signing import SigningKey
-from homeserver.rooms.arrival import OutOfBand, Partial, RoomArrival
+from homeserver.rooms.arrival import OutOfBand, Partial, RoomArrival, RoomCompletion
+from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine import Room
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from storage.arrivals import ArrivalStore
 from storage.database import Database
 from storage.memberships import MembershipStore
+from storage.partial_rooms import PartialRoomStore
 from tests.federation.servers import RemoteServer
 from tests.reactor import reactor
 from tests.rooms.arrival.remote_room import RemoteRoom, incoming
@@ -54,6 +55,9 @@ class Arrivals:
     arrival: RoomArrival
     out_of_band: OutOfBand
     intake: RecordingIntake
+    outliers: Outliers
+    partial: PartialRoomStore
+    completion: RoomCompletion
     us: RemoteServer
     """This server, to sign joins as it would."""
 
@@ -79,7 +83,19 @@ class Arrivals:
             signer=Signer(OURS, KEY),
             now=lambda: 1_700_000_000_000,
         )
-        return cls(process, arrival, out_of_band, intake, RemoteServer(OURS, key=KEY))
+        partial = PartialRoomStore(database)
+        completion = RoomCompletion(
+            cache=engine.cache,
+            committer=engine.committer,
+            store=store,
+            partial=partial,
+            events=engine.events,
+            server_name=OURS,
+            pause=pause,
+        )
+        outliers = Outliers(store=store, events=engine.events, pause=pause)
+        us = RemoteServer(OURS, key=KEY)
+        return cls(process, arrival, out_of_band, intake, outliers, partial, completion, us)
 
     def client(self, user_id: str, **options: Any) -> Client:
         return self.process.client(user_id, **options)
@@ -110,7 +126,11 @@ class Arrivals:
             partial=partial,
         )
 
-
-def members_of(event: Event) -> str:
-    """The domain of a member event's user."""
-    return domain_of(event.state_key or "")
+    async def fill(self, remote: RemoteRoom, before: Sequence[BuiltEvent]) -> None:
+        """Complete a room that was entered in part, the state before the join being `before`."""
+        entered = await self.partial.take(60)
+        assert entered is not None
+        assert entered.room_id == remote.id
+        events = [incoming(built) for built in (*before, *remote.auth_chain(before))]
+        await self.outliers.take_in(entered.room, remote.id, remote.version, events, visibility=1)
+        await self.completion.complete(entered, [built.event.event_id for built in before])

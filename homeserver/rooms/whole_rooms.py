@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for rooms of which only a part of the members is known yet, where somebody needs them all.
+
+Owns the waiting, for a bounded time; what is done then with what is known is the caller's to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from homeserver.errors import RemoteServerFailed
+from homeserver.rooms.engine import Room, RoomCache
+from homeserver.stream.changes import Change
+
+PATIENCE = 20.0
+"""Seconds; less than clients and proxies wait for an answer."""
+
+
+class WholeRooms:
+    """One per process; subscribes to the stream."""
+
+    def __init__(self, cache: RoomCache, scheduler: Any) -> None:
+        """`scheduler` has `callLater`, as the reactor."""
+        self._cache = cache
+        self._scheduler = scheduler
+        self._waiting: dict[int, list[Deferred[None]]] = {}
+
+    async def get(self, room_id: str) -> Room | None:
+        """The room, once its members are known; None if there is no such room.
+
+        Raises RemoteServerFailed if they are not known in time.
+        """
+        room = await self._cache.get(room_id)
+        if room is None or room.head.partial_servers is None:
+            return room
+        late: list[bool] = []
+        deadline = self._scheduler.callLater(PATIENCE, lambda: (late.append(True), self._wake(room.key)))
+        try:
+            while room is not None and room.head.partial_servers is not None:
+                if late:
+                    raise RemoteServerFailed(
+                        "The members of this room are not known here yet; try again soon"
+                    )
+                moved: Deferred[None] = Deferred()
+                self._waiting.setdefault(room.key, []).append(moved)
+                await moved
+                room = await self._cache.get(room_id)
+        finally:
+            if deadline.active():
+                deadline.cancel()
+        return room
+
+    def changed(self, change: Change) -> Iterable[str]:
+        """A commit: look again at the rooms it moved."""
+        if self._waiting:
+            for key in tuple(self._waiting) if change.unknown else change.rooms:
+                if key in self._waiting:
+                    # Only when the commit is shown, and the room therefore known to be out of date.
+                    self._scheduler.callLater(0, self._wake, key)
+        return ()
+
+    def _wake(self, key: int) -> None:
+        for deferred in self._waiting.pop(key, ()):
+            deferred.callback(None)
