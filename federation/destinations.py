@@ -216,8 +216,8 @@ class Availability:
     # Keeping.
 
     def _pause(self, attempts: int) -> int:
-        longest = min(FIRST_PAUSE * 2 ** min(attempts - 1, 20), LONGEST_PAUSE)
-        return round(longest * (1 + JITTER * self._random()))
+        pause: int = min(FIRST_PAUSE << min(attempts - 1, 20), LONGEST_PAUSE)
+        return round(pause * (1 + JITTER * self._random()))
 
     def _tell(self, destination: str) -> None:
         for watcher in self._watchers:

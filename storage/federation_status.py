@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -101,7 +101,7 @@ def destination_status(dsn: str, server_name: str) -> DestinationStatus | None:
                 "per_room": MOST_COUNTED,
             }
             events = len(_rows(conn, MISSED, bounds))
-        return DestinationStatus(*rows[0], waiting_events=events)
+        return replace(DestinationStatus(*rows[0]), waiting_events=events)
 
 
 def retry_now(dsn: str, server_name: str) -> bool:

@@ -97,7 +97,7 @@ class Loader:
                 return []
             goal = lane.goal
             places = await self._events.missed(lane.name, lane.behind, goal, MISSED_PORTION)
-            if lane.goal is None:
+            if lane.goal != goal:  # too much came meanwhile; begin again
                 return []
             lane.found(places, all_of_them=len(places) < MISSED_PORTION)
             if not places:

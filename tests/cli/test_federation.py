@@ -29,7 +29,7 @@ def federation(database_url: str, tmp_path: Path) -> Callable[..., int]:
     """Run `lares federation` against the test's database."""
     file = tmp_path / "lares.yaml"
     parts = parse_dsn(database_url)
-    query = urlencode({name: parts[name] for name in ("host", "port") if name in parts})
+    query = urlencode([(name, parts[name]) for name in ("host", "port")])
     file.write_text(f'database: {{url: "postgresql://{parts["user"]}@/{parts["dbname"]}?{query}"}}')
     return lambda *arguments: main(["federation", *arguments, "--config", str(file)])
 

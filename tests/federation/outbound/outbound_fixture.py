@@ -13,7 +13,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from federation.client.errors import RemoteError, RemoteFailure, Unreachable
+from federation.destinations import Availability
 from federation.outbound.building import Outbound, build_outbound, start_availability
+from federation.outbound.delivery import Transactions
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.rooms.engine import Room
 from homeserver.rooms.neighbours import Neighbours, NoPartialRooms
@@ -78,7 +80,7 @@ class Others:
         assert len(transaction.pdus) <= 50
         assert len(transaction.edus) <= 100
         self.received.setdefault(destination, []).append(transaction)
-        return {pdu_id: {} for pdu_id in ()}
+        return {}
 
     def bodies(self, destination: str) -> list[str]:
         """The bodies of the messages (and types of other events) that a server got, in order."""
@@ -117,7 +119,9 @@ class Process:
         *,
         alone: bool = False,
         clock: Clock | None = None,
+        through: Callable[[Availability], Transactions] | None = None,
     ) -> Process:
+        """`through`: what carries transactions, instead of `others`."""
         others = Others() if others is None else others
         engine = await Engine.open(database)
         if clock is None:
@@ -148,7 +152,7 @@ class Process:
             cache=engine.cache,
             neighbours=neighbours,
             partial_rooms=NoPartialRooms(),
-            transactions=others,
+            transactions=others if through is None else through(availability),
             availability=availability,
             notify=NotificationStore(database).notify_all,
             pause=pause,
@@ -175,7 +179,7 @@ class Process:
         self.outbound.sender.drop(range(64))
         self.outbound.leases._stopped = True
         self.outbound.feed._stopped = True
-        for call in self.clock.getDelayedCalls():
+        for call in list(self.clock.calls):
             call.cancel()
 
     async def until(self, condition: Callable[[], bool]) -> None:

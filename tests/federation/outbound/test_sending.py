@@ -49,11 +49,10 @@ async def test_a_server_hears_from_its_join_to_its_kick(database: Database) -> N
     room = await process.room_with(B)
     user = f"@u:{A}"
     await process.say(room, "before")
-    joins = [Deferred.fromCoroutine(process.say(room, "just before")), None]
-    joins[1] = Deferred.fromCoroutine(process.engine.join(room.room_id, user))  # type: ignore[call-overload]
-    for each in joins:
-        assert each is not None
-        await each
+    saying = Deferred.fromCoroutine(process.say(room, "just before"))
+    joining = Deferred.fromCoroutine(process.engine.join(room.room_id, user))
+    await saying
+    await joining
     await process.say(room, "within")
     kick = member(user, "leave", ALICE)
     await process.engine.engine.write(room.room_id, lambda _: [kick], users=(ALICE, user))
