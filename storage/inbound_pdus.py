@@ -75,6 +75,8 @@ _RELEASE = "DELETE FROM inbound_rooms WHERE room_id = %s AND worker = %s"
 _KNOWN = """SELECT e.event_id, e.flags, e.type, e.state_key FROM rooms r JOIN events e USING (room)
     WHERE r.room_id = %s AND e.event_id = ANY (%s::text[])"""
 
+_BEGINS = """SELECT min(g.depth) FROM rooms r JOIN event_gaps g USING (room) WHERE r.room_id = %s"""
+
 
 class InboundPduStore:
     """Keeps waiting events and hands out the rooms they wait in."""
@@ -150,3 +152,8 @@ class InboundPduStore:
             return {}
         rows = await self._database.fetch("inbound_known_events", _KNOWN, (room_id, list(event_ids)))
         return {str(row[0]): KnownEvent._make(row[1:]) for row in rows}
+
+    async def history_begins(self, room_id: str) -> int:
+        """The least depth of the events before which something is missing here; 0: nothing is."""
+        row = await self._database.fetch_one("inbound_history_begins", _BEGINS, (room_id,))
+        return 0 if row is None or row[0] is None else int(row[0])

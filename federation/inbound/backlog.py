@@ -43,7 +43,7 @@ _PORTION: Final = 20
 _PATIENCE: Final = 240.0
 """Seconds for one event, come what may: beyond what its budget allows, within the lease."""
 _LEASE: Final = 300.0
-_OTHER_SERVERS: Final = 6
+_OTHER_SERVERS: Final = 2
 
 
 class Filler(Protocol):

@@ -35,14 +35,18 @@ MOST_EVENTS: Final = 400
 """Events held on the way from a gap to the event; a longer one is left to be read backwards when somebody wants to."""
 MOST_NAMED: Final = 20
 """Events named as where to begin and end a request."""
-DEPTH_BACK: Final = 1000
-"""How far below the room's present depth a gap may reach."""
 
 
 class GapIntake(Protocol):
     """What `homeserver.rooms.intake.RoomIntake` is asked to do here."""
 
     async def receive(self, room_id: str, events: Sequence[Incoming]) -> list[Verdict]: ...
+
+
+class StoredEvents(KnownEvents, Protocol):
+    """See `storage.inbound_pdus.InboundPduStore`."""
+
+    async def history_begins(self, room_id: str) -> int: ...
 
 
 class WaitingEvents(Protocol):
@@ -55,7 +59,7 @@ class GapFiller:
     """Does what one waiting event needs."""
 
     def __init__(
-        self, *, fetcher: EventFetcher, intake: GapIntake, known: KnownEvents, waiting: WaitingEvents
+        self, *, fetcher: EventFetcher, intake: GapIntake, known: StoredEvents, waiting: WaitingEvents
     ) -> None:
         self._fetcher = fetcher
         self._intake = intake
@@ -66,7 +70,7 @@ class GapFiller:
         self, room: LiveRoom, incoming: Incoming, servers: Sequence[str], budget: Budget
     ) -> Verdict:
         """What became of the event; MISSING where it still lacks something. Raises OverBudget, NotToBeHad."""
-        gap = _Gap(room, incoming, servers, budget)
+        gap = _Gap(room, incoming, servers, budget, await self._known.history_begins(room.room_id))
         await self._walk_back(gap)
         await self._settle_edges(gap)
         await self._fetch_auth(gap)
@@ -91,7 +95,7 @@ class GapFiller:
                     gap.room.version,
                     latest=gap.naming(missing)[:MOST_NAMED],
                     earliest=[event_id for event_id, _ in gap.room.extremities][:MOST_NAMED],
-                    min_depth=max(0, min(gap.room.depth, gap.lowest_depth) - DEPTH_BACK),
+                    min_depth=gap.begins,
                     limit=STEP_LIMIT,
                     servers=gap.servers,
                     budget=gap.budget,
@@ -109,7 +113,8 @@ class GapFiller:
     async def _settle_edges(self, gap: _Gap) -> None:
         """Have the events just beyond the gap stored, with the state before them as a server tells it.
 
-        Where one cannot be had, the events that name it are given the state before themselves.
+        Where one cannot be had, or is older than what is known here, the events that name it are given the state before
+        themselves: history is not news.
         """
         missing = await self._missing_prev(gap)
         if not missing:
@@ -119,7 +124,7 @@ class GapFiller:
             room.room_id, room.version, missing, gap.servers, budget=gap.budget
         )
         for event_id, incoming in beyond.items():
-            if await self._place(gap, incoming):
+            if incoming.event.depth >= gap.begins and await self._place(gap, incoming):
                 missing.pop(event_id, None)
         for event_id in gap.naming(missing):
             gap.events[event_id] = await self._with_state(gap, gap.events[event_id])
@@ -191,16 +196,16 @@ class GapFiller:
 class _Gap:
     """Where one filling stands: the event, and what was gathered before it."""
 
-    def __init__(self, room: LiveRoom, incoming: Incoming, servers: Sequence[str], budget: Budget) -> None:
+    def __init__(
+        self, room: LiveRoom, incoming: Incoming, servers: Sequence[str], budget: Budget, begins: int
+    ) -> None:
         self.room = room
         self.event_id = incoming.event.event_id
         self.events: dict[str, Incoming] = {self.event_id: incoming}
         self.servers = servers
         self.budget = budget
-
-    @property
-    def lowest_depth(self) -> int:
-        return min(incoming.event.depth for incoming in self.events.values())
+        self.begins = begins
+        """The depth from which on the room is known here; what is less deep was before this server came to it."""
 
     def prev_beyond(self) -> dict[str, None]:
         """The previous events named by those gathered that are not among them."""
@@ -231,7 +236,7 @@ class _Gap:
         while names and len(self.events) < MOST_EVENTS:
             name = names.pop()
             incoming = found.get(name)
-            if incoming is not None and name not in self.events:
+            if incoming is not None and name not in self.events and incoming.event.depth >= self.begins:
                 self.events[name] = incoming
                 names.extend(incoming.event.prev_event_ids)
         return len(self.events) > before

@@ -29,7 +29,7 @@ from storage.inbound_pdus import KnownEvent
 
 log = logging.getLogger(__name__)
 
-SERVERS: Final = 5
+SERVERS: Final = 3
 """Servers asked for one thing before it counts as not to be had."""
 AT_ONCE: Final = 8
 """Requests for single events under way at once, to one server."""

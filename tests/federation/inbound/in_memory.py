@@ -74,6 +74,7 @@ class MemoryIntake:
         self.received: list[list[str]] = []
         self.states: dict[str, Collection[str]] = {}
         self.reject: set[str] = set()
+        self.begins = 0
         self.before: Callable[[str, Sequence[Incoming]], Awaitable[None]] | None = None
 
     def room(
@@ -101,6 +102,9 @@ class MemoryIntake:
             if event is not None and event.room_id == room_id:
                 found[event_id] = KnownEvent(self.flags[event_id], event.type, event.state_key)
         return found
+
+    async def history_begins(self, room_id: str) -> int:
+        return self.begins
 
     async def receive(self, room_id: str, events: Sequence[Incoming]) -> list[Verdict]:
         self.received.append([each.event.event_id for each in events])

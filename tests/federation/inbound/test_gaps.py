@@ -6,7 +6,7 @@ And that no server that tells nonsense, much of it, or nothing, costs more than 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from storage.events import OUTLIER, REJECTED
 from storage.inbound_pdus import InboundPduStore
 from tests.federation.inbound.forging import resigned
 from tests.federation.inbound.in_memory import OWN, Inbound
+from tests.federation.inbound.telling import Telling
 from tests.federation.servers import Handler, Received, Refused, RemoteServer
 from tests.reactor import reactor
 
@@ -40,7 +41,6 @@ class Room:
         self.version = version
         self.room_id = room_id
         self.events: dict[str, Event] = {}
-        self.state: list[Event] = []
         self.create = self.add("m.room.create", {"room_version": version}, state_key="", auth=[])
         self.join = self.add(
             "m.room.member", {"membership": "join"}, state_key=server.user(), auth=[self.create]
@@ -68,8 +68,6 @@ class Room:
             **more,
         ).event
         self.events[event.event_id] = self.tip = event
-        if event.is_state:
-            self.state.append(event)
         return event
 
     def chain(self, length: int) -> list[Event]:
@@ -78,64 +76,7 @@ class Room:
 
     def serve(self, server: RemoteServer | None = None) -> None:
         """Have the server (or another) answer."""
-        server = server or self.server
-        prefix = "/_matrix/federation/v1"
-        server.on("POST", f"{prefix}/get_missing_events/{{room}}", self._missing)
-        server.on("GET", f"{prefix}/event/{{event}}", self._event)
-        server.on("GET", f"{prefix}/state_ids/{{room}}", self._state_ids)
-        server.on("GET", f"{prefix}/state/{{room}}", self._state)
-        server.on("GET", f"{prefix}/event_auth/{{room}}/{{event}}", self._event_auth)
-
-    def _missing(self, request: Received) -> Any:
-        found: dict[str, Event] = {}
-        wanted = list(request.json["latest_events"])
-        while wanted and len(found) < request.json["limit"]:
-            for name in self.events[wanted.pop(0)].prev_event_ids:
-                if name in self.events and name not in found and name not in request.json["earliest_events"]:
-                    found[name] = self.events[name]
-                    wanted.append(name)
-        return {"events": [each.pdu for each in found.values()]}
-
-    def _event(self, request: Received) -> Any:
-        event = self.events.get(request.parameters["event"])
-        if event is None:
-            raise Refused(404, "M_NOT_FOUND")
-        return {"origin": self.server.name, "origin_server_ts": 1, "pdus": [event.pdu]}
-
-    def _state_at(self, request: Received) -> list[Event]:
-        (event_id,) = request.query["event_id"]
-        if event_id not in self.events:
-            raise Refused(404, "M_NOT_FOUND")
-        return [each for each in self.state if each.depth < self.events[event_id].depth]
-
-    def _state_ids(self, request: Received) -> Any:
-        state = self._state_at(request)
-        return {
-            "pdu_ids": [each.event_id for each in state],
-            "auth_chain_ids": [each.event_id for each in self._auth_chain(state)],
-        }
-
-    def _state(self, request: Received) -> Any:
-        state = self._state_at(request)
-        return {
-            "pdus": [each.pdu for each in state],
-            "auth_chain": [each.pdu for each in self._auth_chain(state)],
-        }
-
-    def _event_auth(self, request: Received) -> Any:
-        return {
-            "auth_chain": [each.pdu for each in self._auth_chain([self.events[request.parameters["event"]]])]
-        }
-
-    def _auth_chain(self, events: Iterable[Event]) -> list[Event]:
-        found: dict[str, Event] = {}
-        wanted = [name for each in events for name in each.auth_event_ids]
-        while wanted:
-            name = wanted.pop()
-            if name in self.events and name not in found:
-                found[name] = self.events[name]
-                wanted.extend(found[name].auth_event_ids)
-        return list(found.values())
+        Telling(self.events).serve(server or self.server)
 
 
 HYDRA, OTHER = "hydra.test", "other.test"
@@ -263,6 +204,22 @@ async def test_without_the_missing_event_its_child_gets_the_state(database: Data
     await deliver(inbound, child)
     assert set(inbound.intake.states[child.event_id]) == {room.create.event_id, room.join.event_id}
     assert inbound.intake.flags[child.event_id] == 0
+
+
+async def test_history_from_before_this_server_came_is_no_news(database: Database) -> None:
+    """A late branch that began in it is bridged by the state, whatever the other server would tell."""
+    inbound, room, _ = world(database)
+    room.serve()
+    old = room.chain(5)
+    inbound.intake.begins = old[-1].depth + 1
+    inbound.intake.put(arrived := room.add())
+    late = room.add(prev=[old[-1]])
+    await deliver(inbound, late)
+    assert inbound.intake.flags[late.event_id] == 0
+    assert list(inbound.intake.states) == [late.event_id]
+    assert not {each.event_id for each in old} & set(inbound.intake.flags)
+    (asked,) = room.server.requests("POST", "/_matrix/federation/v1/get_missing_events/")
+    assert asked.json["min_depth"] == arrived.depth
 
 
 async def test_other_servers_are_asked_where_the_sender_is_silent(database: Database) -> None:
