@@ -59,32 +59,26 @@ class JoinAnswers:
         if stored.snapshot:
             state = state_at(await self._state.chain(room.key, stored.snapshot))
         chain = BitMap() if stored.auth_chain is None else BitMap.deserialize(stored.auth_chain)
-        given, events = BitMap(), []
-        named = False
+        given, events, named = BitMap(), list[bytes](), False
         async for pdu in self._read(room, state, () if omit_members else None):
-            given.add(pdu.ordinal)
-            chain |= _chain_of(pdu)
-            events.append(pdu.pdu)
             named = named or _names_the_room(pdu)
+            _give(pdu, given, chain, events)
         if omit_members and not named:
-            heroes = _heroes(room, state, but=join.event.sender)
-            async for pdu in self._read(room, heroes, None):
-                given.add(pdu.ordinal)
-                chain |= _chain_of(pdu)
-                events.append(pdu.pdu)
+            async for pdu in self._read(room, _heroes(room, state, but=join.event.sender), None):
+                _give(pdu, given, chain, events)
         if omit_members:
             chain -= given
-        auth_chain = [pdu.pdu async for pdu in self._read(room, chain, None)]
-        body: list[tuple[str, str]] = [
-            ("auth_chain", _array(auth_chain)),
-            ("event", join.json),
-            ("members_omitted", "true" if omit_members else "false"),
-            ("origin", orjson.dumps(self._server_name).decode()),
-            ("state", _array(events)),
-        ]
+        auth_chain = [pdu.pdu.encode() async for pdu in self._read(room, chain, None)]
+        body = {
+            b"auth_chain": _array(auth_chain),
+            b"event": join.json.encode(),
+            b"members_omitted": b"true" if omit_members else b"false",
+            b"origin": orjson.dumps(self._server_name),
+            b"state": _array(events),
+        }
         if omit_members:
-            body.append(("servers_in_room", orjson.dumps(sorted(servers)).decode()))
-        return ("{" + ",".join(f'"{key}":{value}' for key, value in body) + "}").encode()
+            body[b"servers_in_room"] = orjson.dumps(sorted(servers))
+        return b"{" + b",".join(b'"%b":%b' % part for part in body.items()) + b"}"
 
     async def _read(
         self, room: Room, ordinals: Iterable[int], members: Collection[str] | None
@@ -95,12 +89,16 @@ class JoinAnswers:
                 yield pdu
 
 
-def _chain_of(pdu: StoredPdu) -> BitMap:
-    return BitMap() if pdu.auth_chain is None else BitMap.deserialize(pdu.auth_chain)
+def _give(pdu: StoredPdu, given: BitMap, chain: BitMap, events: list[bytes]) -> None:
+    """Put an event of the state into the answer, and what authorizes it into the chain."""
+    given.add(pdu.ordinal)
+    if pdu.auth_chain is not None:
+        chain |= BitMap.deserialize(pdu.auth_chain)
+    events.append(pdu.pdu.encode())
 
 
-def _array(texts: list[str]) -> str:
-    return "[" + ",".join(texts) + "]"
+def _array(events: list[bytes]) -> bytes:
+    return b"[" + b",".join(events) + b"]"
 
 
 def _names_the_room(pdu: StoredPdu) -> bool:
