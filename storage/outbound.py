@@ -28,10 +28,13 @@ _SINCE_IN_ROOMS = f"""SELECT {_COLUMNS} FROM unnest(%s::bigint[]) AS w(room)
 
 MISSED = """
 WITH stays AS MATERIALIZED (
-    SELECT m.room, range_agg(int8range(m.since, m.until)) AS present FROM memberships m
-    WHERE server_of(m.user_id) = %(server)s AND m.membership = 'join'
-      AND (m.until IS NULL OR m.until > %(after)s)
-    GROUP BY m.room HAVING bool_or(m.until IS NULL)
+    SELECT room, range_agg(stay) AS present FROM (
+        SELECT m.room, int8range(m.since, m.until) FROM memberships m
+        WHERE server_of(m.user_id) = %(server)s AND m.membership = 'join'
+          AND (m.until IS NULL OR m.until > %(after)s)
+        UNION ALL  -- rooms of which most members are not known yet
+        SELECT p.room, int8range(NULL, NULL) FROM partial_rooms p WHERE %(server)s = ANY (p.servers)
+    ) AS s(room, stay) GROUP BY room HAVING bool_or(upper_inf(stay))
 ), missed AS (
     SELECT e.position, e.room, e.ordinal FROM stays s JOIN rooms r USING (room)
     CROSS JOIN LATERAL (

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which servers are in which rooms: those with a joined member, read off the memberships table.
+"""Which servers are in which rooms: those with a joined member, and where most members are not known yet, those that
+were told when the room was entered.
 
 For rooms that are not in memory; where one is, its head knows its hosts.
 """
@@ -11,17 +12,21 @@ from collections.abc import Sequence
 from storage.database import Database
 
 _NOW = """SELECT DISTINCT server_of(user_id) FROM memberships
-    WHERE room = ANY (%s::bigint[]) AND until IS NULL AND membership = 'join'"""
+    WHERE room = ANY (%(rooms)s::bigint[]) AND until IS NULL AND membership = 'join'
+    UNION SELECT unnest(servers) FROM partial_rooms WHERE room = ANY (%(rooms)s::bigint[])"""
 
 _AT = """
 WITH wanted AS (
     SELECT room, position FROM unnest(%s::bigint[], %s::bigint[]) AS w(room, position)
 ), hosts AS MATERIALIZED (
-    SELECT m.room, server_of(m.user_id) AS server_name, range_agg(int8range(m.since, m.until)) AS present
-    FROM memberships m
-    WHERE m.room IN (SELECT room FROM wanted) AND m.membership = 'join'
-      AND (m.until IS NULL OR m.until > (SELECT min(position) FROM wanted))
-    GROUP BY m.room, server_of(m.user_id)
+    SELECT room, server_name, range_agg(stay) AS present FROM (
+        SELECT m.room, server_of(m.user_id), int8range(m.since, m.until) FROM memberships m
+        WHERE m.room IN (SELECT room FROM wanted) AND m.membership = 'join'
+          AND (m.until IS NULL OR m.until > (SELECT min(position) FROM wanted))
+        UNION ALL
+        SELECT p.room, unnest(p.servers), int8range(NULL, NULL) FROM partial_rooms p
+        WHERE p.room IN (SELECT room FROM wanted)
+    ) AS s(room, server_name, stay) GROUP BY room, server_name
 )
 SELECT w.room, w.position, array_agg(h.server_name)
 FROM wanted w JOIN hosts h ON h.room = w.room AND h.present @> w.position GROUP BY w.room, w.position
@@ -38,7 +43,7 @@ class RoomHostStore:
         """The servers in any of those rooms."""
         if not rooms:
             return set()
-        rows = await self._database.fetch("room_hosts_now", _NOW, (list(rooms),))
+        rows = await self._database.fetch("room_hosts_now", _NOW, {"rooms": list(rooms)})
         return {str(row[0]) for row in rows}
 
     async def at(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], frozenset[str]]:

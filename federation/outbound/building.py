@@ -20,7 +20,7 @@ from federation.outbound.metrics import OutboundMetrics
 from federation.outbound.outbox import Outbox
 from federation.outbound.sender import Progress, Sender
 from homeserver.rooms.engine import RoomCache
-from homeserver.rooms.neighbours import Neighbours, PartialRooms
+from homeserver.rooms.neighbours import Neighbours
 from homeserver.stream import Stream
 from storage.database import Database
 from storage.destinations import CHANNEL as DESTINATIONS
@@ -96,7 +96,6 @@ def build_outbound(
     stream: Stream,
     cache: RoomCache,
     neighbours: Neighbours,
-    partial_rooms: PartialRooms,
     transactions: Transactions,
     availability: Availability,
     notify: Notify,
@@ -132,7 +131,6 @@ def build_outbound(
         rooms=cache,
         events=events,
         hosts=RoomHostStore(database),
-        partial_rooms=partial_rooms,
         queues=sender,
         progress=progress,
         scheduler=reactor,

@@ -62,14 +62,6 @@ class Hosts(Protocol):
     async def at(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], frozenset[str]]: ...
 
 
-class PartialRooms(Protocol):
-    """Rooms whose members are not all known here yet."""
-
-    def servers_in(self, room: int) -> Collection[str]:
-        """The servers that were in the room when this one came; none for a room that is wholly known."""
-        ...
-
-
 class Queues(Protocol):
     """What is needed of the sender."""
 
@@ -88,7 +80,6 @@ class Feed:
         rooms: Rooms,
         events: Events,
         hosts: Hosts,
-        partial_rooms: PartialRooms,
         queues: Queues,
         progress: Progress,
         scheduler: Scheduler,
@@ -98,7 +89,6 @@ class Feed:
         self._rooms = rooms
         self._events = events
         self._hosts = hosts
-        self._partial_rooms = partial_rooms
         self._queues = queues
         self._progress = progress
         self._scheduler = scheduler
@@ -196,10 +186,16 @@ class Feed:
                 continue
             if not any(entry.stored.outbound for entry in recent):
                 continue
-            extra = self._partial_rooms.servers_in(key)
-            for entry, destinations in destinations_of_recent(
-                recent, room.head.hosts, extra, self._server_name
-            ):
+            try:
+                routed = destinations_of_recent(
+                    recent, room.head.hosts, room.head.partial_servers or (), self._server_name
+                )
+            except Exception:
+                # What is odd about one room must not hold up all others for ever.
+                logger.exception("new events of a room could not be routed from memory")
+                unread.append(key)
+                continue
+            for entry, destinations in routed:
                 stored = entry.stored
                 if after < stored.position <= upto and not stored.flags and destinations:
                     found.append((Pdu(stored.position, stored.event_id, stored.pdu), destinations))
@@ -210,7 +206,6 @@ class Feed:
         found: list[Found] = []
         for event in events:
             present = hosts.get((event.room, event.position), frozenset())
-            present = present.union(self._partial_rooms.servers_in(event.room))
             destinations = destinations_of_stored(event, present, self._server_name)
             if destinations:
                 found.append((Pdu(event.position, event.event_id, event.pdu), destinations))

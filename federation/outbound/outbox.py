@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 from federation.outbound.transaction import Edu
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.errors import CanonicalJsonError
+from homeserver.protocol.identifiers import is_valid_server_name
 from storage.outbound_shards import CHANNEL
 from storage.outgoing_edus import NewEdu
 
@@ -156,8 +157,8 @@ class Outbox:
         else:
             if len(content) > MOST_BYTES:
                 reason = f"{len(content)} bytes"
-            elif any("\0" in part for part in (edu.destination, edu.edu_type, edu.key or "")):
-                reason = "NUL in its name"
+            elif not is_valid_server_name(edu.destination) or "\0" in f"{edu.edu_type}{edu.key}":
+                reason = "its destination, type or key"
         if not reason:
             return content.decode()
         fields = {"destination": edu.destination, "edu_type": edu.edu_type, "reason": reason}

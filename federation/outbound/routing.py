@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import orjson
 
 from homeserver.events import RoomEvent
-from homeserver.protocol.identifiers import domain_of
+from homeserver.rooms.engine.head import host_of
 from storage.outbound import OutboundEvent
 
 MEMBER = "m.room.member"
@@ -34,7 +34,7 @@ def destinations_of_recent(
             found.append((entry, _concerned(present, stored.type, stored.state_key, stored.sender, own)))
         if stored.type != MEMBER or stored.state_key is None:
             continue
-        server = domain_of(stored.state_key)
+        server = host_of(stored.state_key)
         change = _joins(entry.event.content) - _joins_pdu(stored.replaced_pdu)
         if change and server != own and server not in extra:
             undone[server] = undone.get(server, 0) - change
@@ -53,12 +53,12 @@ def _concerned(
     present: frozenset[str], event_type: str, state_key: str | None, sender: str, own: str
 ) -> frozenset[str]:
     """Without the server whose user sent it, which has it; this server's own is not in `present`."""
-    sent_by = domain_of(sender)
+    sent_by = host_of(sender)
     if sent_by in present:
         present -= {sent_by}
     if event_type == MEMBER and state_key is not None:
-        about = domain_of(state_key)
-        if about not in (sent_by, own):
+        about = host_of(state_key)
+        if about and about not in (sent_by, own):
             return present | {about}
     return present
 

@@ -21,7 +21,8 @@ from federation.outbound.lane import Lane
 from federation.outbound.loading import Load, Loader
 from federation.outbound.retries import Retries
 from federation.outbound.transaction import Edu, Item, Pdu
-from storage.destinations import shard_of
+from homeserver.protocol.identifiers import is_valid_server_name
+from storage.destinations import SHARDS, shard_of
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Sender:
 
     def serves(self, destination: str) -> bool:
         """Whether the server is this process's to send to."""
-        return shard_of(destination) in self._shards
+        return len(self._shards) == SHARDS or shard_of(destination) in self._shards
 
     def serves_any(self) -> bool:
         """Whether this process sends to any server at all."""
@@ -119,6 +120,8 @@ class Sender:
                 continue
             lane = self._lanes.get(name)
             if lane is None:
+                if not is_valid_server_name(name):
+                    continue  # a member event may be about anything
                 at = self._may_send_at(name)
                 if at > self._now():
                     self._owe(name, pdu.position - 1)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from homeserver.errors import NotFound
@@ -17,22 +17,6 @@ class RoomHosts(Protocol):
     async def now(self, rooms: Sequence[int]) -> set[str]: ...
 
 
-class PartialRooms(Protocol):
-    """Rooms whose members are not all known here yet."""
-
-    def servers_in(self, room: int) -> Collection[str]:
-        """The servers that were in the room when this one came; none for a room that is wholly known."""
-        ...
-
-
-class NoPartialRooms:
-    """Every room's members are known."""
-
-    def servers_in(self, room: int) -> Collection[str]:
-        """None."""
-        return ()
-
-
 class Neighbours:
     """One per process."""
 
@@ -43,14 +27,12 @@ class Neighbours:
         cache: RoomCache,
         user_rooms: UserRooms,
         hosts: RoomHosts,
-        partial_rooms: PartialRooms,
     ) -> None:
         """`server_name`: this server, which is never among the answers."""
         self._server_name = server_name
         self._cache = cache
         self._user_rooms = user_rooms
         self._hosts = hosts
-        self._partial_rooms = partial_rooms
 
     async def servers_of(self, user_id: str) -> set[str]:
         """The other servers that share a room with the user."""
@@ -66,11 +48,7 @@ class Neighbours:
     def servers_in_memory(self, room: int) -> set[str] | None:
         """As `servers_in`, by the room's key, without a query; None if the room is not in memory."""
         held = self._cache.peek_key(room)
-        if held is None:
-            return None
-        return held.head.other_hosts(self._server_name).union(self._partial_rooms.servers_in(room)) - {
-            self._server_name
-        }
+        return None if held is None else held.head.other_hosts(self._server_name)
 
     async def _servers(self, rooms: Iterable[int]) -> set[str]:
         servers: set[str] = set()
@@ -79,7 +57,6 @@ class Neighbours:
             in_memory = self.servers_in_memory(key)
             if in_memory is None:
                 unknown.append(key)
-                servers.update(self._partial_rooms.servers_in(key))
             else:
                 servers |= in_memory
         if unknown:

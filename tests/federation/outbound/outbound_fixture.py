@@ -18,7 +18,7 @@ from federation.outbound.building import Outbound, build_outbound, start_availab
 from federation.outbound.delivery import Transactions
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.rooms.engine import Room
-from homeserver.rooms.neighbours import Neighbours, NoPartialRooms
+from homeserver.rooms.neighbours import Neighbours
 from storage.database import Database
 from storage.notifications import NotificationStore
 from storage.room_hosts import RoomHostStore
@@ -140,7 +140,6 @@ class Process:
             cache=engine.cache,
             user_rooms=engine.user_rooms,
             hosts=RoomHostStore(database),
-            partial_rooms=NoPartialRooms(),
         )
         availability = await start_availability(clock, database, origin=origin, now=now)
         outbound = build_outbound(
@@ -151,7 +150,6 @@ class Process:
             stream=engine.stream,
             cache=engine.cache,
             neighbours=neighbours,
-            partial_rooms=NoPartialRooms(),
             transactions=others if through is None else through(availability),
             availability=availability,
             notify=NotificationStore(database).notify_all,

@@ -169,3 +169,46 @@ async def test_a_clean_stop_leaves_nothing_to_send_twice(database: Database) -> 
     await second.settle()
     assert others.bodies(A) == ["1", "2", "3"]
     await second.stop()
+
+
+async def test_servers_of_a_room_whose_members_are_not_all_known_hear_of_it(database: Database) -> None:
+    """Those that were told when the room was entered, live and after an outage; our own name among them is no one."""
+    before = await Process.open(database)
+    room = await before.engine.new_room()
+    await before.stop()
+    servers = ["localhost", A, B]
+    await database.execute(
+        "partial",
+        "INSERT INTO partial_rooms (room, event_id, snapshot, destination, servers) VALUES (%s, '$j', 0, %s, %s)",
+        (room.key, A, servers),
+    )
+    process = await Process.open(database)
+    process.others.away.add(B)
+    await process.say(room, "read from the rows")
+    await process.settle()
+    await process.say(room, "read from memory")
+    await process.settle()
+    assert process.others.bodies(A)[-2:] == ["read from the rows", "read from memory"]
+    process.others.away.clear()
+    await process.pass_time(75)
+    await process.settle()
+    assert process.others.bodies(B)[-2:] == ["read from the rows", "read from memory"]
+    assert await process.neighbours.servers_of(ALICE) == {A, B}
+    assert set(process.others.received) == {A, B}
+    await process.stop()
+
+
+async def test_a_member_event_about_nobody_holds_up_nothing(database: Database) -> None:
+    """Room versions leave state keys free in places; what names no server is sent to none besides the room's."""
+    process = await Process.open(database)
+    room = await process.room_with(A)
+    await process.say(room, "before")
+    await process.settle()
+    await database.execute(
+        "odd", "UPDATE events SET type = 'm.room.member', state_key = 'nobody' WHERE room = %s", (room.key,)
+    )
+    process.die()
+    second = await Process.open(database, process.others, alone=True)
+    await second.settle()
+    assert set(process.others.received) == {A}
+    await second.stop()
