@@ -82,3 +82,11 @@ class FederatedRooms:
         # Who gave the alias is asked first: it is likely there, and not of a stranger's choosing.
         ordered = [server] if server in named else []
         return FoundRoom(answer.room_id, list(dict.fromkeys((*ordered, *named)))[:MOST_ALIAS_SERVERS])
+
+    async def exchange_third_party_invite(
+        self, room_id: str, *, inviter: str, user_id: str, invite: Mapping[str, Any]
+    ) -> None:
+        """See `RemoteInviting`."""
+        await self._inviting.exchange_third_party_invite(
+            room_id, inviter=inviter, user_id=user_id, invite=invite
+        )

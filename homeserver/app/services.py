@@ -42,6 +42,7 @@ from homeserver.rooms.membership.propagation import ProfilePropagation
 from homeserver.rooms.reading.services import ReadingServices, build_reading_services
 from homeserver.rooms.remote import RemoteRooms
 from homeserver.rooms.services import RoomServices, build_room_services
+from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.beside import Providers
 from homeserver.sync.building import build_sync
@@ -151,6 +152,8 @@ def build_services(
     def pause() -> Awaitable[None]:
         return deferLater(reactor, 0)
 
+    whole = WholeRooms(core.cache, reactor)
+    core.stream.subscribe(whole)
     likely = LikelyServers(engine=core.engine, user_rooms=core.user_rooms)
     departure = RoomDeparture(engine=core.engine, user_rooms=core.user_rooms, remote=remote, likely=likely)
     data = _build_user_data(reactor, config, core, clock, pause)
@@ -180,6 +183,7 @@ def build_services(
         guests=users,
         publication=config.room_directory.publication,
         remote=remote,
+        whole=whole,
         default_version=config.rooms.default_version,
     )
     reading = build_reading_services(

@@ -31,6 +31,7 @@ from homeserver.rooms.sending.state import Guests, SettingState
 from homeserver.rooms.spaces import SpaceHierarchies
 from homeserver.rooms.summary import RoomSummaries
 from homeserver.rooms.user_rooms import UserRooms
+from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.stream import Committer
 from storage.events import EventStore
 from storage.published_rooms import PublishedRoomStore
@@ -79,13 +80,14 @@ def build_room_services(
     guests: Guests,
     publication: Publication,
     remote: RemoteRooms,
+    whole: WholeRooms,
     default_version: str,
 ) -> RoomServices:
     """Build them all. `RoomDeparture` and `ProfilePropagation`, which accounts and profiles need, are made apart."""
     aliases = Aliases(store=alias_store, engine=engine, gate=gate, committer=committer)
     directory = RoomDirectory(store=published, cache=engine.cache, publication=publication)
     likely = LikelyServers(engine=engine, user_rooms=user_rooms)
-    inviting = Inviting(engine=engine, profiles=profiles, permissions=permissions, remote=remote)
+    inviting = Inviting(engine=engine, profiles=profiles, permissions=permissions, remote=remote, whole=whole)
     joining = Joining(
         engine=engine,
         profiles=profiles,
@@ -94,8 +96,11 @@ def build_room_services(
         remote=remote,
         likely=likely,
     )
-    leaving, kicking = Leaving(engine=engine, remote=remote, likely=likely), Kicking(engine=engine)
-    banning, unbanning = Banning(engine=engine), Unbanning(engine=engine)
+    leaving, kicking = (
+        Leaving(engine=engine, remote=remote, likely=likely),
+        Kicking(engine=engine, whole=whole),
+    )
+    banning, unbanning = Banning(engine=engine), Unbanning(engine=engine, whole=whole)
     knocking = Knocking(engine=engine, profiles=profiles, remote=remote, likely=likely)
     redacting = Redacting(engine=engine, events=events)
     changes = MembershipChanges(

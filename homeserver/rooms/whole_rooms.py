@@ -28,6 +28,12 @@ class WholeRooms:
         self._scheduler = scheduler
         self._waiting: dict[int, list[Deferred[None]]] = {}
 
+    async def knows(self, room_id: str, user_id: str) -> None:
+        """Return once it is known what the user is in the room, if it ever was anything. Raises as `get`."""
+        room = await self._cache.get(room_id)
+        if room is not None and user_id not in room.head.members:
+            await self.get(room_id)
+
     async def get(self, room_id: str) -> Room | None:
         """The room, once its members are known; None if there is no such room.
 

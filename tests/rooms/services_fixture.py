@@ -14,10 +14,12 @@ from homeserver.rooms.membership.departure import RoomDeparture
 from homeserver.rooms.membership.propagation import ProfilePropagation
 from homeserver.rooms.remote import NoRemoteRooms, RemoteRooms
 from homeserver.rooms.services import RoomServices, build_room_services
+from homeserver.rooms.whole_rooms import WholeRooms
 from storage.database import Database
 from storage.published_rooms import PublishedRoomStore
 from storage.relations import RelationStore
 from storage.room_aliases import RoomAliasStore
+from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine
 
 
@@ -79,6 +81,8 @@ class House:
         """Put together as `homeserver/app` does."""
         engine = engine or await Engine.open(database)
         world = World()
+        whole = WholeRooms(engine.cache, reactor)
+        engine.stream.subscribe(whole)
         remote = NoRemoteRooms() if remote is None else remote
         rooms = build_room_services(
             engine=engine.engine,
@@ -95,6 +99,7 @@ class House:
             guests=world,
             publication=publication,
             remote=remote,
+            whole=whole,
             default_version=default_version,
         )
         likely = LikelyServers(engine=engine.engine, user_rooms=engine.user_rooms)

@@ -37,7 +37,7 @@ from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from homeserver.stream import Committer
 from homeserver.stream.committer import Row
 from storage.arrivals import ArrivalStore
-from storage.events import REJECTED, SOFT_FAILED, EventStore
+from storage.events import OUTLIER, REJECTED, SOFT_FAILED, EventStore
 from storage.rooms import Member
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class RoomArrival:
         gaps = [
             event_id
             for event_id in arrival.event.event.prev_event_ids
-            if event_id not in known or known[event_id].flags
+            if event_id not in known or known[event_id].flags & OUTLIER
         ]
         row, users = _rows(room.head, arrival, ordinal, gaps, self._server_name)
 

@@ -15,6 +15,7 @@ from homeserver.rooms.membership.writing import MEMBER, require_joined, write_me
 from homeserver.rooms.refusals import already_joined, insufficient_power
 from homeserver.rooms.remote import RemoteRooms
 from homeserver.rooms.stripped_state import stripped_state
+from homeserver.rooms.whole_rooms import WholeRooms
 
 
 class InvitePermissions(Protocol):
@@ -34,11 +35,13 @@ class Inviting:
         profiles: MemberProfiles,
         permissions: InvitePermissions,
         remote: RemoteRooms,
+        whole: WholeRooms,
     ) -> None:
         self._engine = engine
         self._profiles = profiles
         self._permissions = permissions
         self._remote = remote
+        self._whole = whole
 
     def is_elsewhere(self, user_id: str) -> bool:
         """Whether the user is of another server, which has to sign the invite."""
@@ -94,6 +97,7 @@ class Inviting:
                 stripped_state=stripped_state(head, () if inviter is None else (inviter,)),
             )
 
+        await self._whole.knows(room_id, user_id)
         if self.is_elsewhere(user_id):
             return await self._remote.invite(
                 room_id, user_id, lambda head: (plan(head),), users=(sender, user_id)

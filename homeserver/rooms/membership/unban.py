@@ -12,11 +12,13 @@ from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
 from homeserver.rooms.membership.member_content import check_target, member_content
 from homeserver.rooms.membership.writing import MEMBER, require_joined, write_member
 from homeserver.rooms.refusals import insufficient_power
+from homeserver.rooms.whole_rooms import WholeRooms
 
 
 class Unbanning:
-    def __init__(self, *, engine: RoomEngine) -> None:
+    def __init__(self, *, engine: RoomEngine, whole: WholeRooms) -> None:
         self._engine = engine
+        self._whole = whole
 
     async def unban(
         self,
@@ -43,4 +45,5 @@ class Unbanning:
                 raise insufficient_power(f"You don't have permission to unban {user_id}")
             return Draft(MEMBER, sender, member_content("leave", reason=reason, extra=extra), user_id)
 
+        await self._whole.knows(room_id, user_id)
         return await write_member(self._engine, room_id, sender, user_id, plan)

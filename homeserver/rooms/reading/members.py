@@ -12,6 +12,7 @@ from homeserver.events import RoomEvent
 from homeserver.rooms.access import RoomAccess, RoomGate, StateAccess
 from homeserver.rooms.reading import places
 from homeserver.rooms.reading.presenting import PORTION, Client, Presenter, array, json_object
+from homeserver.rooms.whole_rooms import WholeRooms
 from storage.events import EventStore, TimelinePlace
 from storage.timelines import TimelineStore
 
@@ -46,15 +47,21 @@ class RoomMembers:
         events: EventStore,
         store: TimelineStore,
         presenter: Presenter,
+        whole: WholeRooms,
     ) -> None:
         self._gate = gate
+        self._whole = whole
         self._places = walks
         self._events = events
         self._store = store
         self._presenter = presenter
 
     async def get(self, client: Client, room_id: str, query: MembersQuery) -> bytes:
-        """The response of `/members`. Raises Forbidden; InvalidParam and TokenError for `at`."""
+        """The response of `/members`. Raises Forbidden; InvalidParam and TokenError for `at`; RemoteServerFailed while
+        the members are not known.
+        """
+        await self._gate.access_state(client.user_id, room_id)
+        await self._whole.get(room_id)
         access = await self._gate.access_state(client.user_id, room_id)
         if query.at is not None:
             found = await self._at(client, room_id, query.at)
@@ -70,6 +77,8 @@ class RoomMembers:
 
     async def joined(self, user_id: str, room_id: str) -> dict[str, dict[str, Any]]:
         """Joined users and how they call themselves. Raises Forbidden unless the user is one of them."""
+        await self._gate.access_joined_room(user_id, room_id)
+        await self._whole.get(room_id)
         room = await self._gate.access_joined_room(user_id, room_id)
         entries = await self._gate.members(room, list(room.head.joined_users()))
         profiles: dict[str, dict[str, Any]] = {}

@@ -24,6 +24,7 @@ from homeserver.rooms.reading.single_event import SingleEvent
 from homeserver.rooms.reading.threads import RoomThreads
 from homeserver.rooms.reading.timeline import TimelineReader
 from homeserver.rooms.user_rooms import UserRooms
+from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.stream import Stream
 from storage.events import EventStore
 from storage.relations import RelationStore
@@ -65,6 +66,7 @@ def build_reading_services(
     account_data: AccountData,
     permissions: InvitePermissions,
     presence: Presence,
+    whole: WholeRooms,
 ) -> ReadingServices:
     """Build them all. `now` gives milliseconds; `pause` lets the reactor turn in the middle of a long response."""
     aggregations = Aggregations(relations)
@@ -90,7 +92,9 @@ def build_reading_services(
         ),
         by_time=EventsByTime(gate=gate, store=timelines),
         state=RoomState(gate=gate, store=timelines, presenter=presenter),
-        members=RoomMembers(gate=gate, walks=walks, events=events, store=timelines, presenter=presenter),
+        members=RoomMembers(
+            gate=gate, walks=walks, events=events, store=timelines, presenter=presenter, whole=whole
+        ),
         related=RelatedEvents(
             gate=gate,
             timeline=timeline,

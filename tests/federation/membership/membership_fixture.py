@@ -57,6 +57,8 @@ class RecordingIntake:
         room = await self.engine.cache.get(room_id)
         assert room is not None
         await self.engine.engine.load_members([(room.head, user) for user in users])
+        ends = [ordinal for _, ordinal in room.head.extremities]
+        await self.engine.member_events.load(room.key, room_id, room.head.version, ends)
         working = WorkingRoom(
             room.head,
             signer=Signer(OURS, KEY),

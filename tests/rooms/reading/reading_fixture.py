@@ -14,6 +14,7 @@ from twisted.internet.task import deferLater
 from homeserver.rooms.engine import Draft
 from homeserver.rooms.reading.messages import MessagesQuery
 from homeserver.rooms.reading.services import ReadingServices, build_reading_services
+from homeserver.rooms.whole_rooms import WholeRooms
 from storage.database import Database
 from storage.relations import RelationStore
 from storage.room_history import RoomHistoryStore
@@ -99,6 +100,7 @@ class Reading:
             account_data=world,
             permissions=world,
             presence=Presence(),
+            whole=WholeRooms(engine.cache, reactor),
         )
         return cls(engine, world, services)
 
