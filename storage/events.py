@@ -15,6 +15,8 @@ from storage.database import Database
 REJECTED = 1
 SOFT_FAILED = 2
 OUTLIER = 4
+HIDDEN = 8
+"""A part of the graph like any other, but nothing for people (`org.matrix.dummy_event`)."""
 
 
 class StoredEvent(NamedTuple):
@@ -60,7 +62,9 @@ class StoredEvent(NamedTuple):
     @property
     def snapshot_after(self) -> int | None:
         """The state after the event on its own branch; None if its place is unknown."""
-        if self.snapshot is None or self.state_key is None or self.flags & REJECTED:
+        if self.flags & OUTLIER:
+            return None
+        if self.state_key is None or self.flags & REJECTED:
             return self.snapshot
         return self.current_snapshot if self.after_snapshot is None else self.after_snapshot
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+import psycopg2.errors
 
 from storage.database import Database, Prepared
 
@@ -21,6 +22,10 @@ _COMMIT = Prepared("SELECT before, written, keys FROM commit_stream(%s, %s, %s, 
 _POSITION = "SELECT position FROM stream"
 # Waits for a commit that is still under way, so that none can turn up below the position afterwards.
 _SETTLED = "SELECT position FROM stream FOR UPDATE"
+
+
+class AlreadyStored(Exception):
+    """An event of the batch was stored by another process at the same moment. Nothing was committed."""
 
 
 @dataclass(slots=True)
@@ -66,23 +71,28 @@ class StreamStore:
     async def commit(self, batch: StreamBatch) -> CommitResult:
         """Commit durably in one round trip; rooms whose head had moved are left out of the result.
 
-        Raises `storage.database.ConnectionLost` when the outcome is unknown.
+        Raises `storage.database.ConnectionLost` when the outcome is unknown, AlreadyStored.
         """
-        row = await self._database.fetch_one(
-            "stream_commit",
-            _COMMIT,
-            (
-                batch.count,
-                self._origin,
-                _json(batch.users),
-                _json(batch.rooms),
-                _json(batch.events),
-                _json(batch.state),
-                _json(batch.redactions),
-                _json(batch.writes),
-            ),
-            retry=False,
-        )
+        try:
+            row = await self._database.fetch_one(
+                "stream_commit",
+                _COMMIT,
+                (
+                    batch.count,
+                    self._origin,
+                    _json(batch.users),
+                    _json(batch.rooms),
+                    _json(batch.events),
+                    _json(batch.state),
+                    _json(batch.redactions),
+                    _json(batch.writes),
+                ),
+                retry=False,
+            )
+        except psycopg2.errors.UniqueViolation as error:
+            if error.diag.constraint_name == "events_by_id":
+                raise AlreadyStored from error
+            raise
         assert row is not None
         return CommitResult(int(row[0]), dict(zip(row[1], row[2], strict=True)))
 

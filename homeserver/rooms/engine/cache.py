@@ -232,6 +232,17 @@ class RoomCache:
         if room.weight > 4096 + 2 * len(room.recent) * 4096 + room.head.weight or self._weight > self._budget:
             self._weigh(room)
 
+    def placed(self, room: Room, entry: RoomEvent) -> None:
+        """An event whose place was unknown has one now; memory may hold it as it was."""
+        stored = entry.stored
+        holders = [self._member_events.peek(room.key, stored.ordinal)]
+        if stored.state_key is not None:
+            holders.append(room.head.state.get((stored.type, stored.state_key)))
+        for holder in holders:
+            if holder is not None and holder is not entry and holder.stored.ordinal == stored.ordinal:
+                holder.stored = stored
+                holder.aside = None
+
     def struck(self, room: Room, target: StoredEvent, pdu: str, redaction: RoomEvent) -> None:
         """A redaction of ours landed: whatever holds its target in memory shows the redacted form from now on."""
         holders = [entry for entry in room.recent if entry.stored.ordinal == target.ordinal]

@@ -11,6 +11,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -19,8 +20,9 @@ from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.engine.cache import Room, RoomCache
 from homeserver.rooms.engine.drafts import DirectoryEntry, Draft, SendTransaction
 from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
-from homeserver.rooms.engine.writer import Plan, RoomWriter, WriterTools, Written, concerned
+from homeserver.rooms.engine.writer import Deed, Plan, RoomWriter, Work, WriterTools, Written, concerned
 from homeserver.stream import RoomCommit
 
 RECENT_TRANSACTIONS = 10_000
@@ -124,6 +126,29 @@ class RoomEngine:
         self._recent[key] = written
         while len(self._recent) > RECENT_TRANSACTIONS:
             self._recent.popitem(last=False)
+
+    async def do(self, room_id: str, work: Work, *, users: Sequence[str] = ()) -> Any:
+        """Have work done in the room's next batch; what it returned, once that is durable. NotFound as `write`."""
+        return await self._writer(room_id).do(work, users)
+
+    async def do_alone(self, room_id: str, deed: Deed) -> Any:
+        """Have something done to the room while this process writes nothing else there."""
+        return await self._writer(room_id).do_alone(deed)
+
+    def working(self, head: RoomHead, loaded: Iterable[RoomEvent]) -> WorkingRoom:
+        """A copy of a head to try something on; nothing of it is written."""
+        tools = self._tools
+        return WorkingRoom(
+            head,
+            signer=tools.signer,
+            member_events=tools.member_events,
+            loaded={entry.stored.ordinal: entry for entry in loaded},
+            now=tools.now,
+        )
+
+    @property
+    def member_events(self) -> MemberEvents:
+        return self._tools.member_events
 
     def _writer(self, room_id: str) -> RoomWriter:
         writer = self._writers.get(room_id)

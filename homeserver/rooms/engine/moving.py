@@ -8,11 +8,12 @@ stands is decided by those who put it there: `working` for events of ours, `room
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import orjson
 from immutables import Map
+from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.canonical_json import encode_canonical
@@ -21,12 +22,20 @@ from homeserver.protocol.relations import relation_of
 from homeserver.rooms.engine.drafts import SendTransaction
 from homeserver.rooms.engine.head import DERIVED_FROM, SUMMARY_TYPES, RoomHead, StateKey, host_of
 from homeserver.rooms.engine.rows import Rows, current_row, event_row, placed_row, relation_row
-from homeserver.rooms.engine.snapshots import checkpoint_due, checkpoint_of
-from homeserver.stream.committer import RoomBatch
+from homeserver.rooms.engine.snapshots import NOTHING, State, checkpoint_due, checkpoint_of
+from homeserver.stream.committer import RoomBatch, Row
 from storage.events import StoredEvent
 from storage.rooms import Member
 
 MEMBER = "m.room.member"
+
+
+class MissingState(Exception):
+    """A stored state must be known before the work can go on."""
+
+    def __init__(self, snapshot: int) -> None:
+        super().__init__(f"state {snapshot} is not in memory")
+        self.snapshot = snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,8 @@ class MovingHead:
         """Every event that takes a position, in their order; those that are not shown (`flags`), too."""
         self.struck: list[tuple[StoredEvent, str, RoomEvent]] = []
         self._expected = head.head
-        self._first_ordinal = head.next_ordinal
+        self._first_snapshot = head.next_snapshot
+        self._states: dict[int, State] = {NOTHING.snapshot: NOTHING}
         self._own_server = own_server
         self._stand_ins: list[tuple[StateKey, RoomEvent, RoomEvent]] = []
         """Redacted forms of state events, each with the shared object that it stands for until the batch stands."""
@@ -64,6 +74,7 @@ class MovingHead:
         self.head = mark.head
         self.rows = mark.rows
         del self.appended[mark.appended :]
+        self._states = {n: state for n, state in self._states.items() if n < mark.head.next_snapshot}
         kept = set(map(id, self.appended))
         self.struck = [entry for entry in self.struck if id(entry[2]) in kept]
 
@@ -153,28 +164,32 @@ class MovingHead:
         head.next_ordinal += 1
         if stored.state_key is not None:
             self.move_state(entry, stripped_state)
-            self._snapshot(stored)
+            self.snapshot(stored)
         head.resolved_from = frozenset((head.snapshot,)) if not rest else None
         if stored.type == MEMBER:
             elsewhere |= host_of(stored.state_key or "") != self._own_server
         outbound = elsewhere or head.has_other_hosts(self._own_server)
         if outbound:
-            entry.stored = stored._replace(outbound=True)
-        self.rows.events.append(event_row(stored, transaction=transaction, outbound=outbound))
+            entry.stored = stored = stored._replace(outbound=True)
+        self.rows.events.append(event_row(stored, transaction=transaction))
         self.rows.offsets.append(len(self.appended))
         self.relate(entry)
 
-    def add_received(self, entry: RoomEvent, *, known: bool, outbound: bool) -> None:
-        """An event from outside takes its position; `known` if it has a row already. It moves nothing by itself."""
-        stored = entry.stored
-        if outbound:
-            entry.stored = stored = stored._replace(outbound=True)
+    def add_received(self, entry: RoomEvent) -> None:
+        """An event from outside takes the next position. It moves nothing by itself."""
         self.appended.append(entry)
-        self.rows.received.append({"event_id": stored.event_id})
+
+    def record_received(self, entry: RoomEvent, *, known: bool) -> None:
+        """Write the newest event, now that it is known what it did; `known` if it has a row already."""
+        stored, rows = entry.stored, self.rows
+        rows.received.append({"event_id": stored.event_id})
+        if rows.gaps or rows.waiting:  # of what came earlier in the batch
+            rows.gaps = [row for row in rows.gaps if row["missing_event_id"] != stored.event_id]
+            rows.waiting = [row for row in rows.waiting if row["redacts"] != stored.event_id]
         if known:
-            self.rows.placed.append(placed_row(stored, self.offset, outbound=outbound))
+            self.rows.placed.append(placed_row(stored, self.offset))
         else:
-            self.rows.events.append(event_row(stored, outbound=outbound))
+            self.rows.events.append(event_row(stored))
             self.rows.offsets.append(self.offset)
 
     def take_ordinal(self) -> int:
@@ -182,10 +197,6 @@ class MovingHead:
         ordinal = self.head.next_ordinal
         self.head.next_ordinal += 1
         return ordinal
-
-    def is_new(self, ordinal: int) -> bool:
-        """Whether the ordinal was taken by this batch."""
-        return ordinal >= self._first_ordinal
 
     def relate(self, entry: RoomEvent) -> None:
         """The newest event's relation to another, if it has one."""
@@ -278,9 +289,8 @@ class MovingHead:
     def add_snapshot(
         self,
         parent: int,
-        added: Collection[int],
-        removed: Collection[int],
-        weight: int,
+        added: Iterable[int],
+        removed: Iterable[int],
         checkpoint: bytes | None,
     ) -> int:
         """A state of the room, by what it differs from another, or as a whole; its number."""
@@ -298,7 +308,8 @@ class MovingHead:
         )
         return snapshot
 
-    def _snapshot(self, stored: StoredEvent) -> None:
+    def snapshot(self, stored: StoredEvent) -> None:
+        """The newest event, a state event, made the present state another: a snapshot of it."""
         head = self.head
         removed = [] if stored.replaces is None else [stored.replaces]
         weight = head.snapshot_weight + 1 + len(removed)
@@ -308,8 +319,53 @@ class MovingHead:
             ordinals.extend(member.ordinal for member in head.members.values())
             checkpoint = checkpoint_of(ordinals)
             weight = 0
-        head.snapshot = self.add_snapshot(head.snapshot, [stored.ordinal], removed, weight, checkpoint)
+        head.snapshot = self.add_snapshot(head.snapshot, [stored.ordinal], removed, checkpoint)
         head.snapshot_weight = weight
+
+    # States that are not the present one.
+
+    @property
+    def states(self) -> dict[int, State]:
+        """Those that this batch makes, as far as they were asked for."""
+        return {n: state for n, state in self._states.items() if n >= self._first_snapshot}
+
+    def state(self, snapshot: int) -> State:
+        """A state that this batch made, or that `keep` was told of. Raises MissingState for a stored one."""
+        steps: list[Row] = []
+        known = self._states.get(snapshot)
+        while known is None and snapshot >= self._first_snapshot:
+            row = self.rows.snapshots[snapshot - self._first_snapshot]
+            steps.append(row)
+            snapshot = row["parent"] or 0
+            known = self._states.get(snapshot)
+        if known is None:
+            raise MissingState(snapshot)
+        for row in reversed(steps):
+            ordinals = (known.ordinals - BitMap(row["removed"])) | BitMap(row["added"])
+            weight = known.weight + len(row["added"]) + len(row["removed"])
+            known = State(row["snapshot"], ordinals, 0 if row["checkpoint"] is not None else weight)
+            self._states[known.snapshot] = known
+        return known
+
+    def keep(self, state: State) -> None:
+        """Remember a stored state that others of this batch build on."""
+        self._states[state.snapshot] = state
+
+    def make_state(self, ordinals: BitMap, near: Iterable[State]) -> State:
+        """A state of those ordinals: one of `near` if it is the same, else a new one next to the nearest of them."""
+        nearest = min(near, key=lambda state: len(state.ordinals ^ ordinals))
+        added, removed = ordinals - nearest.ordinals, nearest.ordinals - ordinals
+        if not added and not removed:
+            return nearest
+        weight = nearest.weight + len(added) + len(removed)
+        checkpoint = None
+        if checkpoint_due(weight, len(ordinals)):
+            checkpoint, weight = checkpoint_of(ordinals), 0
+            if len(added) + len(removed) > len(ordinals):
+                added = removed = BitMap()
+        state = State(self.add_snapshot(nearest.snapshot, added, removed, checkpoint), ordinals, weight)
+        self._states[state.snapshot] = state
+        return state
 
     # Redactions.
 

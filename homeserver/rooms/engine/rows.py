@@ -76,9 +76,7 @@ class Rows:
         return state
 
 
-def event_row(
-    stored: StoredEvent, *, transaction: SendTransaction | None = None, outbound: bool = False
-) -> Row:
+def event_row(stored: StoredEvent, *, transaction: SendTransaction | None = None) -> Row:
     """A new event."""
     row: dict[str, Any] = {
         "ordinal": stored.ordinal,
@@ -99,7 +97,7 @@ def event_row(
     }
     if stored.after_snapshot is not None:
         row["after_snapshot"] = stored.after_snapshot
-    if outbound:
+    if stored.outbound:
         row["outbound"] = True
     if transaction is not None:
         row["transaction"] = transaction.key
@@ -108,7 +106,7 @@ def event_row(
     return row
 
 
-def placed_row(stored: StoredEvent, offset: int, *, outbound: bool = False) -> Row:
+def placed_row(stored: StoredEvent, offset: int) -> Row:
     """An event that was stored before, its place unknown."""
     return {
         "i": offset,
@@ -119,7 +117,7 @@ def placed_row(stored: StoredEvent, offset: int, *, outbound: bool = False) -> R
         "replaces": stored.replaces,
         "visibility": stored.visibility,
         "flags": stored.flags,
-        "outbound": outbound,
+        "outbound": stored.outbound,
         "auth_chain": _encoded(stored.auth_chain),
     }
 

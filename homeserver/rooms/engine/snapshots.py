@@ -9,6 +9,7 @@ its share of a checkpoint, which is at most one entry; and reading any snapshot 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from pyroaring import BitMap
 
@@ -37,3 +38,27 @@ def state_at(chain: Sequence[SnapshotDelta]) -> BitMap:
             bitmap -= BitMap(row.removed)
             bitmap |= BitMap(row.added)
     return bitmap
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A state of a room in memory. The bitmap belongs to the state and is not to be changed."""
+
+    snapshot: int
+    ordinals: BitMap
+    weight: int
+    """Delta entries since the last checkpoint."""
+
+    @classmethod
+    def of_chain(cls, snapshot: int, chain: Sequence[SnapshotDelta]) -> State:
+        """The state that a chain makes, newest step first."""
+        weight = 0
+        for row in chain:
+            if row.checkpoint is not None:
+                break
+            weight += len(row.added) + len(row.removed)
+        return cls(snapshot, state_at(chain), weight)
+
+
+NOTHING = State(0, BitMap(), 0)
+"""The state before a room's first event."""

@@ -26,9 +26,11 @@ from homeserver.rooms.engine.drafts import Draft
 from homeserver.rooms.engine.head import RoomHead, StateKey
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.moving import MEMBER, MovingHead
-from storage.events import StoredEvent
+from storage.events import HIDDEN, StoredEvent
 
 CREATE: StateKey = ("m.room.create", "")
+DUMMY = "org.matrix.dummy_event"
+"""A message that servers write only to tie loose ends of the graph together; shown to nobody."""
 
 
 class MissingEvents(Exception):
@@ -100,7 +102,7 @@ class WorkingRoom:
             snapshot=head.snapshot,
             replaces=None if replaced is None else replaced.ordinal,
             visibility=int(head.history_visibility),
-            flags=0,
+            flags=HIDDEN if draft.type == DUMMY and draft.state_key is None else 0,
             event_id=event.event_id,
             type=event.type,
             state_key=event.state_key,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -24,6 +24,7 @@ from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
 from homeserver.stream import Committer, RoomCommit
 from storage.database import ConnectionLost
 from storage.events import EventStore
+from storage.stream import AlreadyStored
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,36 @@ class Written:
         return self.replayed if self.replayed is not None else self.events[-1].stored.event_id
 
 
+class LoadFirst(Exception):
+    """Raised by a `Work` that cannot go on without what its `load` loads."""
+
+
+class Work(Protocol):
+    """Something else than a plan that is done on a room's newest head, in the same batches as plans are."""
+
+    @property
+    def weight(self) -> int:
+        """About how many events it writes."""
+        ...
+
+    def run(self, room: Room, working: WorkingRoom) -> object:
+        """Do it; synchronous, may run more than once. What it returns is the answer once the batch stands. What it did
+        is undone if it raises: LoadFirst or MissingEvents to be run again, anything else to fail."""
+        ...
+
+    async def load(self) -> None: ...
+
+    def landed(self, room: Room, working: WorkingRoom) -> None:
+        """The batch stands."""
+        ...
+
+
+class Deed(Protocol):
+    """Something that is done to a room by itself, while nothing else is written there by this process."""
+
+    async def run(self) -> object: ...
+
+
 class Listening(Protocol):
     """Users of this process who wait for news."""
 
@@ -63,10 +94,15 @@ class Listening(Protocol):
 
 @dataclass(slots=True)
 class _Pending:
-    plan: Plan
-    users: Sequence[str]
-    transaction: SendTransaction | None
-    done: Deferred[Written]
+    done: Deferred[Any]
+    plan: Plan | None = None
+    work: Work | None = None
+    deed: Deed | None = None
+    """One of the three."""
+    users: Sequence[str] = ()
+    transaction: SendTransaction | None = None
+    outcome: object = None
+    """Of work."""
     tries: int = 0
     first: int = 0
     last: int = 0
@@ -101,7 +137,17 @@ class RoomWriter:
         self, plan: Plan, users: Sequence[str], transaction: SendTransaction | None
     ) -> Deferred[Written]:
         """Queue a plan. `users` are those whose member events it will need."""
-        pending = _Pending(plan, users, transaction, Deferred())
+        return self._add(_Pending(Deferred(), plan=plan, users=users, transaction=transaction))
+
+    def do(self, work: Work, users: Sequence[str]) -> Deferred[Any]:
+        """Queue work; gives what it returned."""
+        return self._add(_Pending(Deferred(), work=work, users=users))
+
+    def do_alone(self, deed: Deed) -> Deferred[Any]:
+        """Queue something that shares its turn with nothing else; gives what it returned."""
+        return self._add(_Pending(Deferred(), deed=deed))
+
+    def _add(self, pending: _Pending) -> Deferred[Any]:
         self._queue.append(pending)
         if not self._running:
             self._running = True
@@ -111,7 +157,7 @@ class RoomWriter:
     async def _drain(self) -> None:
         try:
             while self._queue:
-                taken, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+                taken = self._take()
                 try:
                     again = await self._write(taken)
                 except Exception as error:
@@ -124,8 +170,26 @@ class RoomWriter:
             self._running = False
             self._finished(self._room_id)
 
+    def _take(self) -> list[_Pending]:
+        """What goes into one batch: the first of the queue, and what is not too much together with it."""
+        weight = count = 0
+        for pending in self._queue:
+            weight += 1 if pending.work is None else pending.work.weight
+            alone = pending.deed is not None
+            if count and (weight > MAX_BATCH or alone):
+                break
+            count += 1
+            if alone:
+                break
+        taken, self._queue = self._queue[:count], self._queue[count:]
+        return taken
+
     async def _write(self, taken: list[_Pending]) -> list[_Pending]:
         """Write what can be written of these; return those to try again."""
+        deed = taken[0].deed
+        if deed is not None:
+            taken[0].done.callback(await deed.run())
+            return []
         room = await self._tools.cache.get(self._room_id)
         if room is None:
             raise NotFound("Unknown room")
@@ -133,11 +197,14 @@ class RoomWriter:
         refused = [pending for pending in taken if pending.refused is not None]
         if refused:
             await self._answer_refused(refused)
-        if not working.appended:
+        if working.moving.is_empty:
             self._resolve(planned, ())
             return []
         committed = await self._commit(room, working)
         if committed:
+            for pending in planned:
+                if pending.work is not None:
+                    pending.work.landed(room, working)
             self._resolve(planned, working.appended)
             return []
         return await self._after_conflict(planned)
@@ -161,19 +228,25 @@ class RoomWriter:
                 now=tools.now,
             )
             planned: list[_Pending] = []
+            lacking: list[Work] = []
             missing: set[int] = set()
             for pending in taken:
                 if pending.done.called or pending.refused is not None:
                     continue
                 try:
-                    self._run(pending, working)
+                    self._run(room, pending, working)
                 except MissingEvents as needed:
                     missing.update(needed.ordinals)
+                except LoadFirst:
+                    assert pending.work is not None
+                    lacking.append(pending.work)
                 else:
                     planned.append(pending)
-            if not missing:
+            for work in lacking:
+                await work.load()
+            if not missing and not lacking:
                 return [p for p in planned if not p.done.called and p.refused is None], working
-            if missing <= asked:
+            if missing and missing <= asked:
                 raise AssertionError(
                     f"events {missing} of {self._room_id} are named by its state but not stored"
                 )
@@ -197,13 +270,16 @@ class RoomWriter:
         return await self._tools.events.ids_by_transactions(keys) if keys else {}
 
     @staticmethod
-    def _run(pending: _Pending, working: WorkingRoom) -> None:
+    def _run(room: Room, pending: _Pending, working: WorkingRoom) -> None:
         mark = working.moving.mark()
         pending.first = len(working.appended)
         try:
-            for draft in pending.plan(working.head):
-                working.append(draft)
-        except MissingEvents:
+            if pending.work is not None:
+                pending.outcome = pending.work.run(room, working)
+            elif pending.plan is not None:
+                for draft in pending.plan(working.head):
+                    working.append(draft)
+        except (MissingEvents, LoadFirst):
             working.moving.roll_back(mark)
             raise
         except Exception as error:
@@ -224,24 +300,36 @@ class RoomWriter:
             commit = await tools.committer.commit_room(working.moving.batch(), landed)
         except ConnectionLost:
             return await self._find_out(room, working, landed)
+        except AlreadyStored:
+            return False
         return commit is not None
 
     async def _find_out(
         self, room: Room, working: WorkingRoom, landed: Callable[[RoomCommit], Iterable[str]]
     ) -> bool:
-        """The connection broke during the commit: it stands if its first event is there."""
+        """The connection broke during the commit: it stands if its events are there, each where it was to be.
+
+        All of them are looked at, because an event from outside may be stored by another process.
+        """
         tools = self._tools
-        first = working.appended[0].stored.event_id
-        stored = (await tools.events.by_ids((first,))).get(first)
+        wanted = [entry.stored for entry in working.appended]
+        found = await tools.events.by_ids([stored.event_id for stored in wanted])
         tools.cache.mark_stale(self._room_id)
-        if stored is None:
+        first = found.get(wanted[0].event_id)
+        if first is None:
             return False
-        landed(RoomCommit(stored.position - 1, stored.room))
+        for position, stored in enumerate(wanted, first.position):
+            there = found.get(stored.event_id)
+            if there is None or (there.ordinal, there.position) != (stored.ordinal, position):
+                return False
+        landed(RoomCommit(first.position - 1, first.room))
         return True
 
     def _land(self, room: Room, working: WorkingRoom, commit: RoomCommit) -> Iterable[str]:
         head = working.moving.landed(commit.before, commit.room)
-        self._tools.cache.advanced(room, head, working.appended)
+        self._tools.cache.advanced(room, head, [e for e in working.appended if not e.stored.flags])
+        for entry in working.moving.placed:
+            self._tools.cache.placed(room, entry)
         for target, pdu, redaction in working.moving.struck:
             self._tools.cache.struck(room, target, pdu, redaction)
         return concerned(head, self._tools.listening.users)
@@ -265,7 +353,10 @@ class RoomWriter:
     @staticmethod
     def _resolve(planned: list[_Pending], events: Sequence[RoomEvent]) -> None:
         for pending in planned:
-            pending.done.callback(Written(events[pending.first : pending.last]))
+            if pending.work is not None:
+                pending.done.callback(pending.outcome)
+            else:
+                pending.done.callback(Written(events[pending.first : pending.last]))
 
 
 def concerned(head: RoomHead, listening: Set[str]) -> list[str]:

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The intake's door: events from outside into rooms, whatever way they came.
+
+What goes in was checked for form, signatures and hash. Each call says of every event what became of it; an event that
+is refused is no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from homeserver.errors import NotFound
+from homeserver.protocol.events import Event
+from homeserver.protocol.room_versions import RoomVersion
+from homeserver.protocol.visibility import HistoryVisibility
+from homeserver.rooms.engine import Plan, Room, RoomEngine, RoomHead
+from homeserver.rooms.engine.working import MissingEvents, WorkingRoom
+from homeserver.rooms.intake.ground import Ground
+from homeserver.rooms.intake.history import HistoryDeed
+from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
+from homeserver.rooms.intake.knowledge import Knowledge, States
+from homeserver.rooms.intake.receiving import Receiving
+from storage.events import EventStore
+from storage.received import ReceivedStore
+
+PORTION = 50
+"""Events received in one commit."""
+MAX_HISTORY = 500
+"""Events of the past in one call; they are placed together."""
+MAX_LOADS = 1000
+"""Rounds of loading for one portion: a bound for what cannot happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An event of ours that is not written."""
+
+    event: Event
+    json: str
+    """Its PDU as canonical JSON, signed by this server."""
+
+
+class Judged(Protocol):
+    """What was found of an event that is stored without its place."""
+
+    @property
+    def rejected(self) -> bool: ...
+
+
+class Outliers(Protocol):
+    """Stores events without their place; `rooms.arrival.outliers.Outliers` is one."""
+
+    async def take_in(
+        self,
+        room: int,
+        room_id: str,
+        version: RoomVersion,
+        events: Sequence[Incoming],
+        *,
+        visibility: int,
+    ) -> Mapping[str, Judged]: ...
+
+
+class RoomStubs(Protocol):
+    """Keys of rooms of which nothing but the id need be known; `storage.arrivals.ArrivalStore` is one."""
+
+    async def stub(self, room_id: str, version: str) -> int: ...
+
+
+class RoomIntake:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        engine: RoomEngine,
+        events: EventStore,
+        received: ReceivedStore,
+        states: States,
+        outliers: Outliers,
+        stubs: RoomStubs,
+    ) -> None:
+        """`states` must be subscribed to the stream."""
+        self._engine = engine
+        self._events = events
+        self._received = received
+        self._states = states
+        self._outliers = outliers
+        self._stubs = stubs
+
+    async def standing(self, event_ids: Sequence[str]) -> dict[str, int]:
+        """Flags of those of the events that are stored (`storage.events`), by id."""
+        found = await self._received.named(list(event_ids))
+        return {event_id: named.flags for event_id, named in found.items()}
+
+    async def receive(
+        self,
+        room_id: str,
+        events: Sequence[Incoming],
+        *,
+        outbound: bool = False,
+        users: Sequence[str] = (),
+    ) -> list[Verdict]:
+        """Take events into a live room, in this order (what others build on first); their verdicts in the same order.
+
+        Each is authorized by what it cites, by the state before it and by the present state; answered when durable.
+        `outbound`: this server must spread them. `users`: whose member events will be needed. Raises NotFound for a
+        room that is not known.
+        """
+        verdicts: list[Verdict] = []
+        for start in range(0, len(events), PORTION):
+            work = _Reception(self, events[start : start + PORTION], outbound=outbound)
+            verdicts.extend(await self._engine.do(room_id, work, users=users))
+        return verdicts
+
+    async def receive_outliers(
+        self, room_id: str, version: RoomVersion, events: Sequence[Incoming]
+    ) -> list[Verdict]:
+        """Store state events whose place in the room is not known, in any order: parts of auth chains and of states.
+
+        Each is checked against the events that it cites, which must be stored or among them. The room need not be
+        known.
+        """
+        cache = self._engine.cache
+        room = await cache.get(room_id)
+        key = await self._stubs.stub(room_id, str(version)) if room is None else room.key
+        setting = HistoryVisibility.SHARED if room is None else room.head.history_visibility
+        before = await self.standing([incoming.event.event_id for incoming in events])
+        stand = await self._outliers.take_in(key, room_id, version, events, visibility=int(setting))
+        cache.mark_stale(room_id)
+        return [_outlier_verdict(incoming.event, before, stand) for incoming in events]
+
+    async def receive_history(self, room_id: str, events: Sequence[Incoming]) -> list[Verdict]:
+        """Place events of the past, at most `MAX_HISTORY`, in any order; their verdicts in the same order.
+
+        Neither extremities nor the present state move, and nobody is told. The state before each is that after its
+        previous events; or the one given with it; or, for a message, the one before its only child. Where none can be
+        had the event is MISSING what comes before it. Raises NotFound.
+        """
+        if len(events) > MAX_HISTORY:
+            raise ValueError(f"more than {MAX_HISTORY} events of the past at once")
+        deed = HistoryDeed(
+            room_id,
+            events,
+            cache=self._engine.cache,
+            member_events=self._engine.member_events,
+            received=self._received,
+            learn=self.knowledge,
+            own_server=self._engine.server_name,
+        )
+        verdicts: Mapping[str, Verdict] = await self._engine.do_alone(room_id, deed)
+        return [verdicts[incoming.event.event_id] for incoming in events]
+
+    async def prepare(self, room_id: str, plan: Plan, users: Sequence[str] = ()) -> Prepared:
+        """The event of the plan's last draft, built, authorized and signed on the room's newest head; not written.
+
+        Raises what the plan raises, AuthError, EventFormatError, NotFound.
+        """
+        room = await self._engine.cache.get(room_id)
+        if room is None:
+            raise NotFound("Unknown room")
+        head, members = room.head, self._engine.member_events
+        wanted = {m.ordinal for m in map(head.members.get, users) if m is not None}
+        loaded = {e.stored.ordinal: e for e in await members.load(room.key, room_id, head.version, wanted)}
+        while True:
+            working = self._engine.working(head, loaded.values())
+            try:
+                entries = [working.append(draft) for draft in plan(working.head)]
+            except MissingEvents as missing:
+                if loaded.keys() >= set(missing.ordinals):
+                    raise AssertionError(
+                        f"{missing.ordinals} of {room_id} are named but not stored"
+                    ) from missing
+                found = await members.load(room.key, room_id, head.version, missing.ordinals)
+                loaded.update((entry.stored.ordinal, entry) for entry in found)
+                if not loaded.keys() >= set(missing.ordinals):
+                    raise AssertionError(
+                        f"{missing.ordinals} of {room_id} are named but not stored"
+                    ) from missing
+            else:
+                return Prepared(entries[-1].event, entries[-1].stored.pdu)
+
+    # For the works.
+
+    def knowledge(self, head: RoomHead) -> Knowledge:
+        """Of the room at a head, nothing known yet."""
+        return Knowledge(head, events=self._events, received=self._received, states=self._states)
+
+    def ground(self, room: Room, working: WorkingRoom, knowledge: Knowledge) -> Ground:
+        return Ground(working.moving, knowledge, self._engine.member_events, room.recent)
+
+    def remember(self, room: Room, working: WorkingRoom) -> None:
+        """A batch stands: the states it made are stored."""
+        self._states.put(room.key, working.moving.states.values())
+
+
+class _Reception:
+    """One portion on its way through the room's writer."""
+
+    def __init__(self, intake: RoomIntake, events: Sequence[Incoming], *, outbound: bool) -> None:
+        self._intake = intake
+        self._events = events
+        self._outbound = outbound
+        self._head: RoomHead | None = None
+        self._knowledge: Knowledge | None = None
+        self._loads = 0
+
+    @property
+    def weight(self) -> int:
+        return len(self._events)
+
+    def run(self, room: Room, working: WorkingRoom) -> list[Verdict]:
+        if self._knowledge is None or self._head is not room.head:
+            self._head, self._knowledge = room.head, self._intake.knowledge(room.head)
+        ground = self._intake.ground(room, working, self._knowledge)
+        self._ask_ahead(ground)
+        receiving = Receiving(ground, working.own_server, outbound=self._outbound)
+        return [receiving.receive(incoming) for incoming in self._events]
+
+    def _ask_ahead(self, ground: Ground) -> None:
+        """Have what will be asked of every event loaded together."""
+        ends = {event_id for event_id, _ in ground.head.extremities}
+        for incoming in self._events:
+            event = incoming.event
+            for event_id in (event.event_id, *event.auth_event_ids, *event.prev_event_ids):
+                ground.event(event_id, (event.sender,))
+            ground.knowledge.awaiting(event.event_id)
+        if len(ends) > 1 or not ends.issuperset(self._events[0].event.prev_event_ids):
+            for event_id in ends:
+                ground.event(event_id)
+        ground.check()
+
+    async def load(self) -> None:
+        self._loads += 1
+        if self._knowledge is None or self._loads > MAX_LOADS:
+            raise RuntimeError("no end of loading")
+        await self._knowledge.load()
+
+    def landed(self, room: Room, working: WorkingRoom) -> None:
+        self._intake.remember(room, working)
+
+
+def _outlier_verdict(event: Event, before: Mapping[str, int], stand: Mapping[str, Judged]) -> Verdict:
+    judged = stand.get(event.event_id)
+    if judged is None:
+        missing = tuple(event_id for event_id in event.auth_event_ids if event_id not in stand)
+        if not missing:
+            return Verdict(event.event_id, Outcome.REJECTED, "the event cannot stand without its place")
+        return Verdict(event.event_id, Outcome.MISSING, missing_auth=missing)
+    if event.event_id in before:
+        return Verdict(event.event_id, Outcome.KNOWN)
+    if judged.rejected:
+        return Verdict(event.event_id, Outcome.REJECTED, "not allowed by the events it cites")
+    return Verdict(event.event_id, Outcome.ACCEPTED)
