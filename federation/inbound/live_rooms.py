@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from homeserver.protocol.room_versions import RoomVersion
@@ -39,6 +39,7 @@ class LiveRooms(Protocol):
     """Finds rooms at their newest."""
 
     async def get(self, room_id: str) -> HeldRoom | None: ...
+    async def get_many(self, *, room_ids: Sequence[str]) -> Mapping[str, HeldRoom]: ...
 
 
 class Arrivals(Protocol):

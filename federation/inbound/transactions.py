@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 MOST_PDUS: Final = 50
 MOST_EDUS: Final = 100
 LONGEST_TXN_ID: Final = 255
-MOST_AT_ONCE: Final = 100
+MOST_AT_ONCE: Final = 64
 """Transactions in the works in this process, waiting ones included: each may hold megabytes."""
 MOST_OF_ORIGIN: Final = 4
 """The same of one server: one is processed, the others are repeats of it or come too early."""

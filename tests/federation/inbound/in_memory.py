@@ -95,6 +95,9 @@ class MemoryIntake:
     async def get(self, room_id: str) -> MemoryRoom | None:
         return self.rooms.get(room_id)
 
+    async def get_many(self, *, room_ids: Sequence[str]) -> dict[str, MemoryRoom]:
+        return {room_id: self.rooms[room_id] for room_id in room_ids if room_id in self.rooms}
+
     async def known(self, room_id: str, event_ids: Sequence[str]) -> dict[str, KnownEvent]:
         found = {}
         for event_id in event_ids:

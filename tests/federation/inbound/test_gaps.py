@@ -463,6 +463,22 @@ async def test_a_server_in_debt_waits_and_others_do_not(database: Database) -> N
     assert theirs.event_id in inbound.intake.flags
 
 
+async def test_servers_take_turns_among_what_waits(database: Database) -> None:
+    """Each one's events least deep first; none may fill the place of all."""
+    store = InboundPduStore(database)
+    bounds = {"per_room": 8, "per_origin": 5}
+    many = [(f"$a{depth}", depth, "{}") for depth in (5, 4, 3, 2, 1, 0)]
+    assert await store.keep(ROOM, HYDRA, many, **bounds) == {"$a5", "$a4", "$a3", "$a2", "$a1"}
+    assert await store.keep(ROOM, HYDRA, many[:1], **bounds) == {"$a5"}
+    assert await store.keep("!other:hydra.test", HYDRA, many[:1], **bounds) == set()
+    few = [("$b9", 9, "{}"), ("$b8", 8, "{}")]
+    assert await store.keep(ROOM, OTHER, few, **bounds) == {"$b9", "$b8"}
+    third = [("$c1", 1, "{}"), ("$c2", 2, "{}")]
+    assert await store.keep(ROOM, "third.test", third, **bounds) == {"$c1"}
+    due = [each.event_id for each in await store.due(ROOM, 6)]
+    assert due == ["$a1", "$c1", "$b8", "$a2", "$b9", "$a3"]
+
+
 async def test_a_room_is_worked_on_by_one_process(database: Database) -> None:
     """Another takes it up when the first has let go, or has not been heard of."""
     store = InboundPduStore(database)

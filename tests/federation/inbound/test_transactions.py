@@ -11,10 +11,12 @@ import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
+from federation.inbound.assembly import FORGET_AFTER
 from homeserver.errors import BadJson, Forbidden, LimitExceeded
 from homeserver.protocol.events import Event
 from homeserver.rooms.intake.incoming import Incoming
 from storage.database import Database
+from storage.inbound_transactions import InboundTransactionStore
 from tests.federation.inbound.in_memory import Inbound
 from tests.federation.servers import RemoteServer
 from tests.reactor import reactor
@@ -213,6 +215,24 @@ async def test_few_answers_are_kept_of_a_server(database: Database) -> None:
         await send(made, txn_id=str(number))
     row = await database.fetch_one("count", "SELECT count(*), max(txn_id::int) FROM inbound_transactions")
     assert row == (20, 29)
+
+
+async def test_answers_are_forgotten_after_a_day(database: Database) -> None:
+    """When the hour comes to look."""
+    made = inbound(database)
+    await send(made, txn_id="old")
+    await database.execute("age", "UPDATE inbound_transactions SET began = now() - interval '25 hours'")
+    await send(made, txn_id="new")
+    assert await InboundTransactionStore(database).sweep(FORGET_AFTER) == 1
+    assert await database.fetch("left", "SELECT txn_id FROM inbound_transactions") == [("new",)]
+
+
+async def test_a_transaction_whose_process_ended_is_taken_up(database: Database) -> None:
+    """Once its time is over, by whichever it comes to."""
+    store = InboundTransactionStore(database)
+    assert (await store.begin(HYDRA.name, "1", 0.0)).fresh
+    one = event()
+    assert await send(inbound(database), one) == {one.event_id: {}}
 
 
 # Access control lists
