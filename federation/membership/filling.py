@@ -88,9 +88,11 @@ class PartialFiller:
         self._stopped = True
         running, self._running = self._running, None
         if running is not None:
-            running.addErrback(lambda failure: failure.trap(CancelledError) and None)
             running.cancel()
-            await running
+            try:
+                await running
+            except CancelledError:
+                return
 
     def wake(self) -> None:
         """There is a room to fill."""

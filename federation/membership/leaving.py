@@ -7,7 +7,7 @@ The user is out when they say so: other servers are told if they can be, and for
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -44,7 +44,7 @@ class LeaveCalls(Protocol):
 class Scheduler(Protocol):
     """Calls later; the reactor does."""
 
-    def callLater(self, delay: float, call: Any) -> Any: ...  # noqa: N802
+    def callLater(self, delay: float, callable: Callable[..., object], /) -> Any: ...  # noqa: N802
 
 
 class RemoteLeaving:

@@ -202,6 +202,7 @@ def build_services(
         account_data=data.account_data,
         permissions=permissions,
         presence=data.presence,
+        whole=whole,
     )
     devices = _build_devices(reactor, config, core, accounts)
     device_sections = (

@@ -42,8 +42,13 @@ class WholeRooms:
         room = await self._cache.get(room_id)
         if room is None or room.head.partial_servers is None:
             return room
-        late: list[bool] = []
-        deadline = self._scheduler.callLater(PATIENCE, lambda: (late.append(True), self._wake(room.key)))
+        late: list[int] = []
+
+        def give_up(key: int) -> None:
+            late.append(key)
+            self._wake(key)
+
+        deadline = self._scheduler.callLater(PATIENCE, give_up, room.key)
         try:
             while room is not None and room.head.partial_servers is not None:
                 if late:

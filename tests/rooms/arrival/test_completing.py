@@ -48,7 +48,7 @@ async def test_a_room_is_used_and_then_known(database: Database, hydra: RemoteSe
     before = list(remote.state.values())
 
     room = await arrivals.join(remote, ALICE, omit_members=True)
-    assert room.head.partial_servers == {"hydra.test"}
+    assert room.head.partial_servers == frozenset({"hydra.test"})
     assert room.head.other_hosts("localhost") == {"hydra.test"}
     await alice.sync()
     assert alice.members(remote.id) == set()
