@@ -34,7 +34,9 @@ SELECT {_COLUMNS}, shard FROM json_to_recordset(%s) AS x(
 ORDER BY server_name
 ON CONFLICT (server_name) DO UPDATE SET failures = excluded.failures, failing_since = excluded.failing_since,
     retry_at = excluded.retry_at, refusals = excluded.refusals, send_again_at = excluded.send_again_at,
-    reason = excluded.reason, last_success = coalesce(excluded.last_success, destinations.last_success)
+    reason = CASE WHEN excluded.failures > 0 OR excluded.refusals > 0
+        THEN coalesce(excluded.reason, destinations.reason) END,
+    last_success = coalesce(excluded.last_success, destinations.last_success)
 """  # noqa: S608
 _TELL = "SELECT count(pg_notify(%s, payload)) FROM unnest(%s::text[]) AS payload"
 _FORGET = """

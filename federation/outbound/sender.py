@@ -250,6 +250,7 @@ class Sender:
 
     async def _serve(self, lane: Lane) -> None:
         name = lane.name
+        load: Load | None = None
         try:
             had_kept = name in self._keeping
             self._keeping.discard(name)  # what is added from here on is found by the next look
@@ -265,6 +266,8 @@ class Sender:
             await self._settle(lane, load, outcome)
         except Exception:
             logger.exception("something could not be sent", extra={"fields": {"destination": name}})
+            if load is None:
+                self._queued -= len(lane.sending)
             if not lane.retired:
                 self._keeping.add(name)  # perhaps: the next look will tell
                 self._take_back(lane)

@@ -341,3 +341,21 @@ async def test_disabled(database: Database) -> None:
         await process.presence.get(CAROL, BOB)
     assert await PresenceStore(database).get([BOB]) == {}
     await process.presence.stop()
+
+
+async def test_other_servers_are_told_of_changes_and_reminded(database: Database) -> None:
+    """Once for each change, by the process where it happened, and again before they take silence for absence."""
+    process = await world(database)
+    process.presence.seen(ALICE, "D", "online")
+    await process.pass_time(2)
+    process.presence.seen(ALICE, "D", "online")
+    await process.pass_time(2)
+    assert process.elsewhere.told == [(ALICE, "online")]
+    for _ in range(80):
+        await process.pass_time(20)
+        process.presence.active(ALICE)
+        process.presence.seen(ALICE, "D", "online")
+    assert process.elsewhere.told == [(ALICE, "online"), (ALICE, "online")]
+    await process.pass_time(60)
+    assert process.elsewhere.told[2:] == [(ALICE, "offline")]
+    await process.presence.stop()

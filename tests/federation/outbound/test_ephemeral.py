@@ -6,8 +6,9 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from federation.outbound import OutgoingEdu
-from storage.database import Database
-from storage.outgoing_edus import OutgoingEduStore
+from federation.outbound.sender import MOST_IN_FLIGHT
+from storage.database import Database, DatabaseUnavailable
+from storage.outgoing_edus import KeptEdu, OutgoingEduStore
 from storage.receipts import Receipt
 from tests.federation.outbound.outbound_fixture import Others, Process
 from tests.rooms.engine_fixture import ALICE, BOB
@@ -159,4 +160,48 @@ async def test_presence_goes_to_the_servers_that_share_a_room(database: Database
     await process.until(lambda: len(process.others.edus(B)) == 2 and len(process.others.edus(A)) == 1)
     assert process.others.edus(A) == [{"push": [{"user_id": ALICE, **content}]}]
     assert {"push": [{"user_id": BOB, "presence": "offline", "last_active_ago": 0}]} in process.others.edus(B)
+    await process.stop()
+
+
+async def test_a_bounded_number_of_transactions_is_under_way_at_once(database: Database) -> None:
+    """Whoever waits gets a turn."""
+    process = await Process.open(database)
+    servers = [f"s{n}.test" for n in range(250)]
+    process.others.held = {server: Deferred() for server in servers}
+    process.outbound.outbox.pass_on([unit(1, server) for server in servers])
+    await process.until(lambda: sum(process.others.in_flight.values()) == MOST_IN_FLIGHT)
+    held, process.others.held = process.others.held, {}
+    for waiting in held.values():
+        waiting.callback(None)
+    await process.settle()
+    assert all(len(process.others.edus(server)) == 1 for server in servers)
+    assert process.others.most_in_flight == MOST_IN_FLIGHT
+    await process.stop()
+
+
+async def test_what_the_database_could_not_give_is_sent_later(database: Database) -> None:
+    """Trouble on this side is not held against the server, and costs neither events nor units."""
+    process = await Process.open(database)
+    room = await process.room_with(A)
+    loader = process.outbound.sender._loader
+    edus = loader._edus
+
+    class Broken:
+        async def first(self, *_: object) -> list[KeptEdu]:
+            raise DatabaseUnavailable("for a moment")
+
+        async def remove(self, *_: object) -> None: ...
+
+    loader._edus = Broken()
+    await process.outbound.outbox.keep([unit("kept")])
+    await process.say(room, "said")
+    await process.settle()
+    assert process.others.received == {}
+    loader._edus = edus
+    assert process.outbound.availability.is_well(A)
+    await process.pass_time(31)
+    await process.settle()
+    assert process.others.bodies(A) == ["said"]
+    assert [content["n"] for content in process.others.edus(A)] == ["kept"]
+    assert process.outbound.sender._queued == 0
     await process.stop()
