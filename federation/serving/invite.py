@@ -14,35 +14,26 @@ from typing import Any, Final, Protocol
 
 from federation.serving.acceptance import Receiving
 from federation.serving.invite_state import read_invite_state
+from federation.serving.invitees import Invitees
 from federation.serving.offered import Offer, Reader, countersigned, offered_event, verified
-from homeserver.errors import BadJson, Forbidden, IncompatibleRoomVersion, InvalidParam, InviteBlocked
+from homeserver.errors import BadJson, Forbidden, IncompatibleRoomVersion, InvalidParam
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.events import Event
 from homeserver.protocol.hashes import essential_bytes
-from homeserver.protocol.identifiers import is_valid_user_id
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.protocol.signing import VerifyKey, signing_key_ids
 from homeserver.rooms.engine import Room, RoomCache
-from homeserver.rooms.engine.head import host_of
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.incoming import Incoming, Outcome
-from homeserver.rooms.membership.invite import InvitePermissions
 from homeserver.rooms.server_access import ServerGate
 from homeserver.web.replies import Reply, json_response
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import FEDERATION_V1, FEDERATION_V2, Auth, Route
-from storage.users import User
 
 _MAX_BODY: Final = 1 << 20
 """Bytes: the invite and the seven pieces of state that go with it, at 64 KiB each, and some."""
 _FIRST_VERSIONS: Final = ("1", "2")
 """What a room may be of that an invite of the first version of the endpoint is to, which does not say."""
-
-
-class LocalUsers(Protocol):
-    """Who has an account here; `storage.users.UserStore` is one."""
-
-    async def get(self, user_id: str) -> User | None: ...
 
 
 class ServerKeys(Protocol):
@@ -84,8 +75,7 @@ class ReceiveInvite:
         keys: ServerKeys,
         intake: Receiving,
         out_of_band: OutOfBand,
-        users: LocalUsers,
-        permissions: InvitePermissions,
+        invitees: Invitees,
     ) -> None:
         self._signer = signer
         self._cache = cache
@@ -94,8 +84,7 @@ class ReceiveInvite:
         self._keys = keys
         self._intake = intake
         self._out_of_band = out_of_band
-        self._users = users
-        self._permissions = permissions
+        self._invitees = invitees
 
     def routes(self) -> list[Route]:
         """To be mounted."""
@@ -158,7 +147,7 @@ class ReceiveInvite:
         event = offered_event(invite.event, version, offer)
         room = await self._cache.get(invite.room_id)
         self._check_room(invite.origin, version, room)
-        await self._check_user(event)
+        await self._invitees.check(event.sender, event.state_key or "")
         stripped = await read_invite_state(self._reader, version, invite.room_id, invite.room_state)
         incoming = await verified(self._reader, version, event.pdu, invite.room_id)
         await self._check_origin_signed(invite.origin, incoming.event)
@@ -173,18 +162,6 @@ class ReceiveInvite:
             raise InvalidParam("The room is of another version")
         if room.head.is_resident(self._signer.server_name):
             self._gate.check_acl(origin, room.head)
-
-    async def _check_user(self, event: Event) -> None:
-        """Raise unless the invited is a user of ours who takes invites from there."""
-        user_id = event.state_key
-        assert user_id is not None
-        if not is_valid_user_id(user_id) or host_of(user_id) != self._signer.server_name:
-            raise InvalidParam("The invited is no user of this server")
-        user = await self._users.get(user_id)
-        if user is None or user.deactivated:
-            raise Forbidden(f"{user_id} cannot be invited")
-        if await self._permissions.blocking(event.sender, (user_id,)):
-            raise InviteBlocked(f"{user_id} does not accept your invite")
 
     async def _check_origin_signed(self, origin: str, event: Event) -> None:
         """Raise InvalidParam unless the inviter's server signed a third-party invite, too.

@@ -17,20 +17,19 @@ from twisted.internet.defer import Deferred, gatherResults
 from federation.client.errors import RemoteFailure
 from federation.serving.acceptance import Receiving, accept
 from federation.serving.exchange_third_party_invite import signed_part, third_party_plan
+from federation.serving.invitees import Invitees
 from federation.serving.offered import MEMBER
-from homeserver.errors import BadJson, Forbidden, InvalidParam, MatrixError
+from homeserver.errors import BadJson, InvalidParam, MatrixError
 from homeserver.protocol.errors import ProtocolError
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import is_valid_room_id, is_valid_user_id
 from homeserver.rooms.engine import Plan, RoomCache
 from homeserver.rooms.engine.head import host_of
 from homeserver.rooms.intake.incoming import Incoming
-from homeserver.rooms.membership.invite import InvitePermissions
 from homeserver.web.bodies import Struct
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import FEDERATION_V1, Auth, Route
-from storage.users import User
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +69,6 @@ class Exchanging(Protocol):
     ) -> None: ...
 
 
-class LocalUsers(Protocol):
-    """Who has an account here; `storage.users.UserStore` is one."""
-
-    async def get(self, user_id: str) -> User | None: ...
-
-
 class ThreepidOnBind:
     """See the module."""
 
@@ -86,15 +79,13 @@ class ThreepidOnBind:
         cache: RoomCache,
         intake: Intake,
         exchanging: Exchanging,
-        users: LocalUsers,
-        permissions: InvitePermissions,
+        invitees: Invitees,
     ) -> None:
         self._server_name = server_name
         self._cache = cache
         self._intake = intake
         self._exchanging = exchanging
-        self._users = users
-        self._permissions = permissions
+        self._invitees = invitees
 
     def routes(self) -> list[Route]:
         """To be mounted."""
@@ -119,14 +110,11 @@ class ThreepidOnBind:
     async def bound(self, user_id: str, invites: Sequence[Mapping[str, Any]]) -> None:
         """Redeem the invites of a user of ours; one that fails is logged and keeps no other.
 
-        Raises Forbidden where the user is none of ours, InvalidParam for too many invites.
+        Raises Forbidden or InvalidParam where the user is none of ours, InvalidParam for too many invites.
         """
         if len(invites) > MOST_INVITES:
             raise InvalidParam(f"More than {MOST_INVITES} invites at once")
-        ours = is_valid_user_id(user_id) and host_of(user_id) == self._server_name
-        user = await self._users.get(user_id) if ours else None
-        if user is None or user.deactivated:
-            raise Forbidden("No user of this server has that id")
+        await self._invitees.check_user(user_id)
         await gatherResults([Deferred.fromCoroutine(self._try(user_id, invite)) for invite in invites])
 
     async def _try(self, user_id: str, invite: Mapping[str, Any]) -> None:
@@ -143,8 +131,7 @@ class ThreepidOnBind:
             raise BadJson("`sender` must be a user id")
         part = {"display_name": "", "signed": invite.get("signed")}
         signed = signed_part({"membership": "invite", "third_party_invite": part}, user_id)
-        if await self._permissions.blocking(sender, (user_id,)):
-            raise Forbidden(f"{user_id} accepts no invite of {sender}")
+        await self._invitees.check(sender, user_id)
         room = await self._cache.get(room_id)
         if room is not None and room.head.is_resident(self._server_name):
             plan = third_party_plan(sender, user_id, signed)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import orjson
 from pyroaring import BitMap
@@ -35,14 +34,6 @@ from storage.server_memberships import Presence, ServerMembershipStore
 
 MEMBER = "m.room.member"
 HISTORY_VISIBILITY = "m.room.history_visibility"
-
-
-class PartialRooms(Protocol):
-    """Knows rooms whose members are not all known here yet (MSC3706)."""
-
-    async def is_partial(self, room: int) -> bool:
-        """Whether the room of that key is one."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +56,12 @@ class ServerGate:
         events: EventStore,
         memberships: ServerMembershipStore,
         history: RoomHistoryStore,
-        partial: PartialRooms,
     ) -> None:
         self._server_name = server_name
         self._cache = cache
         self._events = events
         self._memberships = memberships
         self._history = history
-        self._partial = partial
 
     # Rooms.
 
@@ -88,11 +77,9 @@ class ServerGate:
         for a server that the room shuts out.
         """
         room = await self._cache.get(room_id)
-        if room is None or not room.head.is_resident(self._server_name):
+        if room is None or not _is_wholly_ours(room.head, self._server_name):
             raise NotFound("This server is not in that room")
         self.check_acl(origin, room.head)
-        if await self._partial.is_partial(room.key):
-            raise NotFound("This server is not in that room")
         return room
 
     async def access_room(self, origin: str, room_id: str, *, world_readable: bool = False) -> ServerAccess:
@@ -124,7 +111,7 @@ class ServerGate:
     def _access(origin: str, room: Room | None, *, world_readable: bool) -> ServerAccess | None:
         if room is None:
             return None
-        in_room = origin in room.head.hosts
+        in_room = origin in room.head.hosts or origin in (room.head.partial_servers or ())
         open_to_all = world_readable and room.head.history_visibility is HistoryVisibility.WORLD_READABLE
         return ServerAccess(room, origin, in_room) if in_room or open_to_all else None
 
@@ -198,6 +185,11 @@ class _Part:
             joined_later=self.joined_later,
             visibility_after=_visibility_after(stored),
         )
+
+
+def _is_wholly_ours(head: RoomHead, server_name: str) -> bool:
+    """Whether a user of the server is in the room, and all of its members are known here (MSC3706)."""
+    return head.is_resident(server_name) and head.partial_servers is None
 
 
 def _part_in_stream(presences: Sequence[Presence], position: int) -> _Part:
