@@ -23,10 +23,12 @@ from homeserver.rooms.arrival.judging import Standing, create_event_id
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.arrival.standing import (
     MEMBER,
+    Announcer,
     Piece,
     changes_between,
     membership_of,
     numbered,
+    room_moved,
     summary_of,
     visibility_of,
 )
@@ -77,6 +79,7 @@ class RoomArrival:
         self,
         *,
         cache: RoomCache,
+        stream: Announcer,
         committer: Committer,
         store: ArrivalStore,
         events: EventStore,
@@ -86,6 +89,7 @@ class RoomArrival:
     ) -> None:
         """`pause` lets others have the reactor."""
         self._cache = cache
+        self._stream = stream
         self._committer = committer
         self._store = store
         self._events = events
@@ -177,11 +181,7 @@ class RoomArrival:
         ]
         row, users = _rows(room.head, arrival, ordinal, gaps, self._server_name)
 
-        def landed(_before: int) -> Sequence[str]:
-            self._cache.mark_stale(room.room_id)
-            return ()
-
-        await self._committer.write("arrival", [row], users=users, landed=landed)
+        await self._committer.write("arrival", [row], users=users, landed=room_moved(self._stream, room.key))
         return await self._stands(arrival.event.event.event_id)
 
 

@@ -24,6 +24,7 @@ from homeserver.rooms.arrival.standing import (
     Piece,
     changes_between,
     numbered,
+    room_moved,
     summary_of,
 )
 from homeserver.rooms.engine import Room, RoomCache, RoomHead
@@ -65,6 +66,7 @@ class RoomCompletion:
         self,
         *,
         cache: RoomCache,
+        stream: Announcer,
         committer: Committer,
         store: ArrivalStore,
         partial: PartialRoomStore,
@@ -74,6 +76,7 @@ class RoomCompletion:
     ) -> None:
         """`pause` lets others have the reactor."""
         self._cache = cache
+        self._stream = stream
         self._committer = committer
         self._store = store
         self._partial = partial
@@ -125,11 +128,7 @@ class RoomCompletion:
         row["head"] = head_row
         row["state"]["snapshots"] = numbered(snapshots)
 
-        def landed(_before: int) -> Sequence[str]:
-            self._cache.mark_stale(room.room_id)
-            return ()
-
-        await self._committer.write("arrival", [row], users=users, landed=landed)
+        await self._committer.write("arrival", [row], users=users, landed=room_moved(self._stream, room.key))
         return not await self._partial.is_partial(room.key)
 
     async def _overlay(self, room: int, entered: PartialRoom, whole: Mapping[StateKey, int]) -> Overlay:

@@ -20,7 +20,7 @@ from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.unpadded_base64 import encode_base64
 from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.rooms.arrival.outliers import outlier_row
-from homeserver.rooms.arrival.standing import MEMBER, membership_of
+from homeserver.rooms.arrival.standing import MEMBER, Announcer, membership_of, room_moved
 from homeserver.rooms.engine import Room, RoomCache
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.incoming import Incoming
@@ -43,6 +43,7 @@ class OutOfBand:
         self,
         *,
         cache: RoomCache,
+        stream: Announcer,
         committer: Committer,
         store: ArrivalStore,
         events: EventStore,
@@ -51,6 +52,7 @@ class OutOfBand:
         now: Callable[[], int],
     ) -> None:
         self._cache = cache
+        self._stream = stream
         self._committer = committer
         self._store = store
         self._events = events
@@ -198,11 +200,9 @@ class OutOfBand:
             },
         }
 
-        def landed(_before: int) -> Sequence[str]:
-            self._cache.mark_stale(room.room_id)
-            return ()
-
-        await self._committer.write("arrival", [row], users=(user_id,), landed=landed)
+        await self._committer.write(
+            "arrival", [row], users=(user_id,), landed=room_moved(self._stream, room.key)
+        )
 
 
 def stripped_json(events: Sequence[Mapping[str, Any]]) -> str:

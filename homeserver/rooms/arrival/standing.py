@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from immutables import Map
 
@@ -18,11 +18,32 @@ from homeserver.protocol.events import Event
 from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.rooms.engine import RoomHead
 from homeserver.rooms.engine.head import StateKey
+from homeserver.stream.changes import Change
 from homeserver.stream.committer import Row
 from storage.events import OUTLIER, StoredEvent
 from storage.rooms import Member
 
 MEMBER = "m.room.member"
+
+
+class Announcer(Protocol):
+    """Tells this process of a commit; the stream is one."""
+
+    def announce(self, change: Change) -> None: ...
+
+
+def room_moved(stream: Announcer, room: int) -> Callable[[int], Iterable[str]]:
+    """What to do when `write_arrival` stands for a room: have it forgotten here before anybody looks at it.
+
+    Rooms, members and states in memory are as good as another process had written them; the notification that says so
+    (migration 0009) comes later than the answer.
+    """
+
+    def landed(before: int) -> Iterable[str]:
+        stream.announce(Change(before=before, count=1, rooms=(room,), foreign=True))
+        return ()
+
+    return landed
 
 
 @dataclass(frozen=True, slots=True)

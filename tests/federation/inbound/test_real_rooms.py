@@ -77,7 +77,9 @@ class World:
         """Bring Alice into the room."""
         arrival = RoomArrival(
             cache=self.engine.cache,
+            stream=self.engine.stream,
             committer=self.engine.committer,
+            stream=self.engine.stream,
             store=ArrivalStore(self.engine.database),
             events=self.engine.events,
             intake=self.intake,

@@ -30,7 +30,9 @@ class Door:
         self.engine = engine
         self.doorway = OutOfBand(
             cache=engine.cache,
+            stream=engine.stream,
             committer=engine.committer,
+            stream=engine.stream,
             store=ArrivalStore(database),
             events=engine.events,
             memberships=MembershipStore(database),

@@ -105,6 +105,7 @@ class Federation:
         store = ArrivalStore(database)
         self.arrival = RoomArrival(
             cache=engine.cache,
+            stream=engine.stream,
             committer=engine.committer,
             store=store,
             events=engine.events,
@@ -114,6 +115,7 @@ class Federation:
         )
         self.out_of_band = OutOfBand(
             cache=engine.cache,
+            stream=engine.stream,
             committer=engine.committer,
             store=store,
             events=engine.events,

@@ -67,6 +67,7 @@ class Arrivals:
         engine, intake, store = process.engine, RecordingIntake(), ArrivalStore(database)
         arrival = RoomArrival(
             cache=engine.cache,
+            stream=engine.stream,
             committer=engine.committer,
             store=store,
             events=engine.events,
@@ -76,6 +77,7 @@ class Arrivals:
         )
         out_of_band = OutOfBand(
             cache=engine.cache,
+            stream=engine.stream,
             committer=engine.committer,
             store=store,
             events=engine.events,
@@ -86,6 +88,7 @@ class Arrivals:
         partial = PartialRoomStore(database)
         completion = RoomCompletion(
             cache=engine.cache,
+            stream=engine.stream,
             committer=engine.committer,
             store=store,
             partial=partial,
