@@ -21,6 +21,7 @@ from homeserver.protocol.event_auth import AuthError, auth_types_for, check_even
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.arrival.overlay import Mended, Overlay
 from homeserver.rooms.arrival.standing import (
+    Announcer,
     Piece,
     changes_between,
     numbered,

@@ -79,7 +79,6 @@ class World:
             cache=self.engine.cache,
             stream=self.engine.stream,
             committer=self.engine.committer,
-            stream=self.engine.stream,
             store=ArrivalStore(self.engine.database),
             events=self.engine.events,
             intake=self.intake,

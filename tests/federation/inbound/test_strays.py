@@ -32,7 +32,6 @@ class Door:
             cache=engine.cache,
             stream=engine.stream,
             committer=engine.committer,
-            stream=engine.stream,
             store=ArrivalStore(database),
             events=engine.events,
             memberships=MembershipStore(database),
