@@ -24,17 +24,18 @@ class Presence(NamedTuple):
 
 
 _PRESENCES = Prepared(
-    """SELECT s.membership, lower(s.span), upper(s.span) FROM (
-        SELECT membership, unnest(range_agg(int8range(since, until))) AS span FROM memberships
-        WHERE room = %s AND membership IN ('join', 'invite') AND right(user_id, length(%s)) = %s
-        GROUP BY membership
-    ) AS s"""
+    """SELECT 'join', lower(s.span), upper(s.span) FROM (
+        SELECT unnest(range_agg(int8range(since, until))) AS span FROM memberships
+        WHERE server_of(user_id) = %s AND room = %s AND membership = 'join') AS s
+    UNION ALL SELECT 'invite', lower(s.span), upper(s.span) FROM (
+        SELECT unnest(range_agg(int8range(since, until))) AS span FROM memberships
+        WHERE %s AND server_of(user_id) = %s AND room = %s AND membership = 'invite') AS s"""
 )
 
 _AT = Prepared(
     """SELECT ordinal, pdu FROM events
     WHERE room = %s AND ordinal = ANY (%s::int[]) AND type = 'm.room.member'
-      AND right(state_key, length(%s)) = %s"""
+      AND server_of(state_key) = %s"""
 )
 
 _RESIDENT = Prepared(
@@ -43,7 +44,7 @@ _RESIDENT = Prepared(
         WHERE u.room = r.room AND u.user_id = %s AND u.until IS NULL AND u.membership = 'join')
     FROM rooms r WHERE r.room_id = ANY (%s) AND EXISTS (
         SELECT FROM memberships m
-        WHERE m.room = r.room AND m.until IS NULL AND m.membership = 'join' AND right(m.user_id, length(%s)) = %s)"""
+        WHERE server_of(m.user_id) = %s AND m.room = r.room AND m.until IS NULL AND m.membership = 'join')"""
 )
 
 
@@ -53,17 +54,18 @@ class ServerMembershipStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def presences(self, room: int, server_name: str) -> list[Presence]:
-        """All of a server in a room, those of its users that touch or overlap run together."""
-        tail = f":{server_name}"
-        rows = await self._database.fetch("server_presences", _PRESENCES, (room, tail, tail))
+    async def presences(self, room: int, server_name: str, *, invited: bool) -> list[Presence]:
+        """All of a server in a room, those of its users that touch or overlap run together; invites only if wanted,
+        since they cost a look at every membership of the room.
+        """
+        params = (server_name, room, invited, server_name, room)
+        rows = await self._database.fetch("server_presences", _PRESENCES, params)
         return [Presence._make(row) for row in rows]
 
     async def memberships_at(self, room: int, server_name: str, ordinals: Iterable[int]) -> dict[int, str]:
         """Of the events at those ordinals, states of a room: the member events of a server's users, and what each made
         of them. Content without a membership is left out."""
-        tail = f":{server_name}"
-        rows = await self._database.fetch("server_memberships_at", _AT, (room, list(ordinals), tail, tail))
+        rows = await self._database.fetch("server_memberships_at", _AT, (room, list(ordinals), server_name))
         found: dict[int, str] = {}
         for ordinal, pdu in rows:
             membership = orjson.loads(pdu)["content"].get("membership")
@@ -78,8 +80,6 @@ class ServerMembershipStore:
         is too."""
         if not room_ids:
             return {}
-        tail = f":{server_name}"
-        rows = await self._database.fetch(
-            "server_resident_rooms", _RESIDENT, (user_id, list(room_ids), tail, tail)
-        )
+        params = (user_id, list(room_ids), server_name)
+        rows = await self._database.fetch("server_resident_rooms", _RESIDENT, params)
         return {str(room_id): bool(joined) for room_id, joined in rows}

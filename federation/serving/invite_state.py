@@ -26,6 +26,8 @@ from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.stripped_state import TYPES
 
 MOST_ENTRIES: Final = 100
+MOST_WHOLE: Final = 20
+"""Whole events that are checked: each may be by a server whose key must be fetched."""
 CREATE: Final = ("m.room.create", "")
 
 Stripped = dict[str, Any]
@@ -62,6 +64,8 @@ async def _proven(
     who invites. That does not go for the create event.
     """
     whole = [entry for entry in entries if isinstance(entry, Mapping) and _is_whole(entry)]
+    if len(whole) > MOST_WHOLE:
+        raise InvalidParam("`invite_room_state` holds too many events")
     proven: list[object] = []
     create: list[object] = []
     for entry, read in zip(whole, await reader.read(version, whole, room_id=room_id), strict=True):

@@ -54,7 +54,7 @@ def check_own_user(origin: str, user_id: str) -> None:
 
 
 def offered_event(pdu: object, version: RoomVersion, offer: Offer) -> Event:
-    """The event offered, its signatures not checked. Raises InvalidParam, Forbidden, BadJson.
+    """The event offered, its signatures not checked. Raises InvalidParam, BadJson.
 
     An event whose content is not what its hash says is refused: unlike one met in a room's history, it is new, and the
     server that made it is there to make it well.
@@ -75,7 +75,8 @@ def offered_event(pdu: object, version: RoomVersion, offer: Offer) -> Event:
         raise InvalidParam("The event's content is not what its hash says")
     if event.content.get("membership") != offer.membership:
         raise InvalidParam(f"The event's membership is not {offer.membership}")
-    check_own_user(offer.origin, event.sender)
+    if domain_of(event.sender) != offer.origin:
+        raise InvalidParam("The event is not by a user of the server that sends it")
     return event
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from homeserver.errors import Forbidden, UnableToAuthoriseJoin, UnableToGrantJoin
 from homeserver.rooms.engine import RoomHead
-from homeserver.rooms.membership.join import allowed_rooms, must_meet_conditions, who_may_invite
+from homeserver.rooms.membership.join import allowed_rooms, may_vouch, must_meet_conditions, who_may_invite
 
 AUTHORISER = "join_authorised_via_users_server"
 
@@ -59,7 +59,7 @@ class RestrictedJoins:
         """Raise as `authoriser` unless that very user of ours may vouch for the join."""
         if must_meet_conditions(head, user_id):
             self._check_conditions(head, elsewhere)
-        if authoriser not in who_may_invite(head, self._server_name):
+        if not may_vouch(head, authoriser, self._server_name):
             raise UnableToGrantJoin("The user who is said to authorise the join cannot do so")
 
     @staticmethod

@@ -148,7 +148,8 @@ class ServerGate:
     async def _parts(self, access: ServerAccess, events: Sequence[StoredEvent]) -> Mapping[str, _Part]:
         """The server's part in the room at each of those events, by id."""
         room, origin = access.room.key, access.origin
-        presences = await self._memberships.presences(room, origin)
+        invited = any(stored.visibility == HistoryVisibility.INVITED for stored in events)
+        presences = await self._memberships.presences(room, origin, invited=invited)
         parts = {stored.event_id: _part_in_stream(presences, stored.position) for stored in events}
         # Positions say nothing of history that was fetched later: there the state itself is asked.
         old = [stored for stored in events if stored.position <= 0]
@@ -159,12 +160,12 @@ class ServerGate:
             everything = BitMap.union(*states.values()) if states else BitMap()
             members = await self._memberships.memberships_at(room, origin, everything)
             joined = BitMap(ordinal for ordinal, membership in members.items() if membership == "join")
-            invited = BitMap(ordinal for ordinal, membership in members.items() if membership == "invite")
+            called = BitMap(ordinal for ordinal, membership in members.items() if membership == "invite")
             later = any(presence.membership == "join" for presence in presences)
             for stored in old:
                 state = states.get(stored.snapshot or 0, BitMap())
                 parts[stored.event_id] = _Part(
-                    joined=state.intersect(joined), invited=state.intersect(invited), joined_later=later
+                    joined=state.intersect(joined), invited=state.intersect(called), joined_later=later
                 )
         return parts
 

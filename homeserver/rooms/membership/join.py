@@ -205,12 +205,18 @@ def who_may_invite(head: RoomHead, server_name: str) -> Iterator[str]:
     named = levels.content.get("users") if levels.content is not None else None
     candidates = [*levels.creators, *(named if isinstance(named, Mapping) else ())]
     for user_id in (*candidates, *head.members):
-        if (
-            head.is_joined(user_id)
-            and user_id.endswith(f":{server_name}")
-            and levels.user_level(user_id) >= levels.invite
-        ):
+        if may_vouch(head, user_id, server_name):
             yield user_id
+
+
+def may_vouch(head: RoomHead, user_id: str, server_name: str) -> bool:
+    """Whether it is a user of the server, joined, with the power to invite."""
+    levels = head.power_levels
+    return (
+        user_id.endswith(f":{server_name}")
+        and head.is_joined(user_id)
+        and levels.user_level(user_id) >= levels.invite
+    )
 
 
 def servers_that_may_invite(head: RoomHead, own: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from federation.serving.invite_state import MOST_ENTRIES
+from federation.serving.invite_state import MOST_ENTRIES, MOST_WHOLE
 from homeserver.protocol.events import Event
 from homeserver.protocol.hashes import essential_bytes
 from homeserver.protocol.room_versions import room_version
@@ -183,6 +183,7 @@ async def test_version_12_wants_the_create_event_proven(
         [{**create, "sender": "@forged:hydra.test"}, name],
         [create, another.name.event.pdu],
         [create, {**name, "depth": "deep"}],
+        [create] * (MOST_WHOLE + 1),
     ):
         answer = await send_invite(serving, room, invite.pdu, event_id=invite.event_id, shown=shown)
         assert (answer.status, answer.errcode) == (400, "M_INVALID_PARAM")

@@ -157,6 +157,7 @@ class Serving(Loopback):
         )
         self.out_of_band = OutOfBand(
             cache=engine.cache,
+            stream=engine.stream,
             committer=engine.committer,
             store=ArrivalStore(database),
             events=engine.events,
