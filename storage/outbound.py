@@ -38,12 +38,11 @@ WITH stays AS MATERIALIZED (
 ), missed AS (
     SELECT e.position, e.room, e.ordinal FROM stays s JOIN rooms r USING (room)
     CROSS JOIN LATERAL (
-        SELECT n.position, n.room, n.ordinal FROM events n
+        SELECT n.position, n.room, n.ordinal, n.sender FROM events n  -- off the index, whatever the room's size
         WHERE n.room = s.room AND n.outbound AND n.flags = 0 AND n.position > %(after)s AND n.position <= %(upto)s
-          AND s.present @> n.position AND server_of(n.sender) <> %(server)s
         ORDER BY n.position DESC LIMIT %(per_room)s
     ) AS e
-    WHERE r.position > %(after)s
+    WHERE r.position > %(after)s AND s.present @> e.position AND server_of(e.sender) <> %(server)s
     UNION
     SELECT n.position, n.room, n.ordinal FROM events n
     WHERE server_of(n.state_key) = %(server)s AND n.outbound AND n.type = 'm.room.member' AND n.flags = 0
