@@ -31,6 +31,7 @@ _STORE = """INSERT INTO events (room, ordinal, position, depth, origin_server_ts
     FROM json_to_recordset(%s) AS x(
         ordinal int, depth bigint, origin_server_ts bigint, visibility smallint, flags smallint, event_id text,
         type text, state_key text, sender text, auth_chain text, pdu text)
+    ORDER BY x.event_id  -- two that store the same events wait for each other in one direction only
     ON CONFLICT (event_id) DO UPDATE SET auth_chain = excluded.auth_chain, flags = excluded.flags,
         visibility = excluded.visibility
     WHERE events.room = excluded.room AND events.flags = 4 AND events.auth_chain IS NULL
