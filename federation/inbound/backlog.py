@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from prometheus_client import Counter
@@ -34,11 +34,17 @@ _ATTEMPTS = Counter(
 
 MOST_PER_ROOM: Final = 1000
 MOST_PER_ORIGIN: Final = 1000
-ROOMS_AT_ONCE: Final = 8
+ROOMS_AT_ONCE: Final = 16
 DELAYS: Final = (10.0, 60.0, 600.0, 3600.0)
 """Seconds before an event is tried again; after the last it is given up."""
 LOOK_EVERY: Final = 20.0
 """Seconds between looks for what other processes left behind."""
+NEXT_AFTER: Final = 5.0
+"""Seconds until a room's next server has its turn though the one before is not done: with a good server the first finds
+what the others lack as well, so they wait that long."""
+SLOW_AT_ONCE: Final = 4
+SECOND_COST: Final = 250.0
+"""What a second of work costs a server: one that only keeps us waiting is soon in debt as well."""
 _PORTION: Final = 20
 _PATIENCE: Final = 240.0
 """Seconds for one event, come what may: beyond what its budget allows, within the lease."""
@@ -79,6 +85,8 @@ class Backlog:
         self._worker = worker
         self._slots = DeferredSemaphore(ROOMS_AT_ONCE)
         self._running: dict[str, Deferred[None]] = {}
+        self._news: dict[str, Deferred[None]] = {}
+        """Fired when something new is kept for a room that is being worked on."""
         self._stopping = False
         self._loop: LoopingCall = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
         self._loop.clock = reactor
@@ -123,13 +131,18 @@ class Backlog:
 
     async def _look(self) -> None:
         try:
-            for room_id in await self._store.due_rooms(ROOMS_AT_ONCE * 4):
+            for room_id in await self._store.due_rooms(ROOMS_AT_ONCE * 2):
                 self._wake(room_id)
         except Exception:
             log.exception("looking for waiting events failed; it is tried again")
 
     def _wake(self, room_id: str) -> None:
-        if self._stopping or room_id in self._running:
+        if self._stopping:
+            return
+        if room_id in self._running:
+            news = self._news.get(room_id)
+            if news is not None and not news.called:
+                news.callback(None)
             return
         running = Deferred.fromCoroutine(self._work_in(room_id))
         if not running.called:
@@ -158,15 +171,52 @@ class Backlog:
             self._running.pop(room_id, None)
 
     async def _clear(self, room_id: str) -> None:
-        while waiting := await self._store.due(room_id, _PORTION):
-            for each in waiting:
-                room = await self._rooms.get(room_id)
-                if room is None or not room.head.is_resident(self._server_name):
-                    count = await self._store.drop_room(room_id)
-                    log.info("%d waiting events of %s are dropped: nobody here is in it", count, room_id)
+        """Work through what is due, one event after another; but one of a slow server is not waited for."""
+        slow: dict[str, Deferred[None]] = {}
+        try:
+            while True:
+                for origin in [origin for origin, work in slow.items() if work.called]:
+                    await slow.pop(origin)
+                news = self._news[room_id] = Deferred[None]()
+                due = await self._store.due(room_id, _PORTION)
+                chosen = next((each for each in due if each.origin not in slow), None)
+                if chosen is not None and len(slow) < SLOW_AT_ONCE:
+                    work = slow[chosen.origin] = Deferred.fromCoroutine(self._take_turn(room_id, chosen))
+                    await self._soon(work)
+                elif slow:
+                    await self._next(slow, news)
+                else:
                     return
-                await self._store.lease(room_id, self._worker, _LEASE)
-                await self._work_on(room.head, each)
+        finally:
+            self._news.pop(room_id, None)
+            for work in slow.values():
+                work.addErrback(lambda _failure: None)
+                work.cancel()
+
+    async def _next(self, slow: Mapping[str, Deferred[None]], news: Deferred[None]) -> None:
+        """Wait until one of the slow is done or, where there is room for one more, something new is there to do."""
+        done: Deferred[None] = Deferred()
+        for work in (*slow.values(), news) if len(slow) < SLOW_AT_ONCE else slow.values():
+            work.addBoth(_passing_on(done))
+        await done
+
+    async def _soon(self, work: Deferred[None]) -> None:
+        """Wait for work to end, but not for long."""
+        done: Deferred[None] = Deferred()
+        work.addBoth(_passing_on(done))
+        try:
+            await done.addTimeout(NEXT_AFTER, self._reactor)
+        except TookTooLong:
+            return
+
+    async def _take_turn(self, room_id: str, waiting: WaitingPdu) -> None:
+        room = await self._rooms.get(room_id)
+        if room is None or not room.head.is_resident(self._server_name):
+            count = await self._store.drop_room(room_id)
+            log.info("%d waiting events of %s are dropped: nobody here is in it", count, room_id)
+            return
+        await self._store.lease(room_id, self._worker, _LEASE)
+        await self._work_on(room.head, waiting)
 
     # One event
 
@@ -176,11 +226,12 @@ class Backlog:
         if seconds:
             await self._store.postpone(room.room_id, ids, seconds + 1.0, attempts=0)
             return
-        budget = self._new_budget()
+        budget, began = self._new_budget(), self._reactor.seconds()
         try:
             reason = await self._attempt(room, waiting, budget)
         finally:
-            self._costs.charge(waiting.origin, budget.spent)
+            seconds = self._reactor.seconds() - began
+            self._costs.charge(waiting.origin, budget.spent + SECOND_COST * seconds)
         if reason is None:
             _ATTEMPTS.labels("placed").inc()
             await self._store.drop(room.room_id, ids)
@@ -238,7 +289,8 @@ class Backlog:
 
 def _passing_on(done: Deferred[None]) -> Callable[[Any], Any]:
     def pass_on(result: Any) -> Any:
-        done.callback(None)
+        if not done.called:
+            done.callback(None)
         return result
 
     return pass_on

@@ -463,6 +463,34 @@ async def test_a_server_in_debt_waits_and_others_do_not(database: Database) -> N
     assert theirs.event_id in inbound.intake.flags
 
 
+async def test_a_server_that_never_answers_holds_up_no_other(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even in the same room; and the time it takes is charged."""
+    monkeypatch.setattr(backlog, "NEXT_AFTER", 0.01)
+    inbound, room, other = world(database)
+    room.serve(other)
+
+    async def before(destination: str, method: str, target: str) -> None:
+        if destination == HYDRA:
+            await Deferred()
+
+    inbound.network.before = before
+    by_hydra = room.add(prev=[room.add(prev=[room.join])])
+    by_other = other.pdu(
+        version="11", room_id=ROOM, prev=[room.add(prev=[room.join])], auth=[room.create, room.join]
+    ).event
+    room.events[by_other.event_id] = by_other
+    assert await inbound.rooms.take_in(HYDRA, ROOM, [by_hydra.pdu]) == {by_hydra.event_id: None}
+    assert await inbound.rooms.take_in(OTHER, ROOM, [by_other.pdu]) == {by_other.event_id: None}
+    while by_other.event_id not in inbound.intake.flags:
+        await deferLater(reactor, 0.01)
+    await inbound.backlog.stop()
+    assert by_hydra.event_id not in inbound.intake.flags
+    assert inbound.costs._accounts[HYDRA].debt > 0
+    assert await waiting(database) == [(by_hydra.event_id, 0)]
+
+
 async def test_servers_take_turns_among_what_waits(database: Database) -> None:
     """Each one's events least deep first; none may fill the place of all."""
     store = InboundPduStore(database)
