@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A room's graph as other servers would write it, with a plain reference of what its states are.
 
-Events are built and authorized as the specification says, over whole state maps kept in memory; nothing of the intake is
-used, so that what it makes of the same events can be compared.
+Events are built and authorized as the specification says, over whole state maps kept in memory; nothing of the intake
+is used, so that what it makes of the same events can be compared.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ KEY = SigningKey.from_seed("ed25519:remote", bytes(range(32)))
 CREATE: StateKey = ("m.room.create", "")
 MEMBER = "m.room.member"
 
-_clock = count(1_700_000_100_000)
+_ticks = count(1_700_000_000_000)
+
+
+def clock() -> int:
+    """Milliseconds; no event is of the same time as another."""
+    return next(_ticks)
 
 
 class Dag:
@@ -42,6 +47,7 @@ class Dag:
         self.events: dict[str, Event] = {}
         self.after: dict[str, dict[StateKey, str]] = {}
         self.incoming: dict[str, Incoming] = {}
+        self.rejected: set[str] = set()
 
     @classmethod
     async def of(cls, database: Database, room: Room) -> Dag:
@@ -63,7 +69,9 @@ class Dag:
         """An event joins the graph; rejected ones are no state."""
         self.events[event.event_id] = event
         state = self.before(event)
-        if event.state_key is not None and self.allowed(event, state):
+        if not self.allowed(event, state):
+            self.rejected.add(event.event_id)
+        elif event.state_key is not None:
             state = {**state, event.state_tuple: event.event_id}
         self.after[event.event_id] = state
         self.incoming[event.event_id] = Incoming(event, pdu)
@@ -86,7 +94,7 @@ class Dag:
         cited = [self.events[auth_id] for auth_id in event.auth_event_ids]
         needed = auth_types_for(self.version, event.type, event.sender, event.state_key, event.content)
         try:
-            check_auth_events(event, cited)
+            check_auth_events(event, cited, self.rejected)
             check_event_auth(
                 event,
                 {e.state_tuple: e for e in (*cited, *(self.events[each] for each in create))},
@@ -131,7 +139,7 @@ class Dag:
             prev_event_ids=list(prev),
             auth_event_ids=list(auth),
             depth=max(self.events[each].depth for each in prev) + 1,
-            origin_server_ts=next(_clock) if timestamp is None else timestamp,
+            origin_server_ts=clock() if timestamp is None else timestamp,
             server_name=sender.partition(":")[2],
             signing_key=KEY,
             redacts=redacts,

@@ -20,7 +20,7 @@ from storage.room_history import RoomHistoryStore
 from storage.state import StateStore
 from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, Engine, member
-from tests.rooms.intake.dag import Dag, StateKey
+from tests.rooms.intake.dag import Dag, StateKey, clock
 
 DAVE, ERIN, FRED = "@dave:one.example", "@erin:two.example", "@fred:three.example"
 
@@ -34,7 +34,7 @@ class Process:
 
     @classmethod
     async def open(cls, database: Database) -> Process:
-        engine = await Engine.open(database)
+        engine = await Engine.open(database, clock=clock)
         states = States(RoomHistoryStore(database))
         engine.stream.subscribe(states)
         store = ArrivalStore(database)
