@@ -35,7 +35,7 @@ $$;
 -- or from partly known to known. Each row takes one position and is a compare-and-swap like a batch of commit_stream;
 -- one whose head had moved is left out wholly, and so is one that is written again.
 --
--- {i, room, expected, head: {depth, extremities, snapshot, next_snapshot, snapshot_weight} | null,
+-- {i, room, expected, head: {version, depth, extremities, snapshot, next_snapshot, snapshot_weight}, each or all null,
 --  event: a row of `events` | null, state: as commit_stream's | null, gaps: [{missing_event_id, ordinal, depth}],
 --  partial: {event_id, snapshot, destination, servers} | null, completion: see complete_partial_room | null}
 CREATE FUNCTION write_arrival(rows json, before bigint) RETURNS void LANGUAGE plpgsql AS $$
@@ -49,6 +49,7 @@ BEGIN
     LOOP
         v_at := before + x.i;
         UPDATE rooms r SET head = r.head + 1, position = v_at,
+            version = coalesce(x.head ->> 'version', r.version),
             depth = coalesce((x.head ->> 'depth')::bigint, r.depth),
             extremities = coalesce(
                 (SELECT array_agg(e::int) FROM json_array_elements_text(x.head -> 'extremities') AS e), r.extremities),

@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from homeserver.rooms.creation.wishes import RoomWishes
+from homeserver.rooms.elsewhere import (
+    NoRemoteDirectories,
+    NoRemoteSummaries,
+    RemoteDirectories,
+    RemoteSummaries,
+)
 from homeserver.rooms.engine import Room, RoomHead
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.departure import RoomDeparture
@@ -66,6 +72,7 @@ class House:
     rooms: RoomServices
     world: World
     departure: RoomDeparture
+    whole: WholeRooms
     propagation: ProfilePropagation
 
     @classmethod
@@ -76,6 +83,8 @@ class House:
         default_version: str = "12",
         publication: Literal["members", "admins", "nobody"] = "members",
         remote: RemoteRooms | None = None,
+        remote_directories: RemoteDirectories | None = None,
+        remote_summaries: RemoteSummaries | None = None,
         engine: Engine | None = None,
     ) -> House:
         """Put together as `homeserver/app` does."""
@@ -99,6 +108,8 @@ class House:
             guests=world,
             publication=publication,
             remote=remote,
+            remote_directories=remote_directories or NoRemoteDirectories(),
+            remote_summaries=remote_summaries or NoRemoteSummaries(),
             whole=whole,
             default_version=default_version,
         )
@@ -108,6 +119,7 @@ class House:
             rooms,
             world,
             RoomDeparture(engine=engine.engine, user_rooms=engine.user_rooms, remote=remote, likely=likely),
+            whole,
             ProfilePropagation(engine=engine.engine, user_rooms=engine.user_rooms),
         )
 

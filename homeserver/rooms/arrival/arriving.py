@@ -133,6 +133,9 @@ class RoomArrival:
             room = await self._loaded(room_id)
             if room.head.is_resident(self._server_name):
                 return await self._join_in(room, arrival)
+            known = room.head.state_event("m.room.create")
+            if known is not None and known.stored.event_id != by_key[CREATE].event.event_id:
+                raise ArrivalRefused("the room began with another m.room.create event when it was known here")
             if await self._commit(room, arrival):
                 return await self._loaded(room_id)
         raise TimeoutError(f"the head of {room_id} moved {MAX_TRIES} times while it was entered")
@@ -288,6 +291,8 @@ def _rows(
         "room": head.room,
         "expected": head.head,
         "head": {
+            # Who invited somebody here may have said another version than it is.
+            "version": str(event.room_version),
             "depth": event.depth,
             "extremities": [ordinal],
             "snapshot": before + 1,

@@ -11,23 +11,30 @@ from federation.client.availability import AlwaysAvailable
 from federation.client.calls import FederationCalls
 from federation.client.client import FederationClient
 from federation.client.metrics import ClientMetrics
+from federation.inbound.assembly import new_fetcher
 from federation.inbound.reading import PduReader
 from federation.keys.keyring import Keyring
 from federation.keys.own import OwnKeys
+from federation.membership.filling import PartialFiller
 from federation.membership.inviting import RemoteInviting
 from federation.membership.joining import RemoteJoining
 from federation.membership.knocking import RemoteKnocking
 from federation.membership.leaving import RemoteLeaving
 from federation.membership.remote import FederatedRooms
 from federation.membership.templates import Templates
-from homeserver.protocol.events import Event
-from homeserver.rooms.arrival import OutOfBand, RoomArrival
+from homeserver.rooms.arrival import OutOfBand, RoomArrival, RoomCompletion
+from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine import Plan
-from homeserver.rooms.engine.working import Signer, WorkingRoom
+from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
+from homeserver.rooms.intake.knowledge import States
+from homeserver.rooms.intake.room_intake import Prepared, RoomIntake
 from storage.arrivals import ArrivalStore
 from storage.database import Database
 from storage.memberships import MembershipStore
+from storage.partial_rooms import PartialRoomStore
+from storage.received import ReceivedStore
+from storage.room_history import RoomHistoryStore
 from storage.server_keys import ServerKeyStore
 from tests.federation.servers import Network, RemoteServer, now_ms
 from tests.reactor import reactor
@@ -37,44 +44,38 @@ from tests.rooms.services_fixture import House
 from tests.sync.sync_fixture import Client, Process
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An event that is in no room."""
-
-    event: Event
-    json: str
-
-
 @dataclass(slots=True)
 class RecordingIntake:
-    """Builds events as the room's writer would, and remembers what it is given."""
+    """The intake, and what it was given."""
 
-    engine: Engine
+    real: RoomIntake
     received: list[tuple[Incoming, bool]] = field(default_factory=list)
-    outcome: Outcome = Outcome.ACCEPTED
+    outcome: Outcome | None = None
+    """What it says became of events instead of taking them."""
 
-    async def prepare(self, room_id: str, plan: Plan, users: Sequence[str] = ()) -> Built:
-        room = await self.engine.cache.get(room_id)
-        assert room is not None
-        await self.engine.engine.load_members([(room.head, user) for user in users])
-        ends = [ordinal for _, ordinal in room.head.extremities]
-        await self.engine.member_events.load(room.key, room_id, room.head.version, ends)
-        working = WorkingRoom(
-            room.head,
-            signer=Signer(OURS, KEY),
-            member_events=self.engine.member_events,
-            loaded={},
-            now=now_ms,
-        )
-        (draft,) = plan(working.head)
-        entry = working.append(draft)
-        return Built(entry.event, entry.stored.pdu)
+    async def prepare(self, room_id: str, plan: Plan, users: Sequence[str] = ()) -> Prepared:
+        return await self.real.prepare(room_id, plan, users)
 
     async def receive(
         self, room_id: str, events: Sequence[Incoming], *, outbound: bool = False, users: Sequence[str] = ()
     ) -> list[Verdict]:
         self.received.extend((event, outbound) for event in events)
-        return [Verdict(event.event.event_id, self.outcome) for event in events]
+        if self.outcome is not None:
+            return [Verdict(event.event.event_id, self.outcome) for event in events]
+        return await self.real.receive(room_id, events, outbound=outbound, users=users)
+
+
+def _intake(database: Database, engine: Engine) -> RoomIntake:
+    states, store = States(RoomHistoryStore(database)), ArrivalStore(database)
+    engine.stream.subscribe(states)
+    return RoomIntake(
+        engine=engine.engine,
+        events=engine.events,
+        received=ReceivedStore(database),
+        states=states,
+        outliers=Outliers(store=store, events=engine.events, pause=pause),
+        stubs=store,
+    )
 
 
 class Federation:
@@ -84,9 +85,9 @@ class Federation:
         self.engine = engine
         self.network = Network(*servers)
         self.us = RemoteServer(OURS, key=KEY)
-        self.intake = RecordingIntake(engine)
+        self.intake = RecordingIntake(_intake(database, engine))
         self.process = Process.on(engine)
-        self.filled_in_part = 0
+        self.entered_in_part = 0
         client = FederationClient(
             server_name=OURS,
             signing_key=KEY,
@@ -124,6 +125,7 @@ class Federation:
             now=now_ms,
         )
         self.remote = self._remote()
+        self.filler = self._filler(database)
         self.house: House
 
     def _remote(self) -> FederatedRooms:
@@ -156,7 +158,30 @@ class Federation:
         )
 
     def _entered_in_part(self) -> None:
-        self.filled_in_part += 1
+        self.entered_in_part += 1
+        self.filler.wake()
+
+    def _filler(self, database: Database) -> PartialFiller:
+        partial, engine = PartialRoomStore(database), self.engine
+        return PartialFiller(
+            partial=partial,
+            fetcher=new_fetcher(
+                reactor, database=database, calls=self.calls, reader=self.reader, intake=self.intake.real
+            ),
+            completion=RoomCompletion(
+                cache=engine.cache,
+                stream=engine.stream,
+                committer=engine.committer,
+                store=ArrivalStore(database),
+                partial=partial,
+                events=engine.events,
+                server_name=OURS,
+                pause=pause,
+            ),
+            cache=engine.cache,
+            server_name=OURS,
+            scheduler=reactor,
+        )
 
     @classmethod
     async def open(cls, database: Database, *servers: RemoteServer) -> Federation:

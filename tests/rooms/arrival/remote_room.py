@@ -37,6 +37,7 @@ class RemoteRoom:
         visibility: str = "shared",
         create: Mapping[str, Any] | None = None,
         rules: Mapping[str, Any] | None = None,
+        room_id: str | None = None,
     ) -> None:
         self.server = server
         self.version: RoomVersion = room_version(version)
@@ -47,7 +48,9 @@ class RemoteRoom:
         content: Json = {"room_version": version, **(create or {})}
         if self.version.create_has_creator:
             content.setdefault("creator", creator)
-        self.room_id: str | None = None if self.version.room_id_is_create_hash else server.room_id(version)
+        self.room_id: str | None = None
+        if not self.version.room_id_is_create_hash:
+            self.room_id = room_id or server.room_id(version)
         made = self.send("m.room.create", content, "")
         self.room_id = made.event.room_id
         self.member(creator, "join")

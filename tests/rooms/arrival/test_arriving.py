@@ -273,6 +273,18 @@ async def test_a_join_that_is_not_allowed_is_refused(database: Database, hydra: 
         await arrivals.enter(remote, event, answer)
 
 
+async def test_another_beginning_than_before_is_refused(database: Database, hydra: RemoteServer) -> None:
+    """A room does not begin twice: who signs a second create event for a room that was known makes another room."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra)
+    await arrivals.join(remote, ALICE)
+    await arrivals.process.set_membership(remote.id, ALICE, "leave")
+    twin = RemoteRoom(hydra, "10", room_id=remote.id)
+    event, answer = arrivals.asked(twin, ALICE)
+    with pytest.raises(ArrivalRefused, match=r"another m\.room\.create"):
+        await arrivals.enter(twin, event, answer)
+
+
 async def test_two_events_for_one_piece_of_state_are_refused(database: Database, hydra: RemoteServer) -> None:
     arrivals = await Arrivals.open(database)
     remote = RemoteRoom(hydra)

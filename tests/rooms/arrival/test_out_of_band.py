@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from homeserver.protocol.room_versions import room_version
 from homeserver.rooms.arrival.out_of_band import stripped_json
 from storage.database import Database
 from tests.federation.servers import RemoteServer
@@ -126,6 +127,28 @@ async def test_a_knock_is_shown_and_answered_by_an_invite(database: Database, hy
     assert await arrivals.out_of_band.invited(remote.version, invite, [NAME])
     await alice.sync()
     assert alice.has(remote.id, "invite")
+
+
+async def test_an_invite_may_lie_about_the_version(database: Database, hydra: RemoteServer) -> None:
+    """The room is of the version that its create event says, whatever somebody said before."""
+    arrivals = await Arrivals.open(database)
+    alice = arrivals.client(ALICE)
+    remote = RemoteRoom(hydra, "10")
+    lie = hydra.pdu(
+        version="6",
+        room_id=remote.id,
+        event_type="m.room.member",
+        content={"membership": "invite"},
+        state_key=ALICE,
+        prev=remote.latest,
+    )
+    assert await arrivals.out_of_band.invited(room_version("6"), incoming(lie), [])
+    await alice.sync()
+    room = await arrivals.join(remote, ALICE)
+    assert str(room.head.version) == "10"
+    await arrivals.process.send(remote.id, ALICE, "hello")
+    await alice.sync()
+    assert alice.bodies(remote.id) == ["hello"]
 
 
 async def test_a_live_room_takes_its_own_events(database: Database, hydra: RemoteServer) -> None:

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rooms entered by a short answer, filled in the background from the servers that are in them."""
+
+from __future__ import annotations
+
+import pytest
+
+from homeserver.protocol.building import BuiltEvent
+from homeserver.rooms.intake.incoming import Incoming, Outcome
+from storage.database import Database
+from tests.federation.membership.membership_fixture import Federation
+from tests.federation.membership.resident import Resident
+from tests.federation.servers import Received, Refused, RemoteServer
+from tests.rooms.arrival.remote_room import Json, RemoteRoom, incoming
+from tests.rooms.engine_fixture import ALICE
+from tests.rooms.services_fixture import alice
+
+VERSIONS = ["1", "6", "10", "11", "12"]
+
+
+@pytest.fixture
+def hydra() -> RemoteServer:
+    return RemoteServer("hydra.test")
+
+
+async def whole(federation: Federation, room_id: str) -> None:
+    """Wait until the room's members are known."""
+    await federation.house.whole.get(room_id)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_room_fills_by_itself(database: Database, hydra: RemoteServer, version: str) -> None:
+    """The user writes and hears others at once; in the end everybody is known, and the client told."""
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra, version)
+    users = room.fill(150, hydra)
+    Resident(hydra, room)
+    client = federation.client(ALICE)
+    await client.sync()
+    await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+    await federation.process.send(room.id, ALICE, "early")
+    message = room.event("m.room.message", {"msgtype": "m.text", "body": "hello"}, sender=users[7], by=hydra)
+    (verdict,) = await federation.intake.real.receive(room.id, [incoming(message)])
+    assert verdict.outcome is Outcome.MISSING  # whoever fetches events does so for what it cites
+    await federation.intake.real.receive_outliers(room.id, room.version, _below(room, message))
+    (verdict,) = await federation.intake.real.receive(room.id, [incoming(message)])
+    assert verdict.outcome is Outcome.ACCEPTED
+    await client.sync()
+    assert client.bodies(room.id) == ["early", "hello"]
+
+    federation.filler.start()
+    await whole(federation, room.id)
+    head = await federation.house.head(room.id)
+    assert head.joined_count == 152
+    assert not hydra.requests("GET", "/_matrix/federation/v1/event/")
+    await client.sync()
+    shown = client.shown(room.id)
+    assert {key[1] for key in shown if key[0] == "m.room.member"} == {ALICE, hydra.user(), *users}
+    await federation.filler.stop()
+
+
+def _below(room: RemoteRoom, built: BuiltEvent) -> list[Incoming]:
+    return [incoming(other) for other in room.auth_chain([built])]
+
+
+async def test_who_turns_out_banned_is_not_heard(database: Database, hydra: RemoteServer) -> None:
+    """A message by one who was banned, sent on their old membership, is taken on trust and then taken back."""
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra)
+    (villain,) = room.fill(1, hydra)
+    old = dict(room.state)
+    room.member(villain, "ban", sender=hydra.user())
+    Resident(hydra, room)
+    await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+    now, room.state = room.state, old
+    message = room.event("m.room.message", {"msgtype": "m.text", "body": "evil"}, sender=villain, by=hydra)
+    room.state = now
+    await federation.intake.real.receive_outliers(room.id, room.version, _below(room, message))
+    (verdict,) = await federation.intake.real.receive(room.id, [incoming(message)])
+    assert verdict.outcome is Outcome.ACCEPTED
+    federation.filler.start()
+    await whole(federation, room.id)
+    await federation.filler.stop()
+    client = federation.client(ALICE)
+    await client.sync()
+    assert client.bodies(room.id) == []
+    (later,) = await federation.intake.real.receive(
+        room.id, [incoming(room.event("m.room.message", {"body": "x"}, sender=villain, by=hydra))]
+    )
+    assert later.outcome in (Outcome.REJECTED, Outcome.MISSING)
+
+
+async def test_another_server_fills_it(database: Database, hydra: RemoteServer) -> None:
+    """The server that let us in has gone: others in the room are asked."""
+    other = RemoteServer("other.test")
+    federation = await Federation.open(database, hydra, other)
+    room = RemoteRoom(hydra)
+    room.fill(3, hydra)
+    room.fill(2, other)
+    resident, second = Resident(hydra, room), Resident(other, room)
+    await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+    second._before = resident._before
+    hydra.reachable = False
+    federation.filler.start()
+    await whole(federation, room.id)
+    await federation.filler.stop()
+    assert (await federation.house.head(room.id)).joined_count == 7
+
+
+async def test_failing_it_is_tried_again_later(database: Database, hydra: RemoteServer) -> None:
+    """With growing pauses, by any process, and after a restart."""
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra)
+    room.fill(3, hydra)
+    resident = Resident(hydra, room)
+    await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+
+    def refusing(_request: Received) -> Json:
+        raise Refused(500)
+
+    hydra.on("GET", "/_matrix/federation/v1/state_ids/{room_id}", refusing)
+    federation.filler.start()
+    while not await database.fetch("tried", "SELECT FROM partial_rooms WHERE attempts > 0"):
+        pass
+    await federation.filler.stop()
+    hydra.on("GET", "/_matrix/federation/v1/state_ids/{room_id}", resident._state_ids)
+    await database.execute("due", "UPDATE partial_rooms SET not_before = now()")
+    restarted = await Federation.open(database, hydra)
+    restarted.filler.start()
+    await whole(restarted, room.id)
+    await restarted.filler.stop()
+    assert (await restarted.house.head(room.id)).joined_count == 5
+
+
+async def test_leaving_before_it_is_full(database: Database, hydra: RemoteServer) -> None:
+    """Nobody fills a room that everybody has left."""
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra)
+    Resident(hydra, room)
+    await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+    await federation.house.rooms.leaving.leave(alice, room.id)
+    federation.filler.start()
+    while not await database.fetch("away", "SELECT FROM partial_rooms WHERE attempts > 0"):
+        pass
+    await federation.filler.stop()
+    assert not hydra.requests("GET", "/_matrix/federation/v1/state_ids")
