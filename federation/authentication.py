@@ -155,10 +155,19 @@ def _parameters(text: str) -> dict[str, str]:
 class RequestAuthentication:
     """Says which server a request is from. A `homeserver.web.authentication.ServerAuthenticator`."""
 
-    def __init__(self, *, server_name: str, keys: RequestKeys, limits: RateLimits) -> None:
+    def __init__(
+        self,
+        *,
+        server_name: str,
+        keys: RequestKeys,
+        limits: RateLimits,
+        heard: Callable[[str], None] = lambda _origin: None,
+    ) -> None:
+        """`heard` is told of each server that has just proven to be there."""
         self._server_name = server_name
         self._keys = keys
         self._limits = limits
+        self._heard = heard
         self._waiting: Counter[str] = Counter()
 
     async def authenticate(self, request: MatrixRequest) -> str:
@@ -197,6 +206,7 @@ class RequestAuthentication:
                 f"The signature of {origin} by {' or '.join(key_ids)} does not match the request: method, path and "
                 "query as sent, destination and body must be what was signed"
             )
+        self._heard(origin)
         return origin
 
     def _credentials(self, headers: Sequence[str]) -> list[Credentials]:

@@ -75,6 +75,7 @@ def build_routes(
         user_data_routes(
             account_data=data.account_data,
             profiles=data.profiles,
+            profile_lookup=data.profile_lookup,
             presence=data.presence,
             receipts=data.receipts,
             typing=data.typing,

@@ -24,7 +24,9 @@ from twisted.python.failure import Failure
 
 from homeserver import __version__
 from homeserver.app.core import Core, build_core
+from homeserver.app.elsewhere import nowhere_else
 from homeserver.app.endpoints import build_routes
+from homeserver.app.federation import Federation, build_federation, build_links
 from homeserver.app.services import Services, build_services
 from homeserver.app.stop_signals import StopRequested, StopSignals
 from homeserver.config import Config, StartRefused
@@ -35,7 +37,6 @@ from homeserver.observability.access_log import AccessLog
 from homeserver.observability.logging import set_up
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.protocol.signing import SigningKey
-from homeserver.rooms.remote import NoRemoteRooms
 from homeserver.web.listeners import WebServer, check_listener
 from storage.database import DatabaseFailure
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -95,6 +96,7 @@ class _Process:
         self._starting: Deferred[None] | None = None
         self._core: Core | None = None
         self._services: Services | None = None
+        self._federation: Federation | None = None
         self._web: WebServer | None = None
         self._watch: LoopingCall | None = None
         self._stopping = False
@@ -209,17 +211,23 @@ class _Process:
     async def _start(self, dsn: str, signing_key: SigningKey, registration_secret: str) -> None:
         config, reactor = self._config, self._reactor
         core = self._core = await build_core(reactor, config, dsn, signing_key)
-        services = self._services = build_services(
-            reactor, config, core, registration_secret, NoRemoteRooms()
-        )
+        links = await build_links(reactor, config, core, signing_key) if config.federation.enabled else None
+        elsewhere = nowhere_else() if links is None else links.elsewhere()
+        services = self._services = build_services(reactor, config, core, registration_secret, elsewhere)
         await services.start()
+        routes = build_routes(reactor, config, core, services, REGISTRY)
+        if links is not None:
+            federation = self._federation = build_federation(reactor, config, core, links, services)
+            routes += federation.routes
+            await federation.start()
         metrics = HttpMetrics()
         REGISTRY.register(metrics)
         REGISTRY.register(core.database.metrics)
         web = self._web = WebServer(
             reactor,
-            routes=build_routes(reactor, config, core, services, REGISTRY),
+            routes=routes,
             authenticator=services.authenticator,
+            server_authenticator=None if self._federation is None else self._federation.authentication,
             limits=services.limits,
             metrics=metrics,
             access_log=self._access_log,
@@ -278,6 +286,8 @@ class _Process:
             await self._attempt("requests", self._web.stop(GRACE), GRACE + STEP)
         if self._services is not None:
             await self._attempt("services", self._services.stop(), STEP)
+        if self._federation is not None:
+            await self._attempt("federation", self._federation.stop(), STEP)
         if self._core is not None:
             await self._attempt("commits", self._core.stop(), STEP)
         logger.info("stopped")
