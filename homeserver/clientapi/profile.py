@@ -6,6 +6,7 @@ from __future__ import annotations
 from homeserver.clientapi.path_user import own_user_id
 from homeserver.errors import InvalidParam, MissingParam
 from homeserver.profiles.fields import AVATAR_URL, DISPLAYNAME, check_key
+from homeserver.profiles.lookup import ProfileLookup
 from homeserver.profiles.service import Profiles
 from homeserver.protocol.identifiers import is_valid_user_id
 from homeserver.web.replies import Reply
@@ -18,8 +19,9 @@ _UNSTABLE = "/_matrix/client/unstable/uk.tcpip.msc4133"
 class ProfileEndpoints:
     """`/profile/{userId}`, `/profile/{userId}/{keyName}`."""
 
-    def __init__(self, profiles: Profiles) -> None:
+    def __init__(self, *, profiles: Profiles, lookup: ProfileLookup) -> None:
         self._profiles = profiles
+        self._lookup = lookup
 
     def routes(self) -> tuple[Route, ...]:
         whole, field = "/profile/{user_id}", "/profile/{user_id}/{key}"
@@ -50,12 +52,12 @@ class ProfileEndpoints:
 
     async def get(self, request: MatrixRequest) -> Reply:
         """`GET /profile/{userId}`."""
-        return await self._profiles.get(_user_id(request))
+        return await self._lookup.get(_user_id(request))
 
     async def get_field(self, request: MatrixRequest) -> Reply:
         """`GET /profile/{userId}/{keyName}`."""
         key = _key(request)
-        return {key: await self._profiles.get_field(_user_id(request), key)}
+        return {key: await self._lookup.get_field(_user_id(request), key)}
 
     async def put(self, request: MatrixRequest) -> Reply:
         """`PUT /profile/{userId}/{keyName}`."""

@@ -3,8 +3,9 @@
 
 from typing import Literal
 
-from homeserver.errors import InvalidParam, NotFound
+from homeserver.errors import InvalidParam, MissingToken
 from homeserver.rooms.directory import DirectoryFilter, DirectoryPage, RoomDirectory
+from homeserver.rooms.elsewhere import ListWish
 from homeserver.web.bodies import Struct
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
@@ -52,14 +53,20 @@ class RoomDirectoryEndpoints:
 
     async def list(self, request: MatrixRequest) -> Reply:
         """`GET /publicRooms`."""
-        self._check_server(request)
         limit, since = request.query.integer("limit"), request.query.string("since")
+        server = self._other_server(request)
+        if server is not None:
+            if request.requester_or_none is None:  # nobody unknown makes this server ask others
+                raise MissingToken
+            return await self._directory.page_elsewhere(server, ListWish(limit=limit, since=since))
         return (await self._directory.page(DirectoryFilter(), limit=limit, since=since)).as_json()
 
     async def search(self, request: MatrixRequest) -> Reply:
         """`POST /publicRooms`."""
-        self._check_server(request)
         body = request.body(ListBody, empty_ok=True)
+        server = self._other_server(request)
+        if server is not None:
+            return await self._directory.page_elsewhere(server, _wish(body))
         if body.third_party_instance_id is not None:
             if body.include_all_networks:
                 raise InvalidParam("third_party_instance_id and include_all_networks exclude each other")
@@ -82,7 +89,20 @@ class RoomDirectoryEndpoints:
         )
         return {}
 
-    def _check_server(self, request: MatrixRequest) -> None:
+    def _other_server(self, request: MatrixRequest) -> str | None:
+        """Whose list is asked for; None for this server's."""
         server = request.query.string("server")
-        if server and server != self._server_name:
-            raise NotFound(f"The directory of {server[:255]} cannot be reached from here")
+        return server if server and server != self._server_name else None
+
+
+def _wish(body: ListBody) -> ListWish:
+    if body.third_party_instance_id is not None and body.include_all_networks:
+        raise InvalidParam("third_party_instance_id and include_all_networks exclude each other")
+    return ListWish(
+        term=None if body.filter is None else body.filter.generic_search_term,
+        room_types=None if body.filter is None else body.filter.room_types,
+        limit=body.limit,
+        since=body.since,
+        include_all_networks=bool(body.include_all_networks),
+        third_party_instance_id=body.third_party_instance_id,
+    )

@@ -3,8 +3,9 @@
 
 from typing import Any
 
+from homeserver.clientapi.named_servers import named_servers
 from homeserver.errors import InvalidParam, MissingParam, ServerNotTrusted
-from homeserver.protocol.identifiers import is_valid_room_id, is_valid_server_name
+from homeserver.protocol.identifiers import is_valid_room_id
 from homeserver.rooms.locating import RoomLocator
 from homeserver.rooms.membership.ban import Banning
 from homeserver.rooms.membership.forget import Forgetting
@@ -20,8 +21,6 @@ from homeserver.web.bodies import Struct
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route
-
-MOST_SERVERS = 20
 
 
 class ReasonBody(Struct, frozen=True):
@@ -96,7 +95,7 @@ class RoomMembershipEndpoints:
 
     async def join_by_id(self, request: MatrixRequest) -> Reply:
         """`POST /rooms/{roomId}/join`."""
-        return await self._join(request, FoundRoom(request.param("room_id"), _servers(request)))
+        return await self._join(request, FoundRoom(request.param("room_id"), named_servers(request)))
 
     async def _join(self, request: MatrixRequest, room: FoundRoom) -> Reply:
         body = request.body(JoinBody, empty_ok=True)
@@ -132,13 +131,7 @@ class RoomMembershipEndpoints:
         named = request.param("room_id_or_alias")
         if not named.startswith("#") and not is_valid_room_id(named):
             raise InvalidParam("That is neither a room id nor a room alias")
-        return await self._locator.locate(named, _servers(request))
-
-
-def _servers(request: MatrixRequest) -> list[str]:
-    """The servers a client names: by `via`, or `server_name` as it was called before. A few will do."""
-    named = [*request.query.strings("via"), *request.query.strings("server_name")]
-    return [name for name in dict.fromkeys(named) if is_valid_server_name(name)][:MOST_SERVERS]
+        return await self._locator.locate(named, named_servers(request))
 
 
 class RoomModerationEndpoints:

@@ -4,6 +4,7 @@
 js-sdk and Nheko know only the two unstable paths, which answer the same.
 """
 
+from homeserver.clientapi.named_servers import named_servers
 from homeserver.errors import InvalidParam
 from homeserver.protocol.identifiers import is_valid_room_id
 from homeserver.rooms.summary import RoomSummaries
@@ -35,16 +36,19 @@ class RoomSummaryEndpoints:
         )
 
     async def get(self, request: MatrixRequest) -> Reply:
-        """`GET /room_summary/{roomIdOrAlias}`. `via` would name servers to ask; all rooms are here."""
+        """`GET /room_summary/{roomIdOrAlias}`. `via` names servers to ask about a room that is not here."""
         named = request.param("room_id_or_alias")
         if not named.startswith("#") and not is_valid_room_id(named):
             raise InvalidParam("That is neither a room id nor a room alias")
         requester = request.requester_or_none
-        summary = await self._summaries.summary(None if requester is None else requester.user_id, named)
+        summary = await self._summaries.summary(
+            None if requester is None else requester.user_id, named, named_servers(request)
+        )
         if request.path.startswith(_UNSTABLE):
             # Under its unstable name the endpoint had unstable names for two fields.
-            summary["im.nheko.summary.room_version"] = summary["room_version"]
-            summary["im.nheko.summary.version"] = summary["room_version"]
+            if "room_version" in summary:
+                summary["im.nheko.summary.room_version"] = summary["room_version"]
+                summary["im.nheko.summary.version"] = summary["room_version"]
             if "encryption" in summary:
                 summary["im.nheko.summary.encryption"] = summary["encryption"]
         return summary

@@ -53,7 +53,7 @@ def room_routes(
             setting_state=rooms.setting_state,
             active=active,
         ).routes(),
-        *RoomAliasEndpoints(aliases=rooms.aliases, server_name=server_name).routes(),
+        *RoomAliasEndpoints(aliases=rooms.aliases, locator=rooms.locator, server_name=server_name).routes(),
         *RoomDirectoryEndpoints(directory=rooms.directory, server_name=server_name).routes(),
         *RoomSummaryEndpoints(rooms.summaries).routes(),
         *SpaceEndpoints(rooms.spaces).routes(),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spaces. Client-server API, "Spaces", "Server behaviour"."""
 
+from homeserver.clientapi.named_servers import named_servers
 from homeserver.rooms.spaces import HierarchyRequest, SpaceHierarchies
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
@@ -33,4 +34,6 @@ class SpaceEndpoints:
             suggested_only=query.boolean("suggested_only"),
             since=query.string("from"),
         )
-        return await self._spaces.page(request.requester.user_id, request.param("room_id"), wanted)
+        return await self._spaces.page(
+            request.requester.user_id, request.param("room_id"), wanted, named_servers(request)
+        )

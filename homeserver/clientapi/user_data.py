@@ -16,6 +16,7 @@ from homeserver.clientapi.typing import TypingEndpoints
 from homeserver.clientapi.user_directory import UserDirectoryEndpoints
 from homeserver.directory import MutualRooms, UserSearch
 from homeserver.presence.service import Presence
+from homeserver.profiles.lookup import ProfileLookup
 from homeserver.profiles.service import Profiles
 from homeserver.receipts.service import Receipts
 from homeserver.typing.service import Typing
@@ -38,6 +39,7 @@ def user_data_routes(
     *,
     account_data: AccountData,
     profiles: Profiles,
+    profile_lookup: ProfileLookup,
     presence: Presence,
     receipts: Receipts,
     typing: Typing,
@@ -51,6 +53,6 @@ def user_data_routes(
         *ReceiptEndpoints(receipts, presence.active).routes(),
         *TypingEndpoints(typing, presence.active).routes(),
         *PresenceEndpoints(presence).routes(),
-        *ProfileEndpoints(profiles).routes(),
+        *ProfileEndpoints(profiles=profiles, lookup=profile_lookup).routes(),
         *UserDirectoryEndpoints(search, mutual_rooms).routes(),
     )

@@ -2,7 +2,7 @@
 """Profiles of this server's users (client-server API, "Profiles").
 
 Owns reading and changing them, and that a changed name reaches the rooms, the directory and presence. Profiles of
-other servers' users are asked of those servers, which is not done here.
+other servers' users are `lookup`'s.
 """
 
 from __future__ import annotations

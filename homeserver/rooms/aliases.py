@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Room aliases of this server: making, finding, removing them, and the canonical ones a room may claim.
 
-Client-server API, "Room aliases" and `m.room.canonical_alias`. Aliases of other servers are nobody's here.
+Client-server API, "Room aliases" and `m.room.canonical_alias`. Aliases of other servers are only
+looked up, and only where a room claims them.
 """
 
 from __future__ import annotations
@@ -9,16 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from homeserver.errors import BadAlias, Forbidden, InvalidParam, NotFound, Unknown
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.python.failure import Failure
+
+from homeserver.errors import BadAlias, Forbidden, InvalidParam, MatrixError, NotFound, Unknown
 from homeserver.protocol.errors import IdentifierError, ProtocolError
 from homeserver.protocol.identifiers import check_room_alias, domain_of
 from homeserver.rooms.access import RoomGate
 from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
+from homeserver.rooms.remote import RemoteRooms
 from homeserver.stream import Committer
 from storage.room_aliases import RoomAliasStore
 
 CANONICAL = "m.room.canonical_alias"
+
+MOST_FOREIGN = 10
+"""Aliases of other servers that a room may come to claim by one event: each is a request."""
 
 
 class AliasTaken(Unknown):
@@ -29,12 +37,19 @@ class Aliases:
     """The aliases of this server's domain."""
 
     def __init__(
-        self, *, store: RoomAliasStore, engine: RoomEngine, gate: RoomGate, committer: Committer
+        self,
+        *,
+        store: RoomAliasStore,
+        engine: RoomEngine,
+        gate: RoomGate,
+        committer: Committer,
+        remote: RemoteRooms,
     ) -> None:
         self._store = store
         self._engine = engine
         self._gate = gate
         self._committer = committer
+        self._remote = remote
 
     async def resolve(self, alias: str) -> str:
         """The id of the room the alias points to. Raises InvalidParam, NotFound."""
@@ -43,10 +58,6 @@ class Aliases:
         if found is None:
             raise NotFound(f"Room alias {alias} not found.")
         return found.room_id
-
-    async def room_id_of(self, room_id_or_alias: str) -> str:
-        """A room id as it is, an alias resolved."""
-        return await self.resolve(room_id_or_alias) if room_id_or_alias.startswith("#") else room_id_or_alias
 
     async def create(self, actor: Actor, alias: str, room_id: str) -> None:
         """Point a new alias of this server to a room the user is in.
@@ -107,10 +118,26 @@ class Aliases:
         added = [alias for alias in named if alias not in known]
         if not added:
             return
+        foreign = [alias for alias in added if domain_of(alias) != self._engine.server_name]
+        if len(foreign) > MOST_FOREIGN:
+            raise BadAlias(f"At most {MOST_FOREIGN} aliases of other servers can be added at once.")
         found = await self._store.get(added)
         for alias in added:
-            if alias not in found or found[alias].room_id != room_id:
+            if alias not in foreign and (alias not in found or found[alias].room_id != room_id):
                 raise BadAlias(f"The alias '{alias}' does not point to this room.")
+        await gatherResults(
+            [Deferred.fromCoroutine(self._check_foreign(alias, room_id)) for alias in foreign],
+            consumeErrors=True,
+        ).addErrback(_first_of)
+
+    async def _check_foreign(self, alias: str, room_id: str) -> None:
+        """Ask the server of an alias whether it points to the room. Raises BadAlias, also if it cannot be asked."""
+        try:
+            found = (await self._remote.resolve_alias(alias)).room_id
+        except MatrixError as error:
+            raise BadAlias(f"The alias '{alias}' could not be checked: {error.message}") from error
+        if found != room_id:
+            raise BadAlias(f"The alias '{alias}' does not point to this room.")
 
     async def _drop_mention(self, user_id: str, room_id: str, alias: str) -> None:
         """Take a removed alias out of the canonical ones; a user without the power leaves it there."""
@@ -130,6 +157,12 @@ class Aliases:
             await self._engine.write(room_id, plan, users=(user_id,))
         except ProtocolError:  # the alias is gone, and that is what was asked for
             return
+
+
+def _first_of(failure: Failure) -> Failure:
+    """Of several lookups the failure that came first, itself."""
+    error = failure.value
+    return error.subFailure if isinstance(error, FirstError) else failure
 
 
 def check_alias(alias: str) -> None:

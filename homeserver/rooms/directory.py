@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The directory of published rooms: who may put a room there, and pages of it.
 
-Client-server API, "Listing rooms" / "Published room directory". Other servers' directories and third-party networks
-have nothing here.
+Client-server API, "Listing rooms" / "Published room directory". Other servers' lists are fetched from them; no
+third-party network is bridged here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from homeserver.errors import Forbidden, InvalidParam, NotFound
 from homeserver.rooms.actor import Actor
 from homeserver.rooms.aliases import may_set_canonical
+from homeserver.rooms.elsewhere import ListWish, RemoteDirectories
 from homeserver.rooms.engine import Room, RoomCache
 from storage.published_rooms import ListedRoom, ListPlace, PublishedRoomStore
 
@@ -59,9 +60,17 @@ class DirectoryPage:
 
 
 class RoomDirectory:
-    """This server's list."""
+    """This server's list, and the way to others'."""
 
-    def __init__(self, *, store: PublishedRoomStore, cache: RoomCache, publication: Publication) -> None:
+    def __init__(
+        self,
+        *,
+        store: PublishedRoomStore,
+        cache: RoomCache,
+        publication: Publication,
+        remote: RemoteDirectories,
+    ) -> None:
+        self._remote = remote
         self._store = store
         self._cache = cache
         self._publication = publication
@@ -70,6 +79,8 @@ class RoomDirectory:
         self, wanted: DirectoryFilter, *, limit: int | None = None, since: str | None = None
     ) -> DirectoryPage:
         """A page of the rooms that match, most members first. Raises InvalidParam for a token that is none."""
+        if not all(_is_storable(text) for text in (wanted.term, *(wanted.room_types or ()))):
+            raise InvalidParam("The filter contains what no room's name or type can")
         limit = DEFAULT_LIMIT if limit is None else max(1, min(limit, MAX_LIMIT))
         place, backwards = _place(since)
         term = wanted.term[:MAX_TERM].strip() if wanted.term else None
@@ -90,6 +101,11 @@ class RoomDirectory:
             _token("p", rooms[0]) if rooms and has_previous else None,
             await self._store.count(),
         )
+
+    async def page_elsewhere(self, server: str, wish: ListWish) -> Mapping[str, Any]:
+        """A page of another server's list, as the response of `/publicRooms`. Raises as `RemoteDirectories.page`."""
+        limit = DEFAULT_LIMIT if wish.limit is None else max(1, min(wish.limit, MAX_LIMIT))
+        return await self._remote.page(server, replace(wish, limit=limit))
 
     def check_may_publish_new(self, actor: Actor) -> None:
         """Raise Forbidden unless the user may publish the room they are about to make."""
@@ -133,6 +149,11 @@ def listed_room_json(room: ListedRoom) -> Mapping[str, Any]:
         if value:
             chunk[key] = value
     return chunk
+
+
+def _is_storable(text: str | None) -> bool:
+    """Whether Postgres can be asked for it: neither NUL nor half a surrogate pair."""
+    return text is None or ("\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text))
 
 
 def _place(token: str | None) -> tuple[ListPlace | None, bool]:

@@ -10,6 +10,7 @@ from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.creation.create import RoomCreation
 from homeserver.rooms.creation.upgrade import RoomUpgrade
 from homeserver.rooms.directory import Publication, RoomDirectory
+from homeserver.rooms.elsewhere import RemoteDirectories, RemoteSummaries
 from homeserver.rooms.engine import RoomEngine
 from homeserver.rooms.locating import LikelyServers, RoomLocator
 from homeserver.rooms.membership.ban import Banning
@@ -80,12 +81,17 @@ def build_room_services(
     guests: Guests,
     publication: Publication,
     remote: RemoteRooms,
+    remote_directories: RemoteDirectories,
+    remote_summaries: RemoteSummaries,
     whole: WholeRooms,
     default_version: str,
 ) -> RoomServices:
     """Build them all. `RoomDeparture` and `ProfilePropagation`, which accounts and profiles need, are made apart."""
-    aliases = Aliases(store=alias_store, engine=engine, gate=gate, committer=committer)
-    directory = RoomDirectory(store=published, cache=engine.cache, publication=publication)
+    aliases = Aliases(store=alias_store, engine=engine, gate=gate, committer=committer, remote=remote)
+    directory = RoomDirectory(
+        store=published, cache=engine.cache, publication=publication, remote=remote_directories
+    )
+    locator = RoomLocator(aliases=aliases, remote=remote, server_name=engine.server_name)
     likely = LikelyServers(engine=engine, user_rooms=user_rooms)
     inviting = Inviting(engine=engine, profiles=profiles, permissions=permissions, remote=remote, whole=whole)
     joining = Joining(
@@ -113,14 +119,27 @@ def build_room_services(
         unbanning=unbanning,
         knocking=knocking,
     )
-    summaries = RoomSummaries(cache=engine.cache, aliases=aliases, user_rooms=user_rooms)
+    summaries = RoomSummaries(
+        cache=engine.cache,
+        locator=locator,
+        likely=likely,
+        user_rooms=user_rooms,
+        remote=remote_summaries,
+        server_name=engine.server_name,
+    )
     return RoomServices(
         user_rooms=user_rooms,
         aliases=aliases,
-        locator=RoomLocator(aliases=aliases, remote=remote, server_name=engine.server_name),
+        locator=locator,
         directory=directory,
         summaries=summaries,
-        spaces=SpaceHierarchies(cache=engine.cache, summaries=summaries),
+        spaces=SpaceHierarchies(
+            cache=engine.cache,
+            summaries=summaries,
+            likely=likely,
+            remote=remote_summaries,
+            server_name=engine.server_name,
+        ),
         creation=RoomCreation(
             engine=engine,
             profiles=profiles,

@@ -4,30 +4,40 @@
 Rooms are visited depth first, each once, children in the order of the specification ("Ordering of children within a
 space"). The tree is walked anew for each page, a level's rooms loaded with one query, and the page token says how many
 rooms were shown; so a page is right for the tree as it is now, and nothing is kept between pages.
+
+Of rooms that this server is not in other servers tell, those that the spaces name (`via`). A space's server tells of
+the rooms in it, too, so that only spaces and what is in none of the answers must be asked for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from homeserver.errors import Forbidden, InvalidParam
-from homeserver.events import RoomEvent
-from homeserver.events.client_format import stripped_state_event
+from homeserver.rooms.elsewhere import RemoteSummaries, RemoteTree
 from homeserver.rooms.engine import Room, RoomCache, RoomHead
-from homeserver.rooms.summary import RoomSummaries, may_be_summarised, summary_json
+from homeserver.rooms.locating import LikelyServers
+from homeserver.rooms.space_children import SPACE, Child, children_among, children_of
+from homeserver.rooms.summary import (
+    RoomSummaries,
+    is_live,
+    may_be_summarised,
+    may_be_told,
+    summary_json,
+)
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 100
 MAX_DEPTH = 20
 MAX_ROOMS = 2000
 """Rooms of a tree that are looked at; the rest of a larger one is not shown."""
+MOST_ASKED = 50
+"""Rooms of a tree that other servers are asked about."""
 
-CHILD = "m.space.child"
-
-_ORDER = re.compile(r"[\x20-\x7e]{1,50}")
 _TOKEN = re.compile(r"([0-9]{1,6})_([0-9]{1,3})_([01])")
 
 
@@ -41,51 +51,145 @@ class HierarchyRequest:
     since: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A room of the tree, its valid children in their order, and how it is shown."""
+
+    children: Sequence[Child]
+    shown: Callable[[], dict[str, Any]]
+
+
 class SpaceHierarchies:
     """Walks spaces."""
 
-    def __init__(self, *, cache: RoomCache, summaries: RoomSummaries) -> None:
+    def __init__(
+        self,
+        *,
+        cache: RoomCache,
+        summaries: RoomSummaries,
+        likely: LikelyServers,
+        remote: RemoteSummaries,
+        server_name: str,
+    ) -> None:
         self._cache = cache
         self._summaries = summaries
+        self._likely = likely
+        self._remote = remote
+        self._server_name = server_name
 
-    async def page(self, user_id: str, room_id: str, wanted: HierarchyRequest) -> dict[str, Any]:
-        """The response of the endpoint. Raises Forbidden for a space the user may not see, InvalidParam."""
+    async def page(
+        self, user_id: str, room_id: str, wanted: HierarchyRequest, servers: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """The response of the endpoint; `servers` may know the space.
+
+        Raises Forbidden for a space the user may not see, InvalidParam.
+        """
         limit = min(DEFAULT_LIMIT if wanted.limit is None else wanted.limit, MAX_LIMIT)
         depth = min(MAX_DEPTH if wanted.max_depth is None else wanted.max_depth, MAX_DEPTH)
         shown = _shown_before(wanted, depth)
         elsewhere = await self._summaries.joined_rooms(user_id)
-        root = await self._cache.get(room_id)
-        if root is None or not may_be_summarised(root.head, user_id, elsewhere):
+        walk = _Walk(
+            cache=self._cache,
+            remote=self._remote,
+            server_name=self._server_name,
+            user_id=user_id,
+            elsewhere=elsewhere,
+            suggested_only=wanted.suggested_only,
+        )
+        if not is_live(await self._cache.get(room_id), self._server_name):
+            servers = await self._likely.of(room_id, user_id, servers)
+        rooms = await walk.load({room_id: servers})
+        if room_id not in rooms:
             raise Forbidden(f"User {user_id} may not see room {room_id}")
-        rooms = await self._load(root, user_id, elsewhere, depth, wanted.suggested_only)
-        order = _depth_first(room_id, rooms, depth, wanted.suggested_only)
-        chosen = order[shown : shown + limit]
-        body: dict[str, Any] = {
-            "rooms": [_room_json(rooms[each].head, wanted.suggested_only) for each in chosen]
-        }
+        await walk.descend(rooms, depth)
+        order = _depth_first(room_id, rooms, depth)
+        body: dict[str, Any] = {"rooms": [rooms[each].shown() for each in order[shown : shown + limit]]}
         if shown + limit < len(order):
             body["next_batch"] = f"{shown + limit}_{depth}_{int(wanted.suggested_only)}"
         return body
 
-    async def _load(
-        self, root: Room, user_id: str, elsewhere: Set[str], depth: int, suggested_only: bool
-    ) -> Mapping[str, Room]:
-        """The rooms of the tree that the user may know of, level by level."""
-        found = {root.room_id: root}
-        level = [root]
+
+@dataclass(slots=True, kw_only=True)
+class _Walk:
+    """One walk down a tree: what the user may know of, level by level."""
+
+    cache: RoomCache
+    remote: RemoteSummaries
+    server_name: str
+    user_id: str
+    elsewhere: Set[str]
+    """Rooms the user is joined to."""
+    suggested_only: bool
+    asked: int = 0
+    told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What servers said of rooms in spaces they were asked about."""
+    inaccessible: set[str] = field(default_factory=set)
+
+    async def descend(self, found: dict[str, _Node], depth: int) -> None:
+        """Add what is below the rooms found."""
+        level = list(found.values())
         for _ in range(depth):
-            wanted = {
-                str(child.stored.state_key)
-                for room in level
-                for child in _children(room.head, suggested_only)
-                if child.stored.state_key not in found
-            }
             budget = MAX_ROOMS - len(found)
-            if not wanted or budget <= 0:
+            wanted: dict[str, Sequence[str]] = {}
+            for child in (child for node in level for child in node.children):
+                if child.room_id not in found and len(wanted) < budget:
+                    wanted.setdefault(child.room_id, child.via)
+            if not wanted:
                 break
-            loaded = await self._cache.get_many(room_ids=sorted(wanted)[:budget])
-            level = [room for room in loaded.values() if may_be_summarised(room.head, user_id, elsewhere)]
-            found.update((room.room_id, room) for room in level)
+            loaded = await self.load(wanted)
+            found.update(loaded)
+            level = list(loaded.values())
+
+    async def load(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, _Node]:
+        """Those of the rooms, given with servers that may know them, that the user may know of."""
+        rooms = await self.cache.get_many(room_ids=sorted(wanted))
+        away = {
+            room_id: servers
+            for room_id, servers in wanted.items()
+            if not is_live(rooms.get(room_id), self.server_name)
+        }
+        found = await self._elsewhere_nodes(away, rooms)
+        for room_id in wanted:
+            room = rooms.get(room_id)
+            if room_id in found or room is None:
+                continue
+            if may_be_summarised(room.head, self.user_id, self.elsewhere):
+                children = children_of(room.head, self.suggested_only)
+                found[room_id] = _Node(children, partial(_room_json, room.head, children))
+        return found
+
+    async def _elsewhere_nodes(
+        self, wanted: Mapping[str, Sequence[str]], rooms: Mapping[str, Room]
+    ) -> dict[str, _Node]:
+        """The nodes of rooms that this server is not in."""
+        told = {each: self.told[each] for each in wanted if each in self.told}
+        asked = {
+            room_id: servers
+            for room_id, servers in wanted.items()
+            if servers
+            and room_id not in self.inaccessible
+            and (room_id not in told or told[room_id].get("room_type") == SPACE)
+        }
+        asked = dict(list(asked.items())[: MOST_ASKED - self.asked])
+        self.asked += len(asked)
+        trees: Mapping[str, RemoteTree] = {}
+        if asked:
+            trees = await self.remote.trees(asked, suggested_only=self.suggested_only)
+        found: dict[str, _Node] = {}
+        for room_id in wanted:
+            tree = trees.get(room_id)
+            summary = told.get(room_id) if tree is None else tree.summary
+            room = rooms.get(room_id)
+            membership = None if room is None else room.head.membership(self.user_id)
+            if summary is None or not may_be_told(summary, membership, self.elsewhere):
+                continue
+            children: Sequence[Child] = ()
+            if tree is not None:
+                if summary.get("room_type") == SPACE:
+                    children = children_among(tree.children_state, self.suggested_only)
+                self.told.update(tree.children)
+                self.inaccessible.update(tree.inaccessible)
+            found[room_id] = _Node(children, partial(_shown, summary, children))
         return found
 
 
@@ -100,7 +204,7 @@ def _shown_before(wanted: HierarchyRequest, depth: int) -> int:
     return int(match[1])
 
 
-def _depth_first(root: str, rooms: Mapping[str, Room], depth: int, suggested_only: bool) -> list[str]:
+def _depth_first(root: str, rooms: Mapping[str, _Node], depth: int) -> list[str]:
     """Room ids in the order they are shown. A room that hangs in several places stands at the first."""
     order: dict[str, None] = {}
     waiting = [(root, 0)]
@@ -110,43 +214,13 @@ def _depth_first(root: str, rooms: Mapping[str, Room], depth: int, suggested_onl
             continue
         order[room_id] = None
         if level < depth:
-            children = _children(rooms[room_id].head, suggested_only)
-            waiting.extend((str(child.stored.state_key), level + 1) for child in reversed(children))
+            waiting.extend((child.room_id, level + 1) for child in reversed(rooms[room_id].children))
     return list(order)
 
 
-def _children(head: RoomHead, suggested_only: bool) -> list[RoomEvent]:
-    """The valid children of a space in their order; a room that is no space has none."""
-    if head.text("m.room.create", "type") != "m.space":
-        return []
-    children = [
-        entry
-        for (event_type, state_key), entry in head.state.items()
-        if event_type == CHILD and state_key.startswith("!") and _is_valid(entry, suggested_only)
-    ]
-    return sorted(children, key=_place)
+def _room_json(head: RoomHead, children: Sequence[Child]) -> dict[str, Any]:
+    return _shown(summary_json(head), children)
 
 
-def _is_valid(child: RoomEvent, suggested_only: bool) -> bool:
-    content = child.event.content
-    via = content.get("via")
-    if not isinstance(via, list) or not via:
-        return False
-    return not suggested_only or content.get("suggested") is True
-
-
-def _place(child: RoomEvent) -> tuple[bool, str, int, str]:
-    """By `order` where it is valid, those without behind; then by age, then by room id."""
-    order = child.event.content.get("order")
-    if not isinstance(order, str) or _ORDER.fullmatch(order) is None:
-        return True, "", child.stored.origin_server_ts, str(child.stored.state_key)
-    return False, order, child.stored.origin_server_ts, str(child.stored.state_key)
-
-
-def _room_json(head: RoomHead, suggested_only: bool) -> dict[str, Any]:
-    body = summary_json(head)
-    body["children_state"] = [
-        {**stripped_state_event(child.event), "origin_server_ts": child.stored.origin_server_ts}
-        for child in _children(head, suggested_only)
-    ]
-    return body
+def _shown(summary: Mapping[str, Any], children: Sequence[Child]) -> dict[str, Any]:
+    return {**summary, "children_state": [child.stripped for child in children]}

@@ -19,7 +19,7 @@ from homeserver.web.routing import Router
 def test_names_have_a_limit_of_their_own(method: str, field: str, limit: str | None) -> None:
     """Each change of one is an event in every room of the user."""
     profiles: Any = None
-    router = Router(ProfileEndpoints(profiles).routes())
+    router = Router(ProfileEndpoints(profiles=profiles, lookup=profiles).routes())
     for prefix in ("v3", "r0", "unstable/uk.tcpip.msc4133"):
         match = router.match(method, f"/_matrix/client/{prefix}/profile/@a:b/{field}".encode())
         assert match is not None and match.route.limit == limit

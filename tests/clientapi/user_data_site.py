@@ -17,6 +17,7 @@ from homeserver.observability.metrics import HttpMetrics
 from homeserver.presence import Board, Presence, Sharing
 from homeserver.presence import NobodyElsewhere as NoPresenceElsewhere
 from homeserver.profiles import Profiles
+from homeserver.profiles.lookup import NoRemoteProfiles, ProfileLookup
 from homeserver.receipts import NobodyElsewhere as NoReceiptsElsewhere
 from homeserver.receipts import Receipts, RecentReceipts
 from homeserver.rooms.membership.propagation import ProfilePropagation
@@ -110,16 +111,18 @@ def _routes(engine: Engine, database: Database) -> tuple[Route, ...]:
     for subscriber in (cache, recent, sharing, news):
         stream.subscribe(subscriber)
     directory = UserDirectoryStore(database)
+    profiles = Profiles(
+        database=database,
+        store=ProfileStore(database),
+        index=DirectoryIndex(directory),
+        propagation=ProfilePropagation(engine=engine.engine, user_rooms=engine.user_rooms),
+        watcher=presence,
+    )
     return user_data_routes(
         account_data=account_data,
         presence=presence,
-        profiles=Profiles(
-            database=database,
-            store=ProfileStore(database),
-            index=DirectoryIndex(directory),
-            propagation=ProfilePropagation(engine=engine.engine, user_rooms=engine.user_rooms),
-            watcher=presence,
-        ),
+        profiles=profiles,
+        profile_lookup=ProfileLookup(server_name="localhost", own=profiles, remote=NoRemoteProfiles()),
         receipts=Receipts(
             store=ReceiptStore(database),
             recent=recent,
