@@ -17,14 +17,19 @@ from homeserver.account_data.upgrades import CarryOver
 from homeserver.accounts import Accounts, build_accounts
 from homeserver.accounts.reauthentication import Reauthentication
 from homeserver.app.core import Core, now_ms
+from homeserver.app.elsewhere import Elsewhere
 from homeserver.app.lives import Departures
 from homeserver.clientapi.token_authenticator import GuessBrake, TokenAuthenticator
 from homeserver.config import Config
 from homeserver.devices.remote import NoAnnouncing, NoRemoteDevices, NoRemoteKeys
-from homeserver.devices.services import DeviceServices, build_device_services
+from homeserver.devices.services import (
+    DeviceServices,
+    build_device_ground,
+    build_device_services,
+    build_stored_keys,
+)
 from homeserver.directory import DirectoryIndex, MutualRooms, UserSearch
 from homeserver.presence.board import Board
-from homeserver.presence.publication import NobodyElsewhere as NoPresenceElsewhere
 from homeserver.presence.service import CHANNEL as PRESENCE
 from homeserver.presence.service import Presence
 from homeserver.presence.sharing import Sharing
@@ -33,7 +38,6 @@ from homeserver.profiles.service import Profiles
 from homeserver.protocol.identifiers import domain_of
 from homeserver.push_rules import AccountDataWithRules, PushRules
 from homeserver.receipts.recent import RecentReceipts
-from homeserver.receipts.service import NobodyElsewhere as NoReceiptsElsewhere
 from homeserver.receipts.service import Receipts
 from homeserver.reports import Reports
 from homeserver.rooms.elsewhere import NoRemoteDirectories, NoRemoteSummaries
@@ -42,7 +46,6 @@ from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.departure import RoomDeparture
 from homeserver.rooms.membership.propagation import ProfilePropagation
 from homeserver.rooms.reading.services import ReadingServices, build_reading_services
-from homeserver.rooms.remote import RemoteRooms
 from homeserver.rooms.services import RoomServices, build_room_services
 from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.stream.ephemeral import EphemeralClock
@@ -55,7 +58,6 @@ from homeserver.sync.providers import Extension
 from homeserver.sync.service import SyncService
 from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.typing.service import CHANNEL as TYPING
-from homeserver.typing.service import NobodyElsewhere as NoTypingElsewhere
 from homeserver.typing.service import Typing, TypingNews
 from homeserver.unread.service import Unread
 from homeserver.web.authentication import Authenticator
@@ -146,9 +148,10 @@ def _run(work: Any) -> None:
 
 
 def build_services(
-    reactor: Any, config: Config, core: Core, registration_secret: str, remote: RemoteRooms
+    reactor: Any, config: Config, core: Core, registration_secret: str, elsewhere: Elsewhere
 ) -> Services:
     """Build every service; nothing runs before `start`."""
+    remote = elsewhere.rooms
     limits = RateLimits(reactor.seconds, enabled=config.rate_limits.enabled)
     clock = EphemeralClock(now_ms)
 
@@ -159,7 +162,7 @@ def build_services(
     core.stream.subscribe(whole)
     likely = LikelyServers(engine=core.engine, user_rooms=core.user_rooms)
     departure = RoomDeparture(engine=core.engine, user_rooms=core.user_rooms, remote=remote, likely=likely)
-    data = _build_user_data(reactor, config, core, clock, pause)
+    data = _build_user_data(reactor, config, core, clock, pause=pause, elsewhere=elsewhere)
     accounts = build_accounts(
         reactor,
         config,
@@ -266,27 +269,38 @@ def _readers(core: Core) -> Callable[[int], Iterable[str]]:
 
 
 def _build_devices(reactor: Any, config: Config, core: Core, accounts: Accounts) -> DeviceServices:
-    return build_device_services(
-        reactor=reactor,
+    ground = build_device_ground(
         origin=core.origin,
+        server_name=config.server_name,
         database=core.database,
         stream=core.stream,
-        stream_store=core.stream_store,
         committer=core.committer,
         cache=core.cache,
         user_rooms=core.user_rooms,
         readers=_readers(core),
+        stored_keys=build_stored_keys(core.database, config.server_name),
+        announcing=NoAnnouncing(),
+    )
+    return build_device_services(
+        ground,
+        reactor=reactor,
+        stream=core.stream,
+        stream_store=core.stream_store,
         reauthentication=Reauthentication(accounts.uia),
-        server_name=config.server_name,
         now=now_ms,
         remote_keys=NoRemoteKeys(),
         remote_devices=NoRemoteDevices(),
-        announcing=NoAnnouncing(),
     )
 
 
 def _build_user_data(
-    reactor: Any, config: Config, core: Core, clock: EphemeralClock, pause: Callable[[], Awaitable[None]]
+    reactor: Any,
+    config: Config,
+    core: Core,
+    clock: EphemeralClock,
+    *,
+    pause: Callable[[], Awaitable[None]],
+    elsewhere: Elsewhere,
 ) -> UserData:
     database, stream = core.database, core.stream
     notifications = NotificationStore(database)
@@ -309,7 +323,7 @@ def _build_user_data(
         events=core.events,
         account_data=account_data,
         readers=readers,
-        elsewhere=NoReceiptsElsewhere(),
+        elsewhere=elsewhere.receipts,
         now=now_ms,
     )
     typing_news = TypingNews(
@@ -317,7 +331,7 @@ def _build_user_data(
         scheduler=reactor,
         cache=core.cache,
         listeners=stream.listeners,
-        elsewhere=NoTypingElsewhere(),
+        elsewhere=elsewhere.typing,
     )
     sharing = Sharing()
     for subscriber in (kept, recent_receipts, typing_news, sharing):
@@ -335,7 +349,7 @@ def _build_user_data(
         store=PresenceStore(database),
         user_rooms=core.user_rooms,
         listeners=stream.listeners,
-        elsewhere=NoPresenceElsewhere(),
+        elsewhere=elsewhere.presence,
         notify=notifications.notify_all,
         scheduler=reactor,
         serial=clock.next,
@@ -353,9 +367,7 @@ def _build_user_data(
     return UserData(
         account_data=account_data,
         profiles=profiles,
-        profile_lookup=ProfileLookup(
-            server_name=config.server_name, own=profiles, remote=NoRemoteProfiles()
-        ),
+        profile_lookup=ProfileLookup(server_name=config.server_name, own=profiles, remote=NoRemoteProfiles()),
         presence=presence,
         receipts=receipts,
         recent_receipts=recent_receipts,
@@ -364,7 +376,7 @@ def _build_user_data(
             gate=core.gate,
             news=typing_news,
             notify=notifications.notify,
-            elsewhere=NoTypingElsewhere(),
+            elsewhere=elsewhere.typing,
         ),
         typing_news=typing_news,
         push_rules=push_rules,
