@@ -31,7 +31,7 @@ from homeserver.sync.state import (
     state_key_of,
 )
 from homeserver.sync.summary import Summaries, changes_summary, is_named, summary, takes_name
-from homeserver.sync.timeline import Timeline, Timelines
+from homeserver.sync.timeline import Timeline, Timelines, lacks_beginning
 from storage.events import StoredEvent
 
 _MOST_LATER = 10_000
@@ -177,7 +177,9 @@ class JoinedRooms:
         ]
         await self._timelines.fill(timelines)
         for placement, timeline in zip(here, timelines, strict=True):
-            if placement.gap_before:
+            if placement.gap_before or (
+                placement.fresh and placement.floor == 0 and lacks_beginning(timeline)
+            ):
                 timeline.open_gap()
             if request.state_after is None:
                 timeline.begin_after_superseded()

@@ -210,5 +210,11 @@ def in_memory(room: Room, stored: StoredEvent) -> RoomEvent:
     return RoomEvent(stored, room.room_id, room.head.version)
 
 
+def lacks_beginning(timeline: Timeline) -> bool:
+    """Whether a timeline of all there is does not reach the room's beginning: other servers have what was before it."""
+    happened = timeline.happened
+    return not timeline.limited and bool(happened) and happened[0].stored.type != "m.room.create"
+
+
 def _position(entry: RoomEvent) -> int:
     return entry.stored.position

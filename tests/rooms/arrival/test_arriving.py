@@ -46,6 +46,9 @@ async def test_a_join_makes_the_room_live(database: Database, hydra: RemoteServe
     assert state["m.room.name", ""]["content"] == {"name": "The deep"}
     assert {key[1] for key in state if key[0] == "m.room.member"} == {ALICE, hydra.user(), *users}
     assert [event["state_key"] for event in alice.timeline(remote.id)] == [ALICE]
+    timeline = alice.room(remote.id)["timeline"]
+    assert timeline["limited"], "what was before is to be had from other servers"
+    assert timeline["prev_batch"]
     await arrivals.process.send(remote.id, ALICE, "here I am")
     await alice.sync()
     assert alice.bodies(remote.id) == ["here I am"]
