@@ -52,6 +52,8 @@ _BEFORE_GAPS = """SELECT DISTINCT e.room, e.position FROM unnest(%s::bigint[], %
     JOIN events e ON e.room = w.room AND e.position > w.after AND e.position <= w.upto AND e.flags = 0
     JOIN event_gaps g ON g.room = e.room AND g.ordinal = e.ordinal"""
 
+_HEAD = "SELECT head FROM rooms WHERE room = %s"
+
 _HISTORY = "SELECT commit_history(%s, %s, %s, %s)"
 
 
@@ -153,6 +155,11 @@ class ReceivedStore:
         ):
             found.setdefault(room, []).append(position)
         return found
+
+    async def head(self, room: int) -> int:
+        """The room's compare-and-swap counter now."""
+        row = await self._database.fetch_one("received_head", _HEAD, (room,))
+        return 0 if row is None else int(row[0])
 
     async def commit_history(
         self,

@@ -42,8 +42,9 @@ class Ground:
         member_events: MemberEvents,
         recent: Iterable[RoomEvent] = (),
     ) -> None:
-        """`recent`: events of the room that are in memory for other reasons."""
+        """`recent`: events of the room that are in memory for other reasons, as the state was before the batch."""
         self._recent = {entry.stored.event_id: entry for entry in recent}
+        self._recent_ordinals = {entry.stored.ordinal: entry for entry in self._recent.values()}
         self.moving = moving
         self.knowledge = knowledge
         self._member_events = member_events
@@ -89,6 +90,7 @@ class Ground:
         return (
             self._batch_ordinals.get(ordinal)
             or self._present()[1].get(ordinal)
+            or self._recent_ordinals.get(ordinal)
             or self._member_events.peek(self.head.room, ordinal)
             or self.knowledge.at(ordinal)
         )
@@ -103,7 +105,11 @@ class Ground:
         """Type and state key of the state events at those ordinals. Raises Lacking."""
         found: dict[int, StateKey] = {}
         for ordinal in ordinals:
-            entry = self._batch_ordinals.get(ordinal) or self._present()[1].get(ordinal)
+            entry = (
+                self._batch_ordinals.get(ordinal)
+                or self._present()[1].get(ordinal)
+                or self._recent_ordinals.get(ordinal)
+            )
             key = self.knowledge.key_at(ordinal) if entry is None else key_of(entry)
             if key is not None:
                 found[ordinal] = key

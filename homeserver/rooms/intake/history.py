@@ -224,7 +224,12 @@ class HistoryDeed:
                 raise NotFound("Unknown room")
             placing = await self._place(room)
             if not placing.placed:
-                return placing.verdicts
+                missing = any(v.outcome is Outcome.MISSING for v in placing.verdicts.values())
+                if not missing or await self._received.head(room.key) == placing.base.head:
+                    return placing.verdicts
+                # What was looked up is of several moments, between which another process wrote the room.
+                self._cache.mark_stale(self._room_id)
+                continue
             placing.number()
             try:
                 if await self._received.commit_history(*placing.rows()):

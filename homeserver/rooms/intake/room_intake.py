@@ -20,7 +20,7 @@ from homeserver.rooms.engine.working import MissingEvents, WorkingRoom
 from homeserver.rooms.intake.ground import Ground
 from homeserver.rooms.intake.history import HistoryDeed
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
-from homeserver.rooms.intake.knowledge import Knowledge, States
+from homeserver.rooms.intake.knowledge import Knowledge, Lacking, States
 from homeserver.rooms.intake.receiving import Receiving
 from storage.events import EventStore
 from storage.received import ReceivedStore
@@ -29,6 +29,8 @@ PORTION = 50
 """Events received in one commit."""
 MAX_HISTORY = 500
 """Events of the past in one call; they are placed together."""
+PATIENCE = 6
+"""Rounds of loading after which a portion is cut where it lacks something: beginning again and again costs more."""
 MAX_LOADS = 1000
 """Rounds of loading for one portion: a bound for what cannot happen."""
 
@@ -111,8 +113,12 @@ class RoomIntake:
         """
         verdicts: list[Verdict] = []
         for start in range(0, len(events), PORTION):
-            work = _Reception(self, events[start : start + PORTION], outbound=outbound)
-            verdicts.extend(await self._engine.do(room_id, work, users=users))
+            portion = events[start : start + PORTION]
+            while portion:
+                work = _Reception(self, portion, outbound=outbound)
+                done: list[Verdict] = await self._engine.do(room_id, work, users=users)
+                verdicts.extend(done)
+                portion = portion[len(done) :]
         return verdicts
 
     async def receive_outliers(
@@ -189,7 +195,8 @@ class RoomIntake:
         return Knowledge(head, events=self._events, received=self._received, states=self._states)
 
     def ground(self, room: Room, working: WorkingRoom, knowledge: Knowledge) -> Ground:
-        return Ground(working.moving, knowledge, self._engine.member_events, room.recent)
+        known = (*room.head.state.values(), *room.recent)
+        return Ground(working.moving, knowledge, self._engine.member_events, known)
 
     def remember(self, room: Room, working: WorkingRoom) -> None:
         """A batch stands: the states it made are stored."""
@@ -212,12 +219,23 @@ class _Reception:
         return len(self._events)
 
     def run(self, room: Room, working: WorkingRoom) -> list[Verdict]:
+        """Verdicts on the first of the events, at least one."""
         if self._knowledge is None or self._head is not room.head:
             self._head, self._knowledge = room.head, self._intake.knowledge(room.head)
         ground = self._intake.ground(room, working, self._knowledge)
         self._ask_ahead(ground)
         receiving = Receiving(ground, working.own_server, outbound=self._outbound)
-        return [receiving.receive(incoming) for incoming in self._events]
+        verdicts: list[Verdict] = []
+        for incoming in self._events:
+            mark = working.moving.mark() if verdicts and self._loads >= PATIENCE else None
+            try:
+                verdicts.append(receiving.receive(incoming))
+            except Lacking:
+                if mark is None:
+                    raise
+                working.moving.roll_back(mark)
+                break
+        return verdicts
 
     def _ask_ahead(self, ground: Ground) -> None:
         """Have what will be asked of every event loaded together."""
