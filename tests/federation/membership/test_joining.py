@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -366,3 +368,32 @@ async def test_an_alias_of_another_server(database: Database, hydra: RemoteServe
     assert (found.room_id, found.servers) == (resident.room.id, ["via.test", "hydra.test", "other.test"])
     with pytest.raises(RemoteServerFailed):
         await federation.house.rooms.locator.locate("#deep:gone.test")
+
+
+async def test_a_large_room(
+    database: Database, hydra: RemoteServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2,000 members and 3,000 other pieces of state, from the first question to being in, signatures and all."""
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra)
+    room.fill(2000, hydra)
+    for number in range(3000):
+        room.send("m.space.child", {"via": ["hydra.test"]}, f"!child{number}:hydra.test")
+    for short in (False, True):
+        resident = Resident(hydra, room, short=short)
+        started = time.perf_counter()
+        await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+        seconds = time.perf_counter() - started
+        with capsys.disabled():
+            sys.stdout.write(f" in by a {'short' if short else 'whole'} answer after {seconds:.2f} s ")
+        assert len(resident.taken) == 1
+        if not short:
+            await federation.house.rooms.leaving.leave(alice, room.id)
+            room.member(ALICE, "leave", by=federation.us)
+    started = time.perf_counter()
+    federation.filler.start()
+    await federation.house.whole.get(room.id)
+    await federation.filler.stop()
+    with capsys.disabled():
+        sys.stdout.write(f"whole {time.perf_counter() - started:.2f} s later ")
+    assert (await federation.house.head(room.id)).joined_count == 2002
