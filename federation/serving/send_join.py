@@ -88,7 +88,7 @@ class SendJoin:
         incoming = await verified(self._reader, head.version, whole, offer.room_id)
         await accept(self._intake, incoming)
         return await self._answers.answer(
-            room, incoming, servers=_servers_before(head, event.sender), omit_members=omit_members
+            head, incoming, servers=_servers_before(head, event.sender), omit_members=omit_members
         )
 
     async def _vouched_for(self, head: RoomHead, event: Event) -> Mapping[str, Any]:
