@@ -22,11 +22,25 @@ class StoredPdu(NamedTuple):
     pdu: str
 
 
+class StoredId(NamedTuple):
+    """An event by its id alone, with the ordinals of its auth chain as a roaring bitmap."""
+
+    ordinal: int
+    event_id: str
+    auth_chain: bytes | None
+
+
 _BY_ORDINALS = Prepared(
     """SELECT e.ordinal, e.type, e.state_key, e.auth_chain, e.pdu
     FROM unnest(%s::int[]) AS w(ordinal) JOIN events e ON e.room = %s AND e.ordinal = w.ordinal
     WHERE (%s::text[] IS NULL OR e.type <> 'm.room.member' OR e.state_key = ANY (%s::text[]))
       AND e.flags & 1 = 0"""
+)
+
+_IDS_BY_ORDINALS = Prepared(
+    """SELECT e.ordinal, e.event_id, e.auth_chain
+    FROM unnest(%s::int[]) AS w(ordinal) JOIN events e ON e.room = %s AND e.ordinal = w.ordinal
+    WHERE e.flags & 1 = 0"""
 )
 
 
@@ -45,3 +59,8 @@ class PduStore:
             "pdus_by_ordinals", _BY_ORDINALS, (list(ordinals), room, users, users)
         )
         return [StoredPdu._make(row) for row in rows]
+
+    async def ids_by_ordinals(self, room: int, ordinals: Iterable[int]) -> list[StoredId]:
+        """The same events, without their JSON."""
+        rows = await self._database.fetch("pdu_ids_by_ordinals", _IDS_BY_ORDINALS, (list(ordinals), room))
+        return [StoredId._make(row) for row in rows]
