@@ -15,14 +15,7 @@ from federation.inbound.assembly import new_fetcher
 from federation.inbound.reading import PduReader
 from federation.keys.keyring import Keyring
 from federation.keys.own import OwnKeys
-from federation.membership.filling import PartialFiller
-from federation.membership.inviting import RemoteInviting
-from federation.membership.joining import RemoteJoining
-from federation.membership.knocking import RemoteKnocking
-from federation.membership.leaving import RemoteLeaving
-from federation.membership.remote import FederatedRooms
-from federation.membership.templates import Templates
-from homeserver.rooms.arrival import OutOfBand, RoomArrival, RoomCompletion
+from federation.membership.assembly import RemoteMembership
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine import Plan
 from homeserver.rooms.engine.working import Signer
@@ -31,8 +24,6 @@ from homeserver.rooms.intake.knowledge import States
 from homeserver.rooms.intake.room_intake import Prepared, RoomIntake
 from storage.arrivals import ArrivalStore
 from storage.database import Database
-from storage.memberships import MembershipStore
-from storage.partial_rooms import PartialRoomStore
 from storage.received import ReceivedStore
 from storage.room_history import RoomHistoryStore
 from storage.server_keys import ServerKeyStore
@@ -87,7 +78,6 @@ class Federation:
         self.us = RemoteServer(OURS, key=KEY)
         self.intake = RecordingIntake(_intake(database, engine))
         self.process = Process.on(engine)
-        self.entered_in_part = 0
         client = FederationClient(
             server_name=OURS,
             signing_key=KEY,
@@ -103,85 +93,24 @@ class Federation:
             now=now_ms,
         )
         self.reader = PduReader(keyring, breathe=pause)
-        store = ArrivalStore(database)
-        self.arrival = RoomArrival(
-            cache=engine.cache,
-            stream=engine.stream,
-            committer=engine.committer,
-            store=store,
-            events=engine.events,
+        membership = RemoteMembership.build(
+            reactor,
+            engine,
             intake=self.intake,
-            server_name=OURS,
-            pause=pause,
-        )
-        self.out_of_band = OutOfBand(
-            cache=engine.cache,
-            stream=engine.stream,
-            committer=engine.committer,
-            store=store,
-            events=engine.events,
-            memberships=MembershipStore(database),
-            signer=Signer(OURS, KEY),
-            now=now_ms,
-        )
-        self.remote = self._remote()
-        self.filler = self._filler(database)
-        self.house: House
-
-    def _remote(self) -> FederatedRooms:
-        templates = Templates(signer=Signer(OURS, KEY), now=now_ms)
-        self.joining = RemoteJoining(
             calls=self.calls,
             reader=self.reader,
-            arrival=self.arrival,
-            templates=templates,
-            server_name=OURS,
-            clock=reactor.seconds,
-            entered_in_part=self._entered_in_part,
-        )
-        return FederatedRooms(
-            joining=self.joining,
-            knocking=RemoteKnocking(
-                calls=self.calls, out_of_band=self.out_of_band, templates=templates, server_name=OURS
-            ),
-            leaving=RemoteLeaving(
-                calls=self.calls,
-                out_of_band=self.out_of_band,
-                templates=templates,
-                server_name=OURS,
-                scheduler=reactor,
-            ),
-            inviting=RemoteInviting(
-                calls=self.calls, intake=self.intake, cache=self.engine.cache, members=self.engine.gate
-            ),
-            calls=self.calls,
-        )
-
-    def _entered_in_part(self) -> None:
-        self.entered_in_part += 1
-        self.filler.wake()
-
-    def _filler(self, database: Database) -> PartialFiller:
-        partial, engine = PartialRoomStore(database), self.engine
-        return PartialFiller(
-            partial=partial,
             fetcher=new_fetcher(
                 reactor, database=database, calls=self.calls, reader=self.reader, intake=self.intake.real
             ),
-            completion=RoomCompletion(
-                cache=engine.cache,
-                stream=engine.stream,
-                committer=engine.committer,
-                store=ArrivalStore(database),
-                partial=partial,
-                events=engine.events,
-                server_name=OURS,
-                pause=pause,
-            ),
-            cache=engine.cache,
-            server_name=OURS,
-            scheduler=reactor,
+            signer=Signer(OURS, KEY),
+            now=now_ms,
+            pause=pause,
         )
+        self.remote = membership.rooms
+        self.joining = membership.joining
+        self.out_of_band = membership.out_of_band
+        self.filler = membership.filler
+        self.house: House
 
     @classmethod
     async def open(cls, database: Database, *servers: RemoteServer) -> Federation:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our side of membership in other servers' rooms, put together in the order of its needs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from federation.client.calls import FederationCalls
+from federation.membership.filling import PartialFiller, StateFetcher
+from federation.membership.inviting import InviteIntake, MemberReader, RemoteInviting
+from federation.membership.joining import Reader, RemoteJoining
+from federation.membership.knocking import RemoteKnocking
+from federation.membership.leaving import RemoteLeaving
+from federation.membership.remote import FederatedRooms
+from federation.membership.templates import Templates
+from homeserver.rooms.arrival import OutOfBand, RoomArrival, RoomCompletion
+from homeserver.rooms.engine import RoomCache
+from homeserver.rooms.engine.working import Signer
+from homeserver.stream import Committer, Stream
+from storage.arrivals import ArrivalStore
+from storage.database import Database
+from storage.events import EventStore
+from storage.memberships import MembershipStore
+from storage.partial_rooms import PartialRoomStore
+
+
+class Rooms(Protocol):
+    """What of the process's rooms is used; `homeserver.app.core.Core` has it."""
+
+    @property
+    def database(self) -> Database: ...
+    @property
+    def stream(self) -> Stream: ...
+    @property
+    def committer(self) -> Committer: ...
+    @property
+    def cache(self) -> RoomCache: ...
+    @property
+    def events(self) -> EventStore: ...
+    @property
+    def gate(self) -> MemberReader: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteMembership:
+    """Built by `build`; `start` it when all is built, `stop` it before what it stands on."""
+
+    rooms: FederatedRooms
+    """For the room services."""
+    joining: RemoteJoining
+    """For who must wait for joins under way."""
+    out_of_band: OutOfBand
+    """For invites of other servers, and their end."""
+    filler: PartialFiller
+
+    def start(self) -> None:
+        """Begin to fill rooms that were entered by a short answer."""
+        self.filler.start()
+
+    async def stop(self) -> None:
+        """End it; nothing is lost."""
+        await self.filler.stop()
+
+    @classmethod
+    def build(
+        cls,
+        reactor: Any,
+        core: Rooms,
+        *,
+        intake: InviteIntake,
+        calls: FederationCalls,
+        reader: Reader,
+        fetcher: StateFetcher,
+        signer: Signer,
+        now: Callable[[], int],
+        pause: Callable[[], Awaitable[None]],
+    ) -> RemoteMembership:
+        """`now`: milliseconds since 1970; `pause` lets others have the reactor."""
+        name, store = signer.server_name, ArrivalStore(core.database)
+        partial, templates = PartialRoomStore(core.database), Templates(signer=signer, now=now)
+        completion = RoomCompletion(
+            cache=core.cache,
+            stream=core.stream,
+            committer=core.committer,
+            store=store,
+            partial=partial,
+            events=core.events,
+            server_name=name,
+            pause=pause,
+        )
+        filler = PartialFiller(
+            partial=partial,
+            fetcher=fetcher,
+            completion=completion,
+            cache=core.cache,
+            server_name=name,
+            scheduler=reactor,
+        )
+        arrival = RoomArrival(
+            cache=core.cache,
+            stream=core.stream,
+            committer=core.committer,
+            store=store,
+            events=core.events,
+            intake=intake,
+            server_name=name,
+            pause=pause,
+        )
+        out_of_band = OutOfBand(
+            cache=core.cache,
+            stream=core.stream,
+            committer=core.committer,
+            store=store,
+            events=core.events,
+            memberships=MembershipStore(core.database),
+            signer=signer,
+            now=now,
+        )
+        joining = RemoteJoining(
+            calls=calls,
+            reader=reader,
+            arrival=arrival,
+            templates=templates,
+            server_name=name,
+            clock=reactor.seconds,
+            entered_in_part=filler.wake,
+        )
+        knocking = RemoteKnocking(calls=calls, out_of_band=out_of_band, templates=templates, server_name=name)
+        leaving = RemoteLeaving(
+            calls=calls, out_of_band=out_of_band, templates=templates, server_name=name, scheduler=reactor
+        )
+        inviting = RemoteInviting(calls=calls, intake=intake, cache=core.cache, members=core.gate)
+        rooms = FederatedRooms(
+            joining=joining, knocking=knocking, leaving=leaving, inviting=inviting, calls=calls
+        )
+        return cls(rooms, joining, out_of_band, filler)
