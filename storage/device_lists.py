@@ -155,8 +155,11 @@ UPDATE remote_device_lists r SET retry_ts = %(later)s WHERE r.user_id IN (
 RETURNING r.user_id
 """
 _FORGET_UNSEEN = """
-DELETE FROM remote_device_lists r WHERE r.stale AND r.user_id = ANY (%s) AND NOT EXISTS (
-    SELECT FROM memberships m WHERE m.user_id = r.user_id AND m.until IS NULL AND m.membership = 'join')
+WITH gone AS (
+    DELETE FROM remote_device_lists r WHERE r.stale AND r.user_id = ANY (%s) AND NOT EXISTS (
+        SELECT FROM memberships m WHERE m.user_id = r.user_id AND m.until IS NULL AND m.membership = 'join')
+    RETURNING r.user_id)
+DELETE FROM cross_signing_keys k USING gone WHERE k.user_id = gone.user_id
 """
 
 

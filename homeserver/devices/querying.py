@@ -49,8 +49,8 @@ class UserDevices:
     self_signing_key: JsonObject | None
 
 
-class KeyQuery:
-    """Answers queries."""
+class StoredKeys:
+    """The keys that are here: of our users, and kept ones of others. Serves other servers."""
 
     def __init__(
         self,
@@ -58,38 +58,18 @@ class KeyQuery:
         device_keys: DeviceKeyStore,
         cross_signing: CrossSigningStore,
         lists: DeviceListStore,
-        remote: RemoteKeys,
         is_local: Callable[[str], bool],
     ) -> None:
         self._device_keys = device_keys
         self._cross_signing = cross_signing
         self._lists = lists
-        self._remote = remote
         self._is_local = is_local
-
-    async def query(self, user_id: str, wanted: Wanted, timeout: float) -> KeysAnswer:
-        """For one of our users; other servers get `timeout` seconds. Raises TooLarge."""
-        if len(wanted) > MOST_USERS:
-            raise TooLarge(f"Keys of at most {MOST_USERS} users can be queried at once")
-        local = [each for each in wanted if self._is_local(each)]
-        others = [each for each in wanted if not self._is_local(each)]
-        kept = sorted(await self._remote.kept(others)) if others else []
-        answer = await self._read(wanted, local, kept, user_id)
-        missing = {each: wanted[each] for each in set(others).difference(kept)}
-        if missing:
-            remote = await self._remote.query(user_id, missing, min(timeout, LONGEST_TIMEOUT))
-            await self._add_signatures(remote.master_keys, user_id)
-            answer.device_keys.update(remote.device_keys)
-            answer.master_keys.update(remote.master_keys)
-            answer.self_signing_keys.update(remote.self_signing_keys)
-            answer.failures.update(remote.failures)
-        return answer
 
     async def query_for_server(self, wanted: Wanted) -> KeysAnswer:
         """For another server, about our users only. Raises TooLarge."""
         if len(wanted) > MOST_USERS:
             raise TooLarge(f"Keys of at most {MOST_USERS} users can be queried at once")
-        return await self._read(wanted, [each for each in wanted if self._is_local(each)], (), None)
+        return await self.read(wanted, [each for each in wanted if self._is_local(each)], (), None)
 
     async def devices_for_server(self, user_id: str) -> UserDevices:
         """All devices of one of our users. The stream id is no newer than the devices."""
@@ -104,9 +84,10 @@ class KeyQuery:
         master, own = answer.master_keys.get(user_id), answer.self_signing_keys.get(user_id)
         return UserDevices(stream_id, devices, master, own)
 
-    async def _read(
+    async def read(
         self, wanted: Wanted, local: Sequence[str], kept: Sequence[str], viewer: str | None
     ) -> KeysAnswer:
+        """What is here of our users and of others that are kept, as `viewer` sees it (None: another server)."""
         answer = KeysAnswer(device_keys={user_id: {} for user_id in (*local, *kept)})
         users = [*local, *kept]
         if not users:
@@ -143,6 +124,41 @@ class KeyQuery:
         ]
         devices, keys, signatures = await gatherResults(asked, consumeErrors=True)
         return devices, keys, signatures
+
+
+class KeyQuery:
+    """Answers our users' queries."""
+
+    def __init__(
+        self,
+        *,
+        stored: StoredKeys,
+        cross_signing: CrossSigningStore,
+        remote: RemoteKeys,
+        is_local: Callable[[str], bool],
+    ) -> None:
+        self._stored = stored
+        self._cross_signing = cross_signing
+        self._remote = remote
+        self._is_local = is_local
+
+    async def query(self, user_id: str, wanted: Wanted, timeout: float) -> KeysAnswer:
+        """For one of our users; other servers get `timeout` seconds. Raises TooLarge."""
+        if len(wanted) > MOST_USERS:
+            raise TooLarge(f"Keys of at most {MOST_USERS} users can be queried at once")
+        local = [each for each in wanted if self._is_local(each)]
+        others = [each for each in wanted if not self._is_local(each)]
+        kept = sorted(await self._remote.kept(others)) if others else []
+        answer = await self._stored.read(wanted, local, kept, user_id)
+        missing = {each: wanted[each] for each in set(others).difference(kept)}
+        if missing:
+            remote = await self._remote.query(user_id, missing, min(timeout, LONGEST_TIMEOUT))
+            await self._add_signatures(remote.master_keys, user_id)
+            answer.device_keys.update(remote.device_keys)
+            answer.master_keys.update(remote.master_keys)
+            answer.self_signing_keys.update(remote.self_signing_keys)
+            answer.failures.update(remote.failures)
+        return answer
 
     async def _add_signatures(self, master_keys: dict[str, JsonObject], viewer: str) -> None:
         """Add what the viewer signed to keys that came from elsewhere."""

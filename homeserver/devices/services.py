@@ -18,7 +18,7 @@ from homeserver.devices.lists import DeviceLists
 from homeserver.devices.member_moves import MemberMoves
 from homeserver.devices.messages import ToDevice
 from homeserver.devices.news import DeviceNews
-from homeserver.devices.querying import KeyQuery
+from homeserver.devices.querying import KeyQuery, StoredKeys
 from homeserver.devices.remote import Announcing, RemoteDevices, RemoteKeys
 from homeserver.devices.signatures import Signatures
 from homeserver.devices.uploading import KeyUpload
@@ -68,6 +68,19 @@ class Upkeep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceGround:
+    """What the services stand on, and those that speak to other servers need: lists, and the keys that are here."""
+
+    origin: str
+    database: Database
+    committer: Committer
+    news: DeviceNews
+    lists: DeviceLists
+    stored_keys: StoredKeys
+    is_local: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceServices:
     """The services, each for whoever needs it."""
 
@@ -75,6 +88,7 @@ class DeviceServices:
     stream_store: StreamStore
     news: DeviceNews
     lists: DeviceLists
+    stored_keys: StoredKeys
     counts: KeyCounts
     upload: KeyUpload
     query: KeyQuery
@@ -96,32 +110,35 @@ class DeviceServices:
         await self.upkeep.stop()
 
 
-def build_device_services(
+def build_stored_keys(database: Database, server_name: str) -> StoredKeys:
+    """The keys that are here, for what is built before the services."""
+    return StoredKeys(
+        device_keys=DeviceKeyStore(database),
+        cross_signing=CrossSigningStore(database),
+        lists=DeviceListStore(database),
+        is_local=local_to(server_name),
+    )
+
+
+def local_to(server_name: str) -> Callable[[str], bool]:
+    """Tells whether a user id is one of that server."""
+    return lambda user_id: user_id.partition(":")[2] == server_name
+
+
+def build_device_ground(
     *,
-    reactor: Any,
     origin: str,
+    server_name: str,
     database: Database,
     stream: Stream,
-    stream_store: StreamStore,
     committer: Committer,
     cache: RoomCache,
     user_rooms: UserRooms,
     readers: Callable[[int], Iterable[str]],
-    reauthentication: Reauthentication,
-    server_name: str,
-    now: Callable[[], int],
-    remote_keys: RemoteKeys,
-    remote_devices: RemoteDevices,
+    stored_keys: StoredKeys,
     announcing: Announcing,
-) -> DeviceServices:
-    """Build them; nothing runs before `start`. `readers` gives, of the users who wait, those in a room."""
-    own = ":" + server_name
-
-    def is_local(user_id: str) -> bool:
-        return user_id.endswith(own) and user_id.partition(":")[2] == server_name
-
-    device_keys, cross_signing = DeviceKeyStore(database), CrossSigningStore(database)
-    one_time_keys, list_store = OneTimeKeyStore(database), DeviceListStore(database)
+) -> DeviceGround:
+    """Build it, subscribed to the stream. `readers` gives, of the users who wait, those in a room."""
     news = DeviceNews(
         origin=origin,
         position=stream.position,
@@ -131,9 +148,10 @@ def build_device_services(
     member_moves = MemberMoves(stream.position, cache)
     stream.subscribe(news)
     stream.subscribe(member_moves)
+    is_local = local_to(server_name)
     lists = DeviceLists(
         origin=origin,
-        store=list_store,
+        store=DeviceListStore(database),
         news=news,
         member_moves=member_moves,
         user_rooms=user_rooms,
@@ -141,6 +159,33 @@ def build_device_services(
         announcing=announcing,
         is_local=is_local,
     )
+    return DeviceGround(
+        origin=origin,
+        database=database,
+        committer=committer,
+        news=news,
+        lists=lists,
+        stored_keys=stored_keys,
+        is_local=is_local,
+    )
+
+
+def build_device_services(
+    ground: DeviceGround,
+    *,
+    reactor: Any,
+    stream: Stream,
+    stream_store: StreamStore,
+    reauthentication: Reauthentication,
+    now: Callable[[], int],
+    remote_keys: RemoteKeys,
+    remote_devices: RemoteDevices,
+) -> DeviceServices:
+    """Build them; nothing runs before `start`."""
+    origin, database, committer = ground.origin, ground.database, ground.committer
+    news, lists, is_local = ground.news, ground.lists, ground.is_local
+    device_keys, cross_signing = DeviceKeyStore(database), CrossSigningStore(database)
+    one_time_keys = OneTimeKeyStore(database)
     counts = KeyCounts(
         origin=origin, store=one_time_keys, news=news, committer=committer, position=lambda: stream.position
     )
@@ -158,6 +203,7 @@ def build_device_services(
         stream_store=stream_store,
         news=news,
         lists=lists,
+        stored_keys=ground.stored_keys,
         counts=counts,
         upload=KeyUpload(
             database=database,
@@ -168,9 +214,8 @@ def build_device_services(
             counts=counts,
         ),
         query=KeyQuery(
-            device_keys=device_keys,
+            stored=ground.stored_keys,
             cross_signing=cross_signing,
-            lists=list_store,
             remote=remote_keys,
             is_local=is_local,
         ),

@@ -11,7 +11,12 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from homeserver.devices.remote import NoAnnouncing, NoRemoteDevices, NoRemoteKeys
-from homeserver.devices.services import DeviceServices, build_device_services
+from homeserver.devices.services import (
+    DeviceServices,
+    build_device_ground,
+    build_device_services,
+    build_stored_keys,
+)
 from homeserver.errors import UiaRequired
 from homeserver.protocol.signing import SigningKey, sign_json
 from homeserver.rooms.engine.writer import concerned
@@ -55,22 +60,28 @@ class Process:
             return list(waiting) if room is None else concerned(room.head, waiting)
 
         reauthentication = FakeReauthentication()
-        devices = build_device_services(
-            reactor=reactor,
+        ground = build_device_ground(
             origin=stream._origin,
+            server_name="localhost",
             database=database,
             stream=stream,
-            stream_store=StreamStore(database, "test"),
             committer=engine.committer,
             cache=cache,
             user_rooms=engine.user_rooms,
             readers=readers,
-            reauthentication=reauthentication,
-            server_name="localhost",
-            now=lambda: START,
-            remote_keys=remote.get("keys", NoRemoteKeys()),
-            remote_devices=remote.get("devices", NoRemoteDevices()),
+            stored_keys=build_stored_keys(database, "localhost"),
             announcing=remote.get("announcing", NoAnnouncing()),
+        )
+        keys = remote.get("keys", NoRemoteKeys())
+        devices = build_device_services(
+            ground,
+            reactor=reactor,
+            stream=stream,
+            stream_store=StreamStore(database, "test"),
+            reauthentication=reauthentication,
+            now=lambda: START,
+            remote_keys=keys(ground, engine.user_rooms) if callable(keys) else keys,
+            remote_devices=remote.get("devices", NoRemoteDevices()),
         )
         await database.listen("devices", devices.news.heard)
         await database.listen("device_list_dues", devices.lists.heard)
@@ -118,11 +129,11 @@ class Process:
         )
         return Device(user_id, device_id)
 
-    async def upload(self, device: Device, keys: int = 0, **more: Any) -> dict[str, int]:
+    async def upload(self, device: Device, count: int = 0, **more: Any) -> dict[str, int]:
         """Upload a device's identity keys with that many one-time keys."""
         upload = {
             "device_keys": device.keys(),
-            "one_time_keys": device.one_time_keys(keys),
+            "one_time_keys": device.one_time_keys(count),
             "fallback_keys": {},
             **more,
         }

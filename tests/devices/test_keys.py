@@ -107,7 +107,7 @@ async def test_what_has_not_the_form_of_one_time_keys(database: Database, keys: 
     phone = await process.log_in(ALICE, "PHONE")
     for kind in ("one_time_keys", "fallback_keys"):
         with pytest.raises(BadJson):
-            await process.upload(phone, **{kind: keys})
+            await process.upload(phone, 0, **{kind: keys})
     assert await process.upload(phone) == {}
 
 
@@ -222,7 +222,7 @@ async def test_who_sees_which_signatures_and_keys(database: Database) -> None:
         assert set(answer.master_keys[ALICE].get("signatures", {})) == signers
         assert set(answer.user_signing_keys) == ({ALICE} if viewer == ALICE else set())
         assert set(answer.self_signing_keys) == {ALICE}
-    served = await process.devices.query.query_for_server({ALICE: (), BOB: (), "@x:elsewhere": ()})
+    served = await process.devices.stored_keys.query_for_server({ALICE: (), BOB: (), "@x:elsewhere": ()})
     assert set(served.master_keys) == {ALICE, BOB} and not served.user_signing_keys
     assert "signatures" not in served.master_keys[ALICE]
 

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Telling the servers that share a room with our users of changes of their devices and cross-signing keys.
+
+`m.device_list_update` and `m.signing_key_update` (server-server API, "Device Management"). What is to be announced was
+written with the change itself; one process at a time takes it, in order, and removes it when it is in the outbox: so
+each is announced at least once, whatever ends in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from federation.outbound.outbox import OutgoingEdu
+from homeserver.devices.querying import KeysAnswer
+from storage.database import Database, Transaction
+from storage.device_lists import Announcement, DeviceListStore
+
+PORTION: Final = 100
+ROUND_SECONDS: Final = 60.0
+
+
+class Outbox(Protocol):
+    """`federation.outbound.Outbox`."""
+
+    async def keep(self, edus: Sequence[OutgoingEdu]) -> None: ...
+
+
+class Neighbours(Protocol):
+    """`homeserver.rooms.neighbours.Neighbours`."""
+
+    async def servers_of(self, user_id: str) -> Collection[str]: ...
+
+
+class Keys(Protocol):
+    """`homeserver.devices.querying.StoredKeys`."""
+
+    async def query_for_server(self, wanted: Mapping[str, Sequence[str]]) -> KeysAnswer: ...
+
+
+class DeviceAnnouncer:
+    """One per process. See `homeserver.devices.remote.Announcing`."""
+
+    wanted = True
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        database: Database,
+        store: DeviceListStore,
+        keys: Keys,
+        neighbours: Neighbours,
+        outbox: Outbox,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._keys = keys
+        self._neighbours = neighbours
+        self._outbox = outbox
+        self._again = False
+        self._working: Deferred[None] | None = None
+        self._loop = LoopingCall(self.due)
+        self._loop.clock = reactor
+
+    def start(self) -> None:
+        """Announce what was left by another process, and look for such now and then."""
+        self._loop.start(ROUND_SECONDS)
+
+    async def stop(self) -> None:
+        """Begin nothing more, and wait for what is under way."""
+        if self._loop.running:
+            self._loop.stop()
+        self._again = False
+        if self._working is not None:
+            await self._working
+
+    def due(self) -> None:
+        """There may be something to announce."""
+        if self._working is not None:
+            self._again = True
+            return
+        self._working = Deferred.fromCoroutine(self._work())
+
+    async def introduce(self, user_id: str, servers: Iterable[str]) -> None:
+        """Tell servers that did not share a room with the user before of all of the user's devices."""
+        stream_id = await self._store.stream_id(user_id)
+        answer = await self._keys.query_for_server({user_id: ()})
+        devices = answer.device_keys.get(user_id, {})
+        contents = [
+            _update(user_id, device_id, stream_id, [], keys) for device_id, keys in sorted(devices.items())
+        ]
+        await self._outbox.keep(
+            [
+                OutgoingEdu(server, "m.device_list_update", content)
+                for server in sorted(servers)
+                for content in contents
+            ]
+        )
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                self._again = False
+                while await self._database.transaction("announce_devices", self._portion) == PORTION:
+                    pass
+                if not self._again:
+                    break
+        except Exception:
+            self._log.failure("changes of devices could not be announced; it is tried again")
+        finally:
+            self._working = None
+
+    async def _portion(self, txn: Transaction) -> int:
+        """Announce the oldest changes; how many. The lock is held meanwhile, so that their order stays."""
+        if not await self._store.lock_announcing_txn(txn):
+            return 0
+        announcements = await self._store.announcements_txn(txn, PORTION)
+        if announcements:
+            await self._outbox.keep(await self._edus(announcements))
+            await self._store.announced_txn(txn, announcements)
+        return len(announcements)
+
+    async def _edus(self, announcements: Sequence[Announcement]) -> list[OutgoingEdu]:
+        users = {each.user_id for each in announcements}
+        servers = {user_id: sorted(await self._neighbours.servers_of(user_id)) for user_id in users}
+        users = {user_id for user_id in users if servers[user_id]}
+        answer = await self._keys.query_for_server(dict.fromkeys(users, ()))
+        edus: list[OutgoingEdu] = []
+        for each in announcements:
+            if not servers[each.user_id]:
+                continue
+            edu_type, content = _content(each, answer)
+            edus += [OutgoingEdu(server, edu_type, content) for server in servers[each.user_id]]
+        return edus
+
+
+def _content(announcement: Announcement, answer: KeysAnswer) -> tuple[str, dict[str, Any]]:
+    user_id, device_id = announcement.user_id, announcement.device_id
+    if not device_id:
+        content: dict[str, Any] = {"user_id": user_id}
+        for name, keys in (
+            ("master_key", answer.master_keys),
+            ("self_signing_key", answer.self_signing_keys),
+        ):
+            if user_id in keys:
+                content[name] = keys[user_id]
+        return "m.signing_key_update", content
+    stream_id = announcement.stream_id or 0
+    previous = [stream_id - 1] if stream_id > 1 else []
+    device = answer.device_keys.get(user_id, {}).get(device_id)
+    return "m.device_list_update", _update(user_id, device_id, stream_id, previous, device)
+
+
+def _update(
+    user_id: str, device_id: str, stream_id: int, previous: list[int], keys: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The content of an update; `keys` None: the device is gone."""
+    update: dict[str, Any] = {
+        "user_id": user_id,
+        "device_id": device_id,
+        "stream_id": stream_id,
+        "prev_id": previous,
+    }
+    if keys is None:
+        return {**update, "deleted": True}
+    name = keys["unsigned"].get("device_display_name")
+    if name is not None:
+        update["device_display_name"] = name
+    update["keys"] = {key: value for key, value in keys.items() if key != "unsigned"}
+    return update

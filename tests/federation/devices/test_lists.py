@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists of devices of other servers' users: read once, kept right by updates, read again when that cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.task import deferLater
+
+from storage.database import Database
+from tests.devices.devices_fixture import START, Identity
+from tests.devices.test_lists import NOTHING, leave
+from tests.federation.devices.neighbourhood import THEIRS, XENIA, YVES, Neighbourhood
+from tests.reactor import reactor
+from tests.rooms.engine_fixture import ALICE, BOB
+
+
+async def met(database: Database) -> tuple[Neighbourhood, str]:
+    """Alice and Xenia share a room, and Xenia's list was read."""
+    here = await Neighbourhood.open(database)
+    room = await here.process.engine.new_room()
+    await here.process.engine.join(room.room_id, XENIA)
+    await here.process.log_in(ALICE, "A")
+    here.theirs.has(XENIA, "X1")
+    await here.query(ALICE, XENIA)
+    here.asked()
+    return here, room.room_id
+
+
+async def test_a_list_is_read_once_while_a_room_is_shared(database: Database) -> None:
+    here, _ = await met(database)
+    here.gains_identity(XENIA)
+    answer = await here.query(ALICE, XENIA)
+    assert here.asked() == []
+    assert set(answer.device_keys[XENIA]) == {"X1"} and answer.failures == {}
+    answer = await here.query(ALICE, YVES)
+    assert here.asked() == ["keys_query"], "there is no room in which we would hear of changes"
+    await here.query(ALICE, YVES)
+    assert here.asked() == ["keys_query"]
+
+
+async def test_what_they_say_of_others_is_not_believed(database: Database) -> None:
+    here = await Neighbourhood.open(database)
+    here.theirs.devices[XENIA] = {"X1": {"user_id": BOB}, "X2": {}, "X3": 1, "X4": "no"}  # type: ignore[dict-item]
+    here.theirs.masters = {ALICE: Identity(ALICE).keys()["master"], XENIA: {"keys": 1}}
+    answer = await here.query(ALICE, XENIA)
+    assert answer.device_keys == {XENIA: {}} and answer.master_keys == {}
+
+
+async def test_updates_keep_the_list_right(database: Database) -> None:
+    """A new device, a changed one, a deleted one: our users who share the room hear of each."""
+    here, _ = await met(database)
+    for change in ("new", "changed", "deleted"):
+        since = here.process.position
+        if change == "deleted":
+            del here.theirs.devices[XENIA]["X1"]
+            here.theirs.stream_ids[XENIA] += 1
+            content = here.theirs.update(XENIA, "X1")
+        else:
+            device = "X2" if change == "new" else "X1"
+            here.theirs.has(XENIA, device, algorithms=[change])
+            content = here.theirs.update(XENIA, device, device_display_name=change)
+        await here.tell("m.device_list_update", content)
+        assert await here.process.changed(ALICE, since) == ({XENIA}, set())
+        answer = await here.query(ALICE, XENIA)
+        shown = {name: keys["algorithms"] for name, keys in answer.device_keys[XENIA].items()}
+        assert shown == {name: keys["algorithms"] for name, keys in here.theirs.devices[XENIA].items()}
+    assert here.asked() == []
+    since = here.process.position
+    await here.tell("m.device_list_update", content)
+    assert await here.process.changed(ALICE, since) == NOTHING, "it was delivered twice"
+
+
+async def test_after_a_gap_the_list_is_read_again(database: Database) -> None:
+    """And until that succeeds nothing old is told: the server is asked."""
+    here, _ = await met(database)
+    for name in ("X2", "X3"):
+        here.theirs.has(XENIA, name)
+    here.theirs.away = True
+    since = here.process.position
+    await here.tell("m.device_list_update", here.theirs.update(XENIA, "X3"))
+    await here.quiet()
+    assert here.asked() == ["user_devices"]
+    assert await here.process.changed(ALICE, since) == ({XENIA}, set())
+    answer = await here.query(ALICE, XENIA)
+    assert set(answer.failures) == {THEIRS} and answer.device_keys == {}
+    here.theirs.away = False
+    await database.execute("earlier", "UPDATE remote_device_lists SET retry_ts = %s", (START,))
+    here.asked()
+    since = here.process.position
+    here.lists.start()
+    while not here.theirs.asked:
+        await deferLater(reactor, 0)
+    await here.quiet()
+    assert here.asked() == ["user_devices"]
+    assert await here.process.changed(ALICE, since) == ({XENIA}, set())
+    answer = await here.query(ALICE, XENIA)
+    assert set(answer.device_keys[XENIA]) == {"X1", "X2", "X3"} and here.asked() == []
+    await here.lists.stop()
+
+
+@pytest.mark.parametrize("who", [XENIA, ALICE])
+async def test_who_goes_out_of_sight_is_not_believed_any_more(database: Database, who: str) -> None:
+    """Whether they left or the last of ours did: changes are not heard of then."""
+    here, room_id = await met(database)
+    await leave(here.process, room_id, who)
+    await here.process.engine.join(room_id, who)
+    here.theirs.has(XENIA, "X2")
+    answer = await here.query(ALICE, XENIA)
+    assert set(answer.device_keys[XENIA]) == {"X1", "X2"}
+    assert here.asked() == ["keys_query", "user_devices"]
+
+
+async def test_who_shares_no_room_cannot_make_us_write(database: Database) -> None:
+    here, _ = await met(database)
+    here.theirs.has(YVES, "Y1")
+    at = here.process.position
+    await here.tell("m.device_list_update", here.theirs.update(YVES, "Y1"))
+    keys = here.gains_identity(YVES)
+    await here.tell("m.signing_key_update", {"user_id": YVES, "master_key": keys["master"]})
+    assert here.process.position == at
+    for table in ("remote_device_lists", "device_list_dues"):
+        rows = await database.fetch("rows", f"SELECT 1 FROM {table} WHERE user_id = %s", (YVES,))
+        assert rows == []
+
+
+async def test_only_a_users_own_server_is_believed(database: Database) -> None:
+    here, _ = await met(database)
+    here.theirs.has(XENIA, "X2")
+    at = here.process.position
+    update = here.theirs.update(XENIA, "X2")
+    master = Identity(XENIA).keys()["master"]
+    await here.tell("m.device_list_update", update, origin="evil.example")
+    await here.tell("m.signing_key_update", {"user_id": XENIA, "master_key": master}, origin="evil.example")
+    await here.tell(
+        "m.signing_key_update", {"user_id": ALICE, "master_key": Identity(ALICE).keys()["master"]}
+    )
+    for name, value in (
+        ("user_id", 1),
+        ("user_id", ALICE),
+        ("device_id", None),
+        ("device_id", ""),
+        ("device_id", "a\0"),
+        ("device_id", "x" * 300),
+        ("stream_id", "1"),
+        ("stream_id", True),
+        ("stream_id", 2**70),
+        ("prev_id", "1"),
+        ("prev_id", [None]),
+    ):
+        await here.tell("m.device_list_update", {**update, name: value})
+    assert here.process.position == at
+    await here.quiet()
+
+
+async def test_their_cross_signing_keys_are_kept_with_the_list(database: Database) -> None:
+    here, _ = await met(database)
+    keys: Any = here.gains_identity(XENIA)
+    since = here.process.position
+    content = {"user_id": XENIA, "master_key": keys["master"], "self_signing_key": keys["self_signing"]}
+    await here.tell("m.signing_key_update", content)
+    assert await here.process.changed(ALICE, since) == ({XENIA}, set())
+    answer = await here.query(ALICE, XENIA)
+    assert answer.master_keys == {XENIA: keys["master"]} and here.asked() == []
+    alice = Identity(ALICE)
+    await here.process.devices.cross_signing.upload(ALICE, alice.keys(), None)
+    public = Identity(XENIA).public("master")
+    signed = alice.signs(keys["master"], "user_signing")
+    assert await here.process.devices.signatures.upload(ALICE, {XENIA: {public: signed}}) == {}
+    answer = await here.query(ALICE, XENIA)
+    assert set(answer.master_keys[XENIA]["signatures"]) == {ALICE}
+    assert "signatures" not in (await here.query(BOB, XENIA)).master_keys[XENIA]
+    await here.quiet()
