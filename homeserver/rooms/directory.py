@@ -79,8 +79,6 @@ class RoomDirectory:
         self, wanted: DirectoryFilter, *, limit: int | None = None, since: str | None = None
     ) -> DirectoryPage:
         """A page of the rooms that match, most members first. Raises InvalidParam for a token that is none."""
-        if not all(_is_storable(text) for text in (wanted.term, *(wanted.room_types or ()))):
-            raise InvalidParam("The filter contains what no room's name or type can")
         limit = DEFAULT_LIMIT if limit is None else max(1, min(limit, MAX_LIMIT))
         place, backwards = _place(since)
         term = wanted.term[:MAX_TERM].strip() if wanted.term else None
@@ -149,11 +147,6 @@ def listed_room_json(room: ListedRoom) -> Mapping[str, Any]:
         if value:
             chunk[key] = value
     return chunk
-
-
-def _is_storable(text: str | None) -> bool:
-    """Whether Postgres can be asked for it: neither NUL nor half a surrogate pair."""
-    return text is None or ("\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text))
 
 
 def _place(token: str | None) -> tuple[ListPlace | None, bool]:
