@@ -215,4 +215,16 @@ _BESIDE = (
     _users("PUT", "/pushrules/global/underride/.m.rule.message/actions", {"actions": ["notify"]}),
 )  # fmt: skip
 
-ENDPOINTS: tuple[Endpoint, ...] = (*_ACCOUNTS, *_SYNC, *_ROOMS, *_BESIDE)
+_CROSS_SIGNING_KEY = {"user_id": "$me", "usage": ["master"], "keys": {"ed25519:made+up": "made+up"}}
+
+_ENCRYPTION = (
+    _guests("POST", "/keys/upload", {"device_keys": {"user_id": "$me", "device_id": "$device", "algorithms": ["m.olm.v1.curve25519-aes-sha2"], "keys": {"ed25519:$device": "made+up"}, "signatures": {"$me": {"ed25519:$device": "made+up"}}}, "one_time_keys": {"signed_curve25519:AAAA": {"key": "k", "signatures": {"$me": {"ed25519:$device": "s"}}}}, "fallback_keys": {"signed_curve25519:AAAB": {"key": "k", "fallback": True, "signatures": {}}}}),
+    _guests("POST", "/keys/query", {"device_keys": {"$bob": [], "$me": ["$device"]}, "timeout": 1000}),
+    _guests("POST", "/keys/claim", {"one_time_keys": {"$bob": {"DEVICE": "signed_curve25519"}}, "timeout": 1000}),
+    _users("GET", "/keys/changes", **{"from": "$since", "to": "$since"}),
+    _users("POST", "/keys/device_signing/upload", {"master_key": _CROSS_SIGNING_KEY, "self_signing_key": _CROSS_SIGNING_KEY, "user_signing_key": _CROSS_SIGNING_KEY, "auth": _PASSWORD}),
+    _users("POST", "/keys/signatures/upload", {"$me": {"$device": {"user_id": "$me", "signatures": {"$me": {"ed25519:x": "s"}}}}}),
+    _guests("PUT", "/sendToDevice/{eventType}/{txnId}", {"messages": {"$bob": {"*": {"any": "thing"}}}}),
+)  # fmt: skip
+
+ENDPOINTS: tuple[Endpoint, ...] = (*_ACCOUNTS, *_SYNC, *_ROOMS, *_BESIDE, *_ENCRYPTION)

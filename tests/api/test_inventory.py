@@ -125,6 +125,7 @@ def test_browsers_may_ask_first(wire: Wire, world: World) -> None:
 
 UNSTABLE = "/_matrix/client/unstable"
 PROMISED = {
+    "org.matrix.e2e_cross_signing": ("POST", "/keys/device_signing/upload"),
     "org.matrix.msc2432": ("GET", "/org.matrix.msc2432/rooms/{roomId}/aliases"),
     "org.matrix.msc3030": ("GET", "/org.matrix.msc3030/rooms/{roomId}/timestamp_to_event"),
     "org.matrix.msc3391": ("DELETE", "/org.matrix.msc3391/user/{userId}/account_data/{type}"),

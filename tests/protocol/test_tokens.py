@@ -41,7 +41,7 @@ def test_the_place_after_an_event_includes_it() -> None:
         "72",
         "s-1",
         "s1_",
-        "s1_2_3",
+        "s1_2_3_4",
         "S1",
         "s1 ",
         " s1",
@@ -63,3 +63,10 @@ def test_other_strings_are_no_sync_tokens(text: str) -> None:
 def test_other_strings_are_no_place_tokens(text: str) -> None:
     with pytest.raises(TokenError):
         PlaceToken.parse(text)
+
+
+def test_a_token_says_where_messages_to_the_device_broke_off() -> None:
+    """Only if they did: a token that goes on everywhere from one position stays as short as it was."""
+    assert SyncToken.parse("s7_5_3") == SyncToken(7, 5, 3) and str(SyncToken(7, 5, 3)) == "s7_5_3"
+    assert SyncToken(7, 5, 3).to_device_told == 3
+    assert str(SyncToken(7, 5)) == "s7_5" and SyncToken(7, 5).to_device_told == 7
