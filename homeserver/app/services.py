@@ -45,6 +45,7 @@ from homeserver.rooms.engine.writer import concerned
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.departure import RoomDeparture
 from homeserver.rooms.membership.propagation import ProfilePropagation
+from homeserver.rooms.reading.missing_history import NoMissingHistory
 from homeserver.rooms.reading.services import ReadingServices, build_reading_services
 from homeserver.rooms.services import RoomServices, build_room_services
 from homeserver.rooms.whole_rooms import WholeRooms
@@ -63,6 +64,7 @@ from homeserver.unread.service import Unread
 from homeserver.web.authentication import Authenticator
 from homeserver.web.rate_limits import RateLimits
 from storage.account_data import AccountDataStore
+from storage.gaps import GapStore
 from storage.notifications import NotificationStore
 from storage.presence import PresenceStore
 from storage.profiles import ProfileStore
@@ -204,6 +206,7 @@ def build_services(
         user_rooms=core.user_rooms,
         events=core.events,
         timelines=TimelineStore(core.database),
+        gaps=GapStore(core.database),
         history=RoomHistoryStore(core.database),
         relations=relations,
         published=published,
@@ -211,6 +214,7 @@ def build_services(
         permissions=permissions,
         presence=data.presence,
         whole=whole,
+        missing=NoMissingHistory(),
     )
     devices = _build_devices(reactor, config, core, accounts)
     device_sections = (

@@ -7,6 +7,7 @@ from homeserver.events import RoomEvent
 from homeserver.protocol.filters import RoomEventFilter
 from homeserver.rooms.access import RoomAccess, RoomGate
 from homeserver.rooms.reading import places
+from homeserver.rooms.reading.event_search import EventSearch
 from homeserver.rooms.reading.messages import IgnoredUsers
 from homeserver.rooms.reading.presenting import Client, Presenter, array, json_object, text
 from homeserver.rooms.reading.timeline import Range, TimelinePage, TimelineReader, wanted_by
@@ -23,12 +24,14 @@ class EventContext:
         self,
         *,
         gate: RoomGate,
+        search: EventSearch,
         timeline: TimelineReader,
         store: TimelineStore,
         ignored_users: IgnoredUsers,
         presenter: Presenter,
     ) -> None:
         self._gate = gate
+        self._search = search
         self._timeline = timeline
         self._store = store
         self._ignored = ignored_users
@@ -41,7 +44,7 @@ class EventContext:
 
         `limit` counts the neighbours on both sides together.
         """
-        access, target = await self._gate.access_event(client.user_id, room_id, event_id)
+        access, target = await self._search.access_event(client.user_id, room_id, event_id)
         limit = DEFAULT_LIMIT if limit is None else max(0, min(limit, MOST))
         ignored = await self._ignored.ignored(client.user_id)
         wanted = wanted_by(wish, ignored, access.room)

@@ -35,9 +35,11 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """Calls later; the reactor is one."""
+    """Calls later, and knows the time; the reactor is one."""
 
     def callLater(self, delay: float, call: Callable[[], object], /) -> Timer: ...  # noqa: N802
+
+    def seconds(self) -> float: ...
 
 
 class Ending(Protocol):

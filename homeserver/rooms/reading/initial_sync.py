@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
-from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.tokens import SyncToken
-from homeserver.rooms.access import RoomGate, Sight, with_event
+from homeserver.rooms.access import RoomGate, Sight
 from homeserver.rooms.engine import Room, RoomCache
 from homeserver.rooms.engine.snapshots import state_at
 from homeserver.rooms.reading import places
@@ -235,7 +234,7 @@ class InitialSync:
             if s.until is not None and timelines[s.room.key]
         }
         chains = await self._history.chains(
-            [(room, each.snapshot) for room, each in last.items() if each.snapshot]
+            [(room, each.current_snapshot) for room, each in last.items() if each.current_snapshot]
         )
         wanted: dict[int, tuple[Room, Collection[int]]] = {}
         for subject in subjects:
@@ -248,7 +247,7 @@ class InitialSync:
             elif left is None:
                 ordinals = ()
             else:
-                bits = state_at(chains[room.key, left.snapshot]) if left.snapshot else BitMap()
-                ordinals = list(with_event(bits, left))
+                snapshot = left.current_snapshot
+                ordinals = list(state_at(chains[room.key, snapshot])) if snapshot else ()
             wanted[room.key] = (room, ordinals)
         return await self._gate.load_many(wanted)

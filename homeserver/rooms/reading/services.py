@@ -11,11 +11,13 @@ from homeserver.rooms.engine import RoomCache
 from homeserver.rooms.reading.aggregations import Aggregations
 from homeserver.rooms.reading.by_time import EventsByTime
 from homeserver.rooms.reading.context import EventContext
+from homeserver.rooms.reading.event_search import EventSearch
 from homeserver.rooms.reading.event_stream import Clock, EventStream, Peekers
 from homeserver.rooms.reading.initial_sync import AccountData, InitialSync, Presence, Published
 from homeserver.rooms.reading.member_history import MemberHistory
 from homeserver.rooms.reading.members import RoomMembers
 from homeserver.rooms.reading.messages import InvitePermissions, Messages
+from homeserver.rooms.reading.missing_history import MissingHistory
 from homeserver.rooms.reading.places import Places
 from homeserver.rooms.reading.presenting import Presenter
 from homeserver.rooms.reading.relations import RelatedEvents
@@ -27,6 +29,7 @@ from homeserver.rooms.user_rooms import UserRooms
 from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.stream import Stream
 from storage.events import EventStore
+from storage.gaps import GapStore
 from storage.relations import RelationStore
 from storage.room_history import RoomHistoryStore
 from storage.timelines import TimelineStore
@@ -60,6 +63,7 @@ def build_reading_services(
     user_rooms: UserRooms,
     events: EventStore,
     timelines: TimelineStore,
+    gaps: GapStore,
     relations: RelationStore,
     history: RoomHistoryStore,
     published: Published,
@@ -67,12 +71,14 @@ def build_reading_services(
     permissions: InvitePermissions,
     presence: Presence,
     whole: WholeRooms,
+    missing: MissingHistory,
 ) -> ReadingServices:
     """Build them all. `now` gives milliseconds; `pause` lets the reactor turn in the middle of a long response."""
     aggregations = Aggregations(relations)
     presenter = Presenter(now=now, pause=pause, aggregations=aggregations)
     walks = Places(timelines)
-    timeline = TimelineReader(events=events, gate=gate, walks=walks)
+    timeline = TimelineReader(pages=gaps, gate=gate, walks=walks, missing=missing, seconds=clock.seconds)
+    search = EventSearch(gate=gate, cache=cache, missing=missing)
     peekers = Peekers()
     stream.subscribe(peekers)
     return ReadingServices(
@@ -85,12 +91,17 @@ def build_reading_services(
             presenter=presenter,
         ),
         context=EventContext(
-            gate=gate, timeline=timeline, store=timelines, ignored_users=account_data, presenter=presenter
+            gate=gate,
+            search=search,
+            timeline=timeline,
+            store=timelines,
+            ignored_users=account_data,
+            presenter=presenter,
         ),
         event=SingleEvent(
-            gate=gate, cache=cache, events=events, ignored_users=account_data, presenter=presenter
+            search=search, cache=cache, events=events, ignored_users=account_data, presenter=presenter
         ),
-        by_time=EventsByTime(gate=gate, store=timelines),
+        by_time=EventsByTime(gate=gate, store=timelines, gaps=gaps, missing=missing),
         state=RoomState(gate=gate, store=timelines, presenter=presenter),
         members=RoomMembers(
             gate=gate, walks=walks, events=events, store=timelines, presenter=presenter, whole=whole

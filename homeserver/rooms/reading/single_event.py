@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from homeserver.errors import Forbidden, NotFound
-from homeserver.rooms.access import RoomGate
 from homeserver.rooms.engine import RoomCache
+from homeserver.rooms.reading.event_search import EventSearch
 from homeserver.rooms.reading.messages import IgnoredUsers
 from homeserver.rooms.reading.presenting import Client, Presenter
 from storage.events import EventStore
@@ -17,13 +17,13 @@ class SingleEvent:
     def __init__(
         self,
         *,
-        gate: RoomGate,
+        search: EventSearch,
         cache: RoomCache,
         events: EventStore,
         ignored_users: IgnoredUsers,
         presenter: Presenter,
     ) -> None:
-        self._gate = gate
+        self._search = search
         self._cache = cache
         self._events = events
         self._ignored = ignored_users
@@ -32,7 +32,7 @@ class SingleEvent:
     async def get(self, client: Client, room_id: str, event_id: str) -> bytes:
         """The event, a JSON object. Raises NotFound, also where the user may not read the room."""
         try:
-            access, entry = await self._gate.access_event(client.user_id, room_id, event_id)
+            access, entry = await self._search.access_event(client.user_id, room_id, event_id)
         except Forbidden as refused:
             raise NotFound("Event not found") from refused
         ignored = await self._ignored.ignored(client.user_id)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.filters import RoomEventFilter
 from homeserver.rooms.access import RoomAccess, RoomGate
 from homeserver.rooms.engine import Room
 from homeserver.rooms.reading import places
-from storage.events import EventStore, StoredEvent, TimelinePlace
+from homeserver.rooms.reading.missing_history import MissingHistory
+from homeserver.rooms.reading.walking import Pages, Walk, given
+from storage.events import StoredEvent, TimelinePlace
 
 MOST_LOOKED_AT = 2000
 """Rows read for one page at most, the last batch aside."""
@@ -56,10 +57,21 @@ class Range:
 class TimelineReader:
     """Walks timelines. One per process."""
 
-    def __init__(self, *, events: EventStore, gate: RoomGate, walks: places.Places) -> None:
-        self._events = events
+    def __init__(
+        self,
+        *,
+        pages: Pages,
+        gate: RoomGate,
+        walks: places.Places,
+        missing: MissingHistory,
+        seconds: Callable[[], float],
+    ) -> None:
+        """`seconds` is the time, for how long a page waits for other servers."""
+        self._pages = pages
         self._gate = gate
         self._places = walks
+        self._missing = missing
+        self._seconds = seconds
 
     async def page(
         self,
@@ -74,14 +86,14 @@ class TimelineReader:
         `fetch` gives rows in the direction of the range; None: all there are in the timeline.
         """
         within = await self._within_reach(access, wanted_range)
-        if fetch is None:
-            fetch = partial(self._rows, access.room.key, within.backwards)
+        read = self._walk(access.room, within).rows if fetch is None else given(fetch)
         found: list[RoomEvent] = []
         place, looked_at = within.start, 0
         batch = max(limit + 1, 20) if wanted is None else max(2 * limit, 100)
         batch = min(batch, max(LARGEST_BATCH, limit + 1))
         while True:
-            rows = await fetch(place, batch)
+            portion = await read(place, batch)
+            rows = portion.rows
             for index, stored in enumerate(rows):
                 if within.passed(stored):
                     # The stop was asked for; beyond it there is more. Beyond what one may see there is not.
@@ -94,17 +106,26 @@ class TimelineReader:
                     continue
                 found.append(entry)
                 if len(found) == limit:
-                    more = index + 1 < len(rows) or len(rows) == batch
+                    more = index + 1 < len(rows) or portion.more
                     return TimelinePage(found, place if more else None)
-            if len(rows) < batch:
+            if portion.resume is not None:
+                return TimelinePage(found, portion.resume if place == within.start else place)
+            if not portion.more:
                 return TimelinePage(found, None)
             looked_at += len(rows)
             if looked_at >= MOST_LOOKED_AT:
                 return TimelinePage(found, place)
             batch = LARGEST_BATCH
 
-    async def _rows(self, room: int, backwards: bool, place: TimelinePlace, limit: int) -> list[StoredEvent]:
-        return await self._events.page(room, place, backwards=backwards, limit=limit)
+    def _walk(self, room: Room, within: Range) -> Walk:
+        return Walk(
+            room,
+            backwards=within.backwards,
+            stop=within.stop,
+            pages=self._pages,
+            missing=self._missing,
+            now=self._seconds,
+        )
 
     async def _within_reach(self, access: RoomAccess, wanted: Range) -> Range:
         """The part of the range at or before the point where the user left: nothing after it is theirs to see."""

@@ -13,9 +13,11 @@ from twisted.internet.task import deferLater
 
 from homeserver.rooms.engine import Draft
 from homeserver.rooms.reading.messages import MessagesQuery
+from homeserver.rooms.reading.missing_history import MissingHistory, NoMissingHistory
 from homeserver.rooms.reading.services import ReadingServices, build_reading_services
 from homeserver.rooms.whole_rooms import WholeRooms
 from storage.database import Database
+from storage.gaps import GapStore
 from storage.relations import RelationStore
 from storage.room_history import RoomHistoryStore
 from storage.timelines import TimelineStore
@@ -81,9 +83,11 @@ class Reading:
     services: ReadingServices
 
     @classmethod
-    async def open(cls, database: Database) -> Reading:
+    async def open(
+        cls, database: Database, *, engine: Engine | None = None, missing: MissingHistory | None = None
+    ) -> Reading:
         """Put together as `homeserver/app.py` does."""
-        engine, world = await Engine.open(database), World()
+        engine, world = engine or await Engine.open(database), World()
         services = build_reading_services(
             clock=reactor,
             now=lambda: NOW,
@@ -94,6 +98,7 @@ class Reading:
             user_rooms=engine.user_rooms,
             events=engine.events,
             timelines=TimelineStore(database),
+            gaps=GapStore(database),
             relations=RelationStore(database),
             history=RoomHistoryStore(database),
             published=world,
@@ -101,6 +106,7 @@ class Reading:
             permissions=world,
             presence=Presence(),
             whole=WholeRooms(engine.cache, reactor),
+            missing=missing or NoMissingHistory(),
         )
         return cls(engine, world, services)
 
