@@ -55,9 +55,14 @@ class StoredEvent(NamedTuple):
     current_snapshot: int | None = None
     """The room's state once the event had been received; None if it was never received as news."""
     after_snapshot: int | None = None
-    """Of a state event: the state after it, where that is another than `current_snapshot`."""
+    """The state after it, where it did not simply continue the room's present state, even if that is the same."""
     outbound: bool = False
     """Whether this server must spread it to the others in the room."""
+
+    @property
+    def turns(self) -> bool:
+        """Whether what became of the room's state by it shows in `current_snapshot` only: it came on a branch."""
+        return self.after_snapshot is not None
 
     @property
     def snapshot_after(self) -> int | None:

@@ -47,11 +47,6 @@ _CHILDREN = f"""SELECT g.missing_event_id, {EVENT_COLUMNS}
 _GAPS = """SELECT missing_event_id, ordinal, depth FROM event_gaps
     WHERE room = %s AND depth <= %s ORDER BY depth DESC LIMIT %s"""
 
-_BEFORE_GAPS = """SELECT DISTINCT e.room, e.position FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[])
-        AS w(room, after, upto)
-    JOIN events e ON e.room = w.room AND e.position > w.after AND e.position <= w.upto AND e.flags = 0
-    JOIN event_gaps g ON g.room = e.room AND g.ordinal = e.ordinal"""
-
 _HEAD = "SELECT head FROM rooms WHERE room = %s"
 
 _HISTORY = "SELECT commit_history(%s, %s, %s, %s)"
@@ -143,18 +138,6 @@ class ReceivedStore:
         """Missing events named by events of at most that depth, those of the deepest first."""
         rows = await self._database.fetch("received_gaps", _GAPS, (room, depth, limit))
         return [Gap._make(row) for row in rows]
-
-    async def before_gaps(self, spans: Sequence[tuple[int, int, int]]) -> dict[int, list[int]]:
-        """For each (room, after, upto): positions of the events in between before which something is missing."""
-        if not spans:
-            return {}
-        rooms, after, upto = (list(column) for column in zip(*spans, strict=True))
-        found: dict[int, list[int]] = {}
-        for room, position in await self._database.fetch(
-            "received_before_gaps", _BEFORE_GAPS, (rooms, after, upto)
-        ):
-            found.setdefault(room, []).append(position)
-        return found
 
     async def head(self, room: int) -> int:
         """The room's compare-and-swap counter now."""

@@ -14,14 +14,36 @@ from storage.state import SnapshotDelta
 
 _MOVED = "SELECT room FROM rooms WHERE room = ANY (%s::bigint[]) AND position > %s"
 
-_AFTER = Prepared(
-    """SELECT w.room, e.snapshot
+_AS_OF = Prepared(
+    """SELECT w.room, e.current_snapshot
     FROM unnest(%s::bigint[], %s::bigint[]) AS w(room, position)
     CROSS JOIN LATERAL (
-        SELECT snapshot FROM events n
+        SELECT current_snapshot FROM events n
+        WHERE n.room = w.room AND n.position > 0 AND n.position <= w.position AND n.flags = 0
+        ORDER BY n.position DESC LIMIT 1
+    ) AS e"""
+)
+
+# Before an event that came on a branch the room's state was another than before the event there.
+_BEFORE_NEXT = Prepared(
+    """SELECT w.room, CASE WHEN e.after_snapshot IS NULL THEN e.snapshot ELSE (
+            SELECT current_snapshot FROM events p
+            WHERE p.room = w.room AND p.position > 0 AND p.position <= w.position AND p.flags = 0
+            ORDER BY p.position DESC LIMIT 1
+        ) END
+    FROM unnest(%s::bigint[], %s::bigint[]) AS w(room, position)
+    CROSS JOIN LATERAL (
+        SELECT snapshot, after_snapshot FROM events n
         WHERE n.room = w.room AND n.position > w.position AND n.flags = 0
         ORDER BY n.position LIMIT 1
     ) AS e"""
+)
+
+_GAPS = Prepared(
+    """SELECT w.room, max(g.position)
+    FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS w(room, after, upto)
+    JOIN timeline_gaps g ON g.room = w.room AND g.position > w.after AND g.position <= w.upto
+    GROUP BY w.room"""
 )
 
 _CHAINS = """
@@ -57,16 +79,37 @@ class RoomHistoryStore:
         rows = await self._database.fetch("rooms_moved", _MOVED, (list(rooms), position))
         return {int(row[0]) for row in rows}
 
-    async def snapshots_after(self, places: Sequence[tuple[int, int]]) -> dict[int, int]:
+    async def snapshots_as_of(self, places: Sequence[tuple[int, int]]) -> dict[int, int]:
         """For each (room, position): the snapshot of the state once everything up to that position had happened.
 
-        A room with nothing after the position is absent.
+        A room with nothing up to the position is absent.
         """
         if not places:
             return {}
         rooms, positions = (list(column) for column in zip(*places, strict=True))
-        rows = await self._database.fetch("state_snapshots_after", _AFTER, (rooms, positions))
+        rows = await self._database.fetch("state_snapshots_as_of", _AS_OF, (rooms, positions))
         return {room: snapshot for room, snapshot in rows if snapshot is not None}
+
+    async def snapshots_before_next(self, places: Sequence[tuple[int, int]]) -> dict[int, int]:
+        """For each (room, position): the snapshot of the state right before the next event after that position.
+
+        That is another than `snapshots_as_of` where this server came into the room by that event. A room with nothing
+        after the position is absent.
+        """
+        if not places:
+            return {}
+        rooms, positions = (list(column) for column in zip(*places, strict=True))
+        rows = await self._database.fetch("state_snapshots_before_next", _BEFORE_NEXT, (rooms, positions))
+        return {room: snapshot for room, snapshot in rows if snapshot is not None}
+
+    async def newest_gaps(self, spans: Sequence[tuple[int, int, int]]) -> dict[int, int]:
+        """For each (room, after, upto): the position of the newest event in between that came without what was before
+        it; rooms without one are absent."""
+        if not spans:
+            return {}
+        rooms, after, upto = (list(column) for column in zip(*spans, strict=True))
+        rows = await self._database.fetch("timeline_gaps", _GAPS, (rooms, after, upto))
+        return {int(room): int(position) for room, position in rows}
 
     async def chains(self, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[SnapshotDelta]]:
         """For each (room, snapshot): the steps that make it, newest first, as `StateStore.chain` gives them."""

@@ -245,10 +245,12 @@ class RoomGate:
         return with_event(ordinals, entry)
 
     async def ordinals_as_of(self, room: Room, position: int) -> BitMap:
-        """The state once the room's newest event at or below a stream position had happened, as ordinals."""
+        """The state of the room once its newest event at or below a stream position had come, as ordinals."""
         timeline = await self._events.timelines([(room.key, 0, position)], 1)
         events = timeline[room.key]
-        return await self.ordinals_after(room, events[0]) if events else BitMap()
+        if not events or not events[0].current_snapshot:
+            return BitMap()
+        return state_at(await self._state.chain(room.key, events[0].current_snapshot))
 
     async def load(self, room: Room, ordinals: Iterable[int]) -> list[RoomEvent]:
         """The events at those ordinals: state, from memory or in one query (see `LARGEST_LOAD`)."""

@@ -59,6 +59,8 @@ class History(RoomHistory, Protocol):
 
     async def moved_since(self, rooms: Sequence[int], position: int) -> set[int]: ...
 
+    async def newest_gaps(self, spans: Sequence[tuple[int, int, int]]) -> dict[int, int]: ...
+
 
 class TimelineStore(Protocol):
     async def timelines(
@@ -78,6 +80,9 @@ class JoinedUpdate:
     full: bool
     """The whole state is sent, not what changed."""
     past: Past = STAY
+    turned: frozenset[StateKey] | None = None
+    """If something happened on a branch, what became of the state is read off snapshots, and these pieces of it are
+    told of in any case; else None."""
     state: dict[StateKey, RoomEvent] = field(default_factory=dict)
     summary: dict[str, Any] | None = None
     heroes: list[str] | None = None
@@ -125,9 +130,12 @@ class JoinedRooms:
         lazy = window.request.filter.state.lazy_load_members
         for update in updates:
             self._survey(window, update, sent)
-            # The whole state tells of the gap, too, unless its members are chosen by who is shown.
-            if update.timeline.limited and update.placement.floor > 0 and (lazy or not update.full):
-                told = update.placement.told or update.placement.floor
+            if update.placement.floor <= 0 or (update.full and not lazy):
+                continue  # the whole state tells of the gap, too, unless its members are chosen by who is shown
+            told = update.placement.told or update.placement.floor
+            if update.turned is not None:
+                gaps.append(Gap(update.head.room, told, window.upto, update.head.snapshot))
+            elif update.timeline.limited:
                 gaps.append(Gap(update.head.room, told, update.timeline.start, update.head.snapshot))
         changes = await changes_across(self._history, gaps)
         await self._load(window, updates, changes)
@@ -176,6 +184,7 @@ class JoinedRooms:
             for placement in here
         ]
         await self._timelines.fill(timelines)
+        turned = await self._part_at_gaps(timelines)
         for placement, timeline in zip(here, timelines, strict=True):
             if placement.gap_before or (
                 placement.fresh and placement.floor == 0 and lacks_beginning(timeline)
@@ -189,10 +198,32 @@ class JoinedRooms:
             if full or timeline.events or timeline.passed_over or timeline.limited:
                 head = timeline.room.head
                 later = timeline.room.recent_since(window.upto) if head.position > window.upto else ()
-                updates.append(JoinedUpdate(placement, timeline, head, later or (), full))
+                update = JoinedUpdate(placement, timeline, head, later or (), full)
+                update.turned = turned.get(timeline.room.key)
+                updates.append(update)
         await self._look_ahead(window, updates)
+        for update in updates:
+            if update.turned is not None and request.state_after is None:
+                update.timeline.begin_after_lost(StateView(update.head, update.later).ordinal)
         await self._look_back(window, updates, sights)
         return updates
+
+    async def _part_at_gaps(self, timelines: Sequence[Timeline]) -> dict[int, frozenset[StateKey]]:
+        """Begin timelines after what is missing in them; by room, for those with events that came on branches, the
+        pieces of state that these are about. No query unless there are any."""
+        turned: dict[int, frozenset[StateKey]] = {}
+        spans = []
+        for timeline in timelines:
+            happened = timeline.happened
+            if any(entry.stored.turns for entry in happened):
+                turned[timeline.room.key] = frozenset(newest_by_key(happened))
+                spans.append((timeline.room.key, timeline.start, timeline.upto))
+        gaps = await self._history.newest_gaps(spans) if spans else {}
+        for timeline in timelines:
+            position = gaps.get(timeline.room.key)
+            if position is not None:
+                timeline.begin_at(position)
+        return turned
 
     async def _look_ahead(self, window: Window, updates: Sequence[JoinedUpdate]) -> None:
         """Read what rooms have beyond the window where memory does not tell."""
@@ -229,12 +260,16 @@ class JoinedRooms:
         if (
             update.full
             or update.timeline.limited
+            or update.turned is not None
             or (changed and changes_summary(changed))
             or takes_name(happened, update.head)
         ):
             self._survey_summary(window, update)
-        if window.request.state_after is not None:
-            newer: Sequence[RoomEvent] = update.later
+        if update.turned is not None:
+            shown_here = () if window.request.state_after is not None else update.timeline.events
+            newer: Sequence[RoomEvent] = [*shown_here, *update.later]
+        elif window.request.state_after is not None:
+            newer = update.later
             update.overriding = changed
         else:
             newer = [*happened, *update.later]
@@ -295,7 +330,7 @@ class JoinedRooms:
         wanted: list[Place] = []
         for update in updates:
             room = update.head.room
-            update.wanted.extend(changes.get(room, ()))
+            self._want_changes(window, update, changes.get(room, ()))
             if not update.wanted and not update.naming:
                 continue
             for entry in (*update.timeline.happened, *update.later):
@@ -315,6 +350,21 @@ class JoinedRooms:
             update.state.update(update.overriding)
             if update.summary is not None:
                 self._summarise(window, update, found)
+
+    @staticmethod
+    def _want_changes(window: Window, update: JoinedUpdate, changes: Sequence[int]) -> None:
+        """The changes of the state that are not shown as events."""
+        if update.turned is None:
+            update.wanted.extend(changes)
+            return
+        shown: set[int] = set()
+        if window.request.state_after is None:
+            shown = {entry.stored.ordinal for entry in update.timeline.events}
+        wanted = set(changes)
+        if not update.full:
+            view = StateView(update.head, update.later)
+            wanted.update(o for o in map(view.ordinal, update.turned) if o is not None)
+        update.wanted.extend(wanted - shown - set(update.wanted))
 
     def _summarise(self, window: Window, update: JoinedUpdate, found: Mapping[Place, RoomEvent]) -> None:
         view = StateView(update.head, update.later)

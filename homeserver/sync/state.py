@@ -69,6 +69,15 @@ class StateView:
             if key[0] == MEMBER and ordinal is not None:
                 yield ordinal
 
+    def ordinal(self, key: StateKey) -> int | None:
+        """The ordinal of a piece of the state, if there is one."""
+        if key[0] == MEMBER:
+            return self.member(key[1])
+        if key in self.undone:
+            return self.undone[key]
+        entry = self.head.state.get(key)
+        return None if entry is None else entry.stored.ordinal
+
     def member(self, user_id: str) -> int | None:
         """The ordinal of a user's member event, if they had one."""
         key = (MEMBER, user_id)
@@ -133,7 +142,9 @@ class EventLoader:
 class RoomHistory(Protocol):
     """Reads the past of rooms' state (`storage/room_history.py`)."""
 
-    async def snapshots_after(self, places: Sequence[tuple[int, int]]) -> dict[int, int]: ...
+    async def snapshots_as_of(self, places: Sequence[tuple[int, int]]) -> dict[int, int]: ...
+
+    async def snapshots_before_next(self, places: Sequence[tuple[int, int]]) -> dict[int, int]: ...
 
     async def chains(
         self, wanted: Sequence[tuple[int, int]]
@@ -161,9 +172,9 @@ async def changes_across(history: RoomHistory, gaps: Sequence[Gap]) -> dict[int,
     """
     if not gaps:
         return {}
-    ends = await history.snapshots_after([(gap.room, gap.upto) for gap in gaps])
+    ends = await history.snapshots_before_next([(gap.room, gap.upto) for gap in gaps])
     begun = [(gap.room, gap.after) for gap in gaps if gap.after > 0]
-    starts = await history.snapshots_after(begun)
+    starts = await history.snapshots_as_of(begun)
     wanted = {(room, snapshot) for points in (starts, ends) for room, snapshot in points.items()}
     wanted.update((gap.room, gap.present) for gap in gaps if gap.room not in ends)
     chains = await history.chains(sorted(wanted))

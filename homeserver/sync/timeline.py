@@ -98,6 +98,30 @@ class Timeline:
                 self.limited = True
                 return
 
+    def begin_at(self, position: int) -> None:
+        """Leave out, as one leaves a gap, what came before the event at a position, which does not follow it."""
+        self.events = [entry for entry in self.events if entry.stored.position >= position]
+        self.passed_over = [entry for entry in self.passed_over if entry.stored.position >= position]
+        self.start = position - 1
+        self.limited = True
+
+    def begin_after_lost(self, present: Callable[[tuple[str, str]], int | None]) -> None:
+        """Leave out, as one leaves a gap, shown state that lost to another branch, and what came before it.
+
+        `present` gives ordinals of the state at the timeline's end. A client takes the timeline's state events for the
+        room's state, and would go by what is not.
+        """
+        newest: set[tuple[str, str]] = set()
+        for index in range(len(self.events) - 1, -1, -1):
+            stored = self.events[index].stored
+            if stored.state_key is None or (stored.type, stored.state_key) in newest:
+                continue
+            key = stored.type, stored.state_key
+            newest.add(key)
+            if present(key) != stored.ordinal:
+                self.begin_at(stored.position + 1)
+                return
+
 
 class TimelineStore(Protocol):
     """Reads what is not in memory."""
@@ -205,7 +229,11 @@ def in_memory(room: Room, stored: StoredEvent) -> RoomEvent:
     """The object that the room's state shares, if the event is of it, else a new one."""
     if stored.state_key is not None:
         current = room.head.state.get((stored.type, stored.state_key))
-        if current is not None and current.stored.ordinal == stored.ordinal:
+        # With another position it is an outlier in memory, which another process has given a place in the past.
+        if current is not None and (current.stored.ordinal, current.stored.position) == (
+            stored.ordinal,
+            stored.position,
+        ):
             return current
     return RoomEvent(stored, room.room_id, room.head.version)
 

@@ -3,7 +3,7 @@
 
 ALTER TABLE events
     ADD COLUMN current_snapshot int,   -- the room's state once the event had been received; null: it never was current
-    ADD COLUMN after_snapshot int,     -- of a state event: the state after it, where that is not current_snapshot
+    ADD COLUMN after_snapshot int,     -- the state after it, where it did not simply continue the current state
     ADD COLUMN outbound boolean NOT NULL DEFAULT false;  -- this server must spread it to the others in the room
 
 -- Until now a room's events were one line.
@@ -31,6 +31,13 @@ CREATE TABLE event_gaps (
 CREATE INDEX event_gaps_by_depth ON event_gaps (room, depth);
 CREATE INDEX event_gaps_by_event ON event_gaps (room, ordinal);
 
+-- Events of the stream before which something was missing when they came: a timeline does not go on across them.
+CREATE TABLE timeline_gaps (
+    room bigint NOT NULL,
+    position bigint NOT NULL,
+    PRIMARY KEY (room, position)
+);
+
 -- Redactions that came before their targets.
 CREATE TABLE waiting_redactions (
     room bigint NOT NULL,
@@ -43,7 +50,7 @@ CREATE TABLE waiting_redactions (
 --
 -- p_state {received: [{r, event_id}], the events by id, which nobody waits for any more;
 --          placed: [{r, i, ...}], events that were known as outliers and have their place now;
---          gaps: [{r, missing_event_id, ordinal, depth}]; waiting: [{r, redacts, ordinal}]}
+--          gaps: [{r, missing_event_id, ordinal, depth, i}]; waiting: [{r, redacts, ordinal}]}
 CREATE FUNCTION commit_received(p_state json, before bigint, written int[], keys bigint[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -73,6 +80,10 @@ BEGIN
         FROM json_to_recordset(p_state -> 'gaps') AS x(r int, missing_event_id text, ordinal int, depth bigint)
         JOIN unnest(written, keys) AS a(r, room) USING (r)
         ON CONFLICT DO NOTHING;
+        INSERT INTO timeline_gaps (room, position)
+        SELECT DISTINCT a.room, before + x.i FROM json_to_recordset(p_state -> 'gaps') AS x(r int, i bigint)
+        JOIN unnest(written, keys) AS a(r, room) USING (r)
+        WHERE x.i IS NOT NULL;
     END IF;
 
     IF p_state -> 'waiting' IS NOT NULL THEN

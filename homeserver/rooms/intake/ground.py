@@ -179,7 +179,10 @@ class Ground:
         key = (snapshot, self.head.snapshot)
         lens = self._lenses.get(key)
         if lens is None:
-            lens = self._lenses[key] = Lens(self, snapshot)
+            present = snapshot == self.head.snapshot
+            if not present:
+                self.want_state(self.head.snapshot)
+            lens = self._lenses[key] = Lens(self, None if present else self.state(snapshot).ordinals)
         return lens
 
 
@@ -188,14 +191,13 @@ class Lens:
 
     __slots__ = ("_differing", "_ground", "_ordinals")
 
-    def __init__(self, ground: Ground, snapshot: int) -> None:
+    def __init__(self, ground: Ground, ordinals: BitMap | None) -> None:
+        """`ordinals` None: the present state."""
         self._ground = ground
-        self._ordinals: BitMap | None = None
+        self._ordinals = ordinals
         self._differing: Mapping[StateKey, int] = {}
-        if snapshot != ground.head.snapshot:
-            ground.want_state(ground.head.snapshot)
-            self._ordinals = ground.state(snapshot).ordinals
-            others = self._ordinals - ground.state(ground.head.snapshot).ordinals
+        if ordinals is not None:
+            others = ordinals - ground.state(ground.head.snapshot).ordinals
             self._differing = {key: ordinal for ordinal, key in ground.keys_at(others).items()}
 
     def get(self, key: StateKey) -> RoomEvent | None:

@@ -168,13 +168,12 @@ class _Placing:
                 places.append(placed_row(stored, placed.position))
             received.append({"event_id": stored.event_id})
             relation = relation_of(entry.event.content)
-            if stored.flags:
-                continue
-            if relation is not None:
-                relations.append(relation_row(relation, stored, entry.event.content, placed.position))
+            # What is before an event that is not shown may well be.
             gaps.extend(
                 row for row in gap_rows(entry, placed.found) if row["missing_event_id"] not in self.placed
             )
+            if relation is not None and not stored.flags:
+                relations.append(relation_row(relation, stored, entry.event.content, placed.position))
         waiting = [row for row in rows.waiting if row["redacts"] not in self.placed]
         for kind, found in (
             ("received", received),

@@ -17,10 +17,11 @@ from homeserver.rooms.engine.working import DUMMY
 from homeserver.rooms.intake.advancing import advance, is_superseded
 from homeserver.rooms.intake.before import state_after, state_given, state_of_all
 from homeserver.rooms.intake.finding import Found, find, gap_rows, stored_event
-from homeserver.rooms.intake.ground import CREATE, Ground
+from homeserver.rooms.intake.ground import CREATE, Ground, Lens
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from homeserver.rooms.intake.judging import misfit, refused_by_citation, refused_by_state
 from homeserver.rooms.intake.redacting import late_redactions, redact_target, strike_late
+from homeserver.rooms.intake.resolving import resolve_states
 from homeserver.rooms.stripped_state import stripped_state
 from storage.events import HIDDEN, REJECTED, SOFT_FAILED
 
@@ -79,7 +80,7 @@ class Receiving:
     def _judge(self, found: Found, before: int) -> tuple[int, str]:
         """Flags, and why."""
         ground, event = self._ground, found.event
-        auth_state = self._auth_state(found, before)
+        auth_state = self._auth_state(found, ground.lens(before))
         if found.known is not None and found.known.stored.flags & REJECTED:
             return REJECTED, "rejected before"
         create = None if event.room_version.create_in_auth_events else auth_state.get(CREATE)
@@ -89,19 +90,31 @@ class Receiving:
             return REJECTED, reason
         hidden = HIDDEN if event.type == DUMMY and event.state_key is None else 0
         if before != ground.head.snapshot:
-            reason = refused_by_state(event, self._auth_state(found, ground.head.snapshot))
+            reason = self._refused_by_present(found, before)
             if reason:
                 logger.info("soft-failed %r: %s", event, reason)
                 return SOFT_FAILED | hidden, reason
         return hidden, ""
 
-    def _auth_state(self, found: Found, snapshot: int) -> dict[StateKey, Event]:
+    def _refused_by_present(self, found: Found, before: int) -> str:
+        """Why the present state does not let it be, nor the one that would be with the event's branch added: somebody
+        who joined where events are missing here is known by that branch alone."""
+        ground = self._ground
+        reason = refused_by_state(found.event, self._auth_state(found, ground.lens(ground.head.snapshot)))
+        if not reason:
+            return ""
+        ground.want_state(before)
+        states = [ground.state(ground.head.snapshot), ground.state(before)]
+        together = Lens(ground, resolve_states(ground, states))
+        return refused_by_state(found.event, self._auth_state(found, together))
+
+    def _auth_state(self, found: Found, lens: Lens) -> dict[StateKey, Event]:
         """What a state says of whether the event may be.
 
         While most members are not known (`RoomHead.partial_servers`), those that the event cites stand in for them; it
         is looked at again when they are (`rooms.arrival.completing`).
         """
-        state = self._ground.lens(snapshot).auth_state(found.event)
+        state = lens.auth_state(found.event)
         if self._ground.head.partial_servers is None:
             return state
         cited = (entry.event for entry in found.cited if not entry.stored.flags & REJECTED)
@@ -114,23 +127,23 @@ class Receiving:
         moving.add_received(entry)
         ground.add(entry)
         stands = not flags & (REJECTED | SOFT_FAILED)
-        after, current = before, None
+        after: int | None = None
+        current = None
         if stands and continues and not is_superseded(ground, entry):
             self._continue(entry)
-            after = current = ground.head.snapshot
+            current = ground.head.snapshot
         else:
+            after = before
             if entry.stored.state_key is not None and not flags & REJECTED:
                 after = state_after(ground, entry).snapshot
             if stands:
                 advance(ground, entry, found.previous, after, self._stripped_state(entry, before))
                 current = ground.head.snapshot
-        entry.stored = entry.stored._replace(
-            current_snapshot=current, after_snapshot=None if after in (before, current) else after
-        )
+        entry.stored = entry.stored._replace(current_snapshot=current, after_snapshot=after)
         late = late_redactions(ground, entry)
         moving.record_received(entry, known=found.known is not None)
         if stands:
-            moving.rows.gaps.extend(gap_rows(entry, found))
+            moving.rows.gaps.extend(gap_rows(entry, found, moving.offset))
             moving.relate(entry)
             redact_target(ground, entry)
         strike_late(ground, entry, late)
