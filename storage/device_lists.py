@@ -97,6 +97,9 @@ SELECT user_id,
 FROM paired WHERE user_id <> %(user_id)s AND (until IS NULL OR since < until) GROUP BY user_id
 """)
 
+_ROOMS_OF = """
+SELECT user_id, room FROM memberships WHERE user_id = ANY (%s) AND until IS NULL AND membership = 'join'
+"""
 _DUE_USERS = "SELECT DISTINCT user_id FROM device_list_dues ORDER BY user_id LIMIT %s"
 _IS_DUE = "SELECT 1 FROM device_list_dues WHERE user_id = %s LIMIT 1"
 _STREAM_ID = "SELECT stream_id FROM device_lists WHERE user_id = %s"
@@ -181,6 +184,13 @@ class DeviceListStore:
         params = {"user_id": user_id, "rooms": list(rooms), "since": since, "upto": upto}
         rows = await self._database.fetch("device_lists_sharing", _SHARING, params)
         return [Sharing(row[0], bool(row[1]), bool(row[2]), bool(row[3])) for row in rows]
+
+    async def rooms_of(self, user_ids: Sequence[str]) -> dict[str, set[int]]:
+        """The rooms each of the users is joined to now, of other servers too, in one query."""
+        found: dict[str, set[int]] = {user_id: set() for user_id in user_ids}
+        for user_id, room in await self._database.fetch("device_lists_rooms", _ROOMS_OF, (list(user_ids),)):
+            found[user_id].add(room)
+        return found
 
     async def due_users(self, limit: int) -> list[str]:
         """Users of whom something is due to be told."""

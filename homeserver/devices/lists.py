@@ -46,6 +46,8 @@ class Store(Protocol):
 
     async def sharing(self, user_id: str, rooms: Sequence[int], since: int, upto: int) -> list[Sharing]: ...
 
+    async def rooms_of(self, user_ids: Sequence[str]) -> dict[str, set[int]]: ...
+
     async def due_users(self, limit: int) -> list[str]: ...
 
     async def is_due(self, user_id: str) -> bool: ...
@@ -128,7 +130,8 @@ class DeviceLists:
         named = sorted(set(users))
         if not named:
             return
-        rooms = {user_id: await self._rooms_of(user_id) for user_id in named}
+        # Not from the memory of users' rooms: of users of other servers it need not hear.
+        rooms = {user_id: frozenset(of) for user_id, of in (await self._store.rooms_of(named)).items()}
         for user_id in named:
             self._under_way.setdefault(user_id, [])
         try:
@@ -160,6 +163,16 @@ class DeviceLists:
         await self._committer.write("device_lists", rows, landed=landed)
         self._announcing.due()
 
+    def missed(self) -> None:
+        """Notifications may have been lost."""
+        Deferred.fromCoroutine(self._settle_missed())
+
+    async def _settle_missed(self) -> None:
+        try:
+            await self.settle_all()
+        except Exception:
+            self._log.failure("changes of devices are not told yet")
+
     async def settle_all(self) -> None:
         """Settle what was left due by a process that ended in between."""
         while users := await self._store.due_users(DUES_AT_ONCE):
@@ -187,7 +200,3 @@ class DeviceLists:
         except Exception:
             # It stays due, and is settled with the user's next change, or when a server starts.
             self._log.failure("a change of {user_id}'s devices is not told yet", user_id=user_id)
-
-    async def _rooms_of(self, user_id: str) -> frozenset[int]:
-        standings = await self._user_rooms.of(user_id)
-        return frozenset(room for room, standing in standings.items() if standing.membership == "join")

@@ -102,7 +102,7 @@ class DeviceServices:
         """Hear the other processes, and begin the recurring work."""
         await self.database.listen(CHANNEL, self.news.heard)
         self.news.listening_since(await self.stream_store.settled_position())
-        await self.database.listen(DUES, self.lists.heard)
+        await self.database.listen(DUES, self.lists.heard, self.lists.missed)
         self.upkeep.start()
 
     async def stop(self) -> None:

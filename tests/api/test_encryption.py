@@ -8,6 +8,7 @@ from typing import Any
 from tests.api.conftest import Arrive
 from tests.api.world import Person
 from tests.devices.devices_fixture import Device, Identity
+from tests.sync_proof.transport import WebSocket
 
 
 def keys_of(person: Person) -> Device:
@@ -136,3 +137,26 @@ def test_many_messages_come_in_pages_of_a_hundred(arrive: Arrive) -> None:
         seen += got(told)
         since = told["next_batch"]
     assert seen == list(range(205))
+
+
+def test_over_websocket_messages_are_kept_until_the_client_says_so(arrive: Arrive) -> None:
+    """What was sent may not have arrived: only `ack`, or coming back with the token, deletes."""
+    alice, bob = arrive("alice"), arrive("bob")
+    since = bob.syncs()["next_batch"]
+    sends(alice, bob, 1)
+
+    def connects(token: str) -> WebSocket:
+        return WebSocket(bob.server.port, {"since": token, "access_token": bob.token})
+
+    for acknowledges in (False, True):
+        socket = connects(since)
+        update = socket.receive()
+        while not got(update):
+            update = socket.receive()
+        assert got(update) == [1]
+        if acknowledges:
+            socket.send({"id": "1", "method": "ack", "params": {"since": update["next_batch"]}})
+            while socket.receive().get("id") != "1":
+                pass
+        socket.close()
+    assert got(bob.syncs()) == []

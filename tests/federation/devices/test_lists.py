@@ -13,7 +13,7 @@ from tests.devices.devices_fixture import START, Identity
 from tests.devices.test_lists import NOTHING, leave
 from tests.federation.devices.neighbourhood import THEIRS, XENIA, YVES, Neighbourhood
 from tests.reactor import reactor
-from tests.rooms.engine_fixture import ALICE, BOB
+from tests.rooms.engine_fixture import ALICE, BOB, member
 
 
 async def met(database: Database) -> tuple[Neighbourhood, str]:
@@ -70,6 +70,20 @@ async def test_updates_keep_the_list_right(database: Database) -> None:
     since = here.process.position
     await here.tell("m.device_list_update", content)
     assert await here.process.changed(ALICE, since) == NOTHING, "it was delivered twice"
+
+
+async def test_rooms_they_join_are_known_however_they_came_there(database: Database) -> None:
+    """Nobody here need have said that their rooms changed."""
+    here, _ = await met(database)
+    here.theirs.has(XENIA, "X2")
+    await here.tell("m.device_list_update", here.theirs.update(XENIA, "X2"))
+    room = await here.process.engine.new_room(BOB)
+    await here.process.engine.engine.write(room.room_id, lambda _head: [member(XENIA, "join")])
+    since = here.process.position
+    here.theirs.has(XENIA, "X3")
+    await here.tell("m.device_list_update", here.theirs.update(XENIA, "X3"))
+    for user in (ALICE, BOB):
+        assert await here.process.changed(user, since) == ({XENIA}, set())
 
 
 async def test_after_a_gap_the_list_is_read_again(database: Database) -> None:
