@@ -142,3 +142,24 @@ async def test_one_server_has_its_share_of_large_answers() -> None:
     held.callback(None)
     assert [await each for each in (*waiting, another)] == [1] * 11
     assert await large.make("hydra.test", work) == 1
+
+
+async def test_who_goes_away_frees_a_turn() -> None:
+    """Whether the answer was being made or waited for."""
+    large = LargeAnswers()
+
+    async def never() -> int:
+        await Deferred()
+        return 0
+
+    async def at_once() -> int:
+        return 1
+
+    lost = [Deferred.fromCoroutine(large.make("hydra.test", never)) for _ in range(10)]
+    waiting = Deferred.fromCoroutine(large.make("other.test", at_once))
+    assert not waiting.called
+    for each in reversed(lost):
+        each.addErrback(lambda _failure: None)
+        each.cancel()
+    assert await waiting == 1
+    assert await large.make("hydra.test", at_once) == 1
