@@ -334,7 +334,7 @@ def _add_room(batch: StreamBatch, number: int, addition: RoomBatch) -> None:
 
 def _placed(row: Row, number: int, start: int) -> Row:
     placed = {**row, "r": number}
-    if row.get("i") is not None:
+    if "i" in row:
         placed["i"] = row["i"] + start
     if row.get("until_i") is not None:
         placed["until_i"] = row["until_i"] + start

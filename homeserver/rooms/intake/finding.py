@@ -134,7 +134,7 @@ def _chain(cited: Sequence[RoomEvent], room: int) -> bytes:
 def gap_rows(entry: RoomEvent, found: Found, offset: int | None = None) -> list[Row]:
     """That what comes before the event is not here; `offset` of one that takes a position of the stream."""
     stored = entry.stored
-    return [
-        {"missing_event_id": event_id, "ordinal": stored.ordinal, "depth": stored.depth, "i": offset}
-        for event_id in found.missing_prev
-    ]
+    place = {"ordinal": stored.ordinal, "depth": stored.depth}
+    if offset is not None:
+        place["i"] = offset
+    return [{"missing_event_id": event_id, **place} for event_id in found.missing_prev]

@@ -111,6 +111,8 @@ class _Placing:
             ordinals = [ordinal for ordinal, _ in ground.knowledge.awaiting(event.event_id).children]
             children = [*self.children.get(event.event_id, ()), *ground.all_at(ordinals)]
             for child in children:  # a message changes nothing: what was before its only child was before it
+                if child.stored.flags & REJECTED:
+                    continue  # whoever sent that may have told any state with it
                 if child.event.prev_event_ids == (event.event_id,) and child.stored.snapshot is not None:
                     return int(child.stored.snapshot)
         return found.missing()

@@ -9,6 +9,7 @@ from twisted.internet.task import deferLater
 
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine import Draft, Room
+from homeserver.rooms.engine.head import StateKey
 from homeserver.rooms.engine.snapshots import state_at
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from homeserver.rooms.intake.knowledge import States
@@ -20,7 +21,7 @@ from storage.room_history import RoomHistoryStore
 from storage.state import StateStore
 from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, Engine, member
-from tests.rooms.intake.dag import Dag, StateKey, clock
+from tests.rooms.intake.dag import Dag, clock
 
 DAVE, ERIN, FRED = "@dave:one.example", "@erin:two.example", "@fred:three.example"
 

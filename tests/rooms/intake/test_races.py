@@ -110,6 +110,7 @@ async def test_after_a_restart(database: Database) -> None:
         await process.accept(again, right)
         assert set(ends(again)) == set(ids(left, right))
         await process.check(again, dag)
+    assert again is not None
     await process.check_states(again, dag)
 
 
