@@ -3,12 +3,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from homeserver.app.core import Core
+from homeserver.config import Config
+from homeserver.devices.remote import (
+    Announcing,
+    NoAnnouncing,
+    NoRemoteDevices,
+    NoRemoteKeys,
+    RemoteDevices,
+    RemoteKeys,
+)
+from homeserver.devices.services import DeviceGround, build_device_ground, build_stored_keys
 from homeserver.presence.publication import NobodyElsewhere as NoPresence
 from homeserver.presence.publication import PresenceElsewhere
+from homeserver.profiles.lookup import NoRemoteProfiles, RemoteProfiles
 from homeserver.receipts.service import NobodyElsewhere as NoReceipts
 from homeserver.receipts.service import ReceiptsElsewhere
+from homeserver.rooms.elsewhere import (
+    NoRemoteDirectories,
+    NoRemoteSummaries,
+    RemoteDirectories,
+    RemoteSummaries,
+)
+from homeserver.rooms.engine.writer import concerned
 from homeserver.rooms.remote import NoRemoteRooms, RemoteRooms
 from homeserver.typing.service import NobodyElsewhere as NoTyping
 from homeserver.typing.service import TypingElsewhere
@@ -19,11 +39,55 @@ class Elsewhere:
     """Each for the service that declares it."""
 
     rooms: RemoteRooms
+    directories: RemoteDirectories
+    summaries: RemoteSummaries
+    profiles: RemoteProfiles
     typing: TypingElsewhere
     receipts: ReceiptsElsewhere
     presence: PresenceElsewhere
+    device_ground: DeviceGround
+    keys: RemoteKeys
+    devices: RemoteDevices
 
 
-def nowhere_else() -> Elsewhere:
+def nowhere_else(config: Config, core: Core) -> Elsewhere:
     """For a server that does not federate."""
-    return Elsewhere(rooms=NoRemoteRooms(), typing=NoTyping(), receipts=NoReceipts(), presence=NoPresence())
+    return Elsewhere(
+        rooms=NoRemoteRooms(),
+        directories=NoRemoteDirectories(),
+        summaries=NoRemoteSummaries(),
+        profiles=NoRemoteProfiles(),
+        typing=NoTyping(),
+        receipts=NoReceipts(),
+        presence=NoPresence(),
+        device_ground=device_ground(config, core, NoAnnouncing()),
+        keys=NoRemoteKeys(),
+        devices=NoRemoteDevices(),
+    )
+
+
+def device_ground(config: Config, core: Core, announcing: Announcing) -> DeviceGround:
+    """What the services of devices stand on, which those who follow other servers' devices need before them."""
+    return build_device_ground(
+        origin=core.origin,
+        server_name=config.server_name,
+        database=core.database,
+        stream=core.stream,
+        committer=core.committer,
+        cache=core.cache,
+        user_rooms=core.user_rooms,
+        readers=readers_of(core),
+        stored_keys=build_stored_keys(core.database, config.server_name),
+        announcing=announcing,
+    )
+
+
+def readers_of(core: Core) -> Callable[[int], Iterable[str]]:
+    """Gives, of the users who wait, those in a room; everybody if it is not known here who that is."""
+    listeners = core.stream.listeners
+
+    def readers(room_key: int) -> Iterable[str]:
+        room = core.cache.peek_key(room_key)
+        return tuple(listeners.users) if room is None else concerned(room.head, listeners.users)
+
+    return readers

@@ -19,9 +19,16 @@ from federation.client.client import FederationClient
 from federation.client.http_wire import HttpWire
 from federation.client.metrics import ClientMetrics
 from federation.destinations import Availability
+from federation.devices.announcing import DeviceAnnouncer
+from federation.devices.lists import RemoteLists
+from federation.devices.messages import FederatedDevices
+from federation.devices.remote_keys import FederatedKeys
 from federation.discovery import make_discovery
+from federation.edus.device_list_update import DeviceListEdus
+from federation.edus.direct_to_device import DirectToDeviceEdus
 from federation.edus.presence import PresenceEdus
 from federation.edus.receipts import ReceiptEdus
+from federation.edus.signing_key_update import SigningKeyEdus
 from federation.edus.typing import TypingEdus
 from federation.inbound.assembly import Inbound, new_fetcher
 from federation.inbound.missing import EventFetcher
@@ -31,14 +38,12 @@ from federation.keys.endpoints import KeyEndpoints
 from federation.keys.keyring import Keyring
 from federation.keys.notary import Notary
 from federation.keys.own import OwnKeys, configured_old_keys
-from federation.membership.filling import PartialFiller
-from federation.membership.inviting import RemoteInviting
-from federation.membership.joining import RemoteJoining
-from federation.membership.knocking import RemoteKnocking
-from federation.membership.leaving import RemoteLeaving
-from federation.membership.remote import FederatedRooms
-from federation.membership.templates import Templates as OwnTemplates
+from federation.membership.assembly import RemoteMembership
 from federation.outbound.building import Outbound, build_outbound, start_availability
+from federation.queries.directories import FederatedDirectories
+from federation.queries.profiles import FederatedProfiles
+from federation.queries.spaces import FederatedSummaries
+from federation.serving.devices import DeviceServing
 from federation.serving.exchange_third_party_invite import ExchangeThirdPartyInvite
 from federation.serving.invite import ReceiveInvite
 from federation.serving.invitees import Invitees
@@ -46,6 +51,7 @@ from federation.serving.join_answers import JoinAnswers
 from federation.serving.make_join import MakeJoin
 from federation.serving.make_knock import MakeKnock
 from federation.serving.make_leave import MakeLeave
+from federation.serving.reading import reading_routes
 from federation.serving.restricted_joins import RestrictedJoins
 from federation.serving.send import SendEndpoint
 from federation.serving.send_join import SendJoin
@@ -55,13 +61,13 @@ from federation.serving.templates import Templates
 from federation.serving.threepid_onbind import ThreepidOnBind
 from homeserver.account_data.invite_permissions import InvitePermissions
 from homeserver.app.core import Core, now_ms
-from homeserver.app.elsewhere import Elsewhere
+from homeserver.app.elsewhere import Elsewhere, device_ground
 from homeserver.app.services import Services
 from homeserver.config import Config, StartRefused
+from homeserver.devices.services import build_stored_keys
 from homeserver.outgoing import OutgoingClient, make_client
 from homeserver.protocol.signing import SigningKey
 from homeserver.receipts.remote import RemoteReceipts
-from homeserver.rooms.arrival import OutOfBand, RoomArrival, RoomCompletion
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.knowledge import States
@@ -70,8 +76,9 @@ from homeserver.rooms.neighbours import Neighbours
 from homeserver.rooms.server_access import ServerGate
 from homeserver.web.routing import Route
 from storage.arrivals import ArrivalStore
+from storage.cross_signing import CrossSigningStore
+from storage.device_lists import DeviceListStore, RemoteDeviceListStore
 from storage.notifications import NotificationStore
-from storage.partial_rooms import PartialRoomStore
 from storage.pdus import PduStore
 from storage.receipts import ReceiptStore
 from storage.received import ReceivedStore
@@ -96,17 +103,12 @@ class Links:
     reader: PduReader
     intake: RoomIntake
     fetcher: EventFetcher
-    out_of_band: OutOfBand
-    joining: RemoteJoining
-    rooms: FederatedRooms
-    filler: PartialFiller
-    neighbours: Neighbours
+    membership: RemoteMembership
     outbound: Outbound
-
-    def elsewhere(self) -> Elsewhere:
-        """For the services."""
-        said = self.outbound.elsewhere
-        return Elsewhere(rooms=self.rooms, typing=said, receipts=said, presence=said)
+    announcer: DeviceAnnouncer
+    device_lists: RemoteLists
+    elsewhere: Elsewhere
+    """For the services."""
 
 
 async def build_links(reactor: Any, config: Config, core: Core, signing_key: SigningKey) -> Links:
@@ -136,40 +138,56 @@ async def build_links(reactor: Any, config: Config, core: Core, signing_key: Sig
     reader = PduReader(keyring, breathe=pause)
     intake = _build_intake(core, pause)
     fetcher = new_fetcher(reactor, database=core.database, calls=calls, reader=reader, intake=intake)
-    out_of_band = OutOfBand(
-        cache=core.cache,
-        stream=core.stream,
-        committer=core.committer,
-        store=ArrivalStore(core.database),
-        events=core.events,
-        memberships=core.memberships,
-        signer=signer,
-        now=now_ms,
-    )
-    filler = _build_filler(reactor, config, core, fetcher, pause)
-    joining = RemoteJoining(
+    membership = RemoteMembership.build(
+        reactor,
+        core,
+        intake=intake,
         calls=calls,
         reader=reader,
-        arrival=RoomArrival(
-            cache=core.cache,
-            stream=core.stream,
-            committer=core.committer,
-            store=ArrivalStore(core.database),
-            events=core.events,
-            intake=intake,
-            server_name=config.server_name,
-            pause=pause,
-        ),
-        templates=OwnTemplates(signer=signer, now=now_ms),
-        server_name=config.server_name,
-        clock=reactor.seconds,
-        entered_in_part=filler.wake,
+        fetcher=fetcher,
+        signer=signer,
+        now=now_ms,
+        pause=pause,
     )
     neighbours = Neighbours(
         server_name=config.server_name,
         cache=core.cache,
         user_rooms=core.user_rooms,
         hosts=RoomHostStore(core.database),
+    )
+    outbound = build_outbound(
+        reactor,
+        server_name=config.server_name,
+        origin=core.origin,
+        database=core.database,
+        stream=core.stream,
+        cache=core.cache,
+        neighbours=neighbours,
+        transactions=calls,
+        availability=availability,
+        notify=NotificationStore(core.database).notify_all,
+        pause=pause,
+        now=now_ms,
+        alone=config.database.url is None,
+    )
+    announcer = DeviceAnnouncer(
+        reactor,
+        database=core.database,
+        store=DeviceListStore(core.database),
+        keys=build_stored_keys(core.database, config.server_name),
+        neighbours=neighbours,
+        outbox=outbound.outbox,
+    )
+    ground = device_ground(config, core, announcer)
+    device_lists = RemoteLists(
+        reactor,
+        database=core.database,
+        store=RemoteDeviceListStore(core.database),
+        cross_signing=CrossSigningStore(core.database),
+        calls=calls,
+        user_rooms=core.user_rooms,
+        changes=ground.lists,
+        now=now_ms,
     )
     return Links(
         http=http,
@@ -182,34 +200,21 @@ async def build_links(reactor: Any, config: Config, core: Core, signing_key: Sig
         reader=reader,
         intake=intake,
         fetcher=fetcher,
-        out_of_band=out_of_band,
-        joining=joining,
-        rooms=_build_rooms(
-            reactor,
-            config,
-            core,
-            calls=calls,
-            signer=signer,
-            out_of_band=out_of_band,
-            joining=joining,
-            intake=intake,
-        ),
-        filler=filler,
-        neighbours=neighbours,
-        outbound=build_outbound(
-            reactor,
-            server_name=config.server_name,
-            origin=core.origin,
-            database=core.database,
-            stream=core.stream,
-            cache=core.cache,
-            neighbours=neighbours,
-            transactions=calls,
-            availability=availability,
-            notify=NotificationStore(core.database).notify_all,
-            pause=pause,
-            now=now_ms,
-            alone=config.database.url is None,
+        membership=membership,
+        outbound=outbound,
+        announcer=announcer,
+        device_lists=device_lists,
+        elsewhere=Elsewhere(
+            rooms=membership.rooms,
+            directories=FederatedDirectories(calls=calls, clock=reactor.seconds),
+            summaries=FederatedSummaries(reactor, server_name=config.server_name, calls=calls),
+            profiles=FederatedProfiles(calls=calls, clock=reactor.seconds),
+            typing=outbound.elsewhere,
+            receipts=outbound.elsewhere,
+            presence=outbound.elsewhere,
+            device_ground=ground,
+            keys=FederatedKeys(calls, device_lists),
+            devices=FederatedDevices(outbound.outbox),
         ),
     )
 
@@ -246,58 +251,6 @@ def _build_intake(core: Core, pause: Callable[[], Awaitable[None]]) -> RoomIntak
     )
 
 
-def _build_filler(
-    reactor: Any, config: Config, core: Core, fetcher: EventFetcher, pause: Callable[[], Awaitable[None]]
-) -> PartialFiller:
-    partial = PartialRoomStore(core.database)
-    return PartialFiller(
-        partial=partial,
-        fetcher=fetcher,
-        completion=RoomCompletion(
-            cache=core.cache,
-            stream=core.stream,
-            committer=core.committer,
-            store=ArrivalStore(core.database),
-            partial=partial,
-            events=core.events,
-            server_name=config.server_name,
-            pause=pause,
-        ),
-        cache=core.cache,
-        server_name=config.server_name,
-        scheduler=reactor,
-    )
-
-
-def _build_rooms(
-    reactor: Any,
-    config: Config,
-    core: Core,
-    *,
-    calls: FederationCalls,
-    signer: Signer,
-    out_of_band: OutOfBand,
-    joining: RemoteJoining,
-    intake: RoomIntake,
-) -> FederatedRooms:
-    templates = OwnTemplates(signer=signer, now=now_ms)
-    return FederatedRooms(
-        joining=joining,
-        knocking=RemoteKnocking(
-            calls=calls, out_of_band=out_of_band, templates=templates, server_name=config.server_name
-        ),
-        leaving=RemoteLeaving(
-            calls=calls,
-            out_of_band=out_of_band,
-            templates=templates,
-            server_name=config.server_name,
-            scheduler=reactor,
-        ),
-        inviting=RemoteInviting(calls=calls, intake=intake, cache=core.cache, members=core.gate),
-        calls=calls,
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
     """What answers other servers and sends to them. Built after the services."""
@@ -310,13 +263,17 @@ class Federation:
     async def start(self) -> None:
         """Take up what waits to be sent, filled and worked on."""
         await self.links.outbound.start()
-        self.links.filler.start()
+        self.links.announcer.start()
+        self.links.device_lists.start()
+        self.links.membership.start()
         self.inbound.start()
 
     async def stop(self) -> None:
         """End it; the services have ended, and the database is still there."""
         await self.inbound.stop()
-        await self.links.filler.stop()
+        await self.links.membership.stop()
+        await self.links.device_lists.stop()
+        await self.links.announcer.stop()
         await self.links.outbound.stop()
         await self.links.availability.stop()
         self.links.http.close()
@@ -348,6 +305,22 @@ def build_federation(
             *KeyEndpoints(own=links.own_keys, notary=notary, limits=services.limits).routes(),
             *SendEndpoint(inbound.transactions).routes(),
             *_membership_routes(config, core, links, services, gate),
+            *reading_routes(
+                server_name=config.server_name,
+                database=core.database,
+                cache=core.cache,
+                gate=gate,
+                profiles=services.data.profiles,
+                aliases=services.rooms.aliases,
+                directory=services.rooms.directory,
+                now=now_ms,
+                breathe=_pause(reactor),
+            ),
+            *DeviceServing(
+                server_name=config.server_name,
+                stored=services.devices.stored_keys,
+                claim=services.devices.claim,
+            ).routes(),
         ],
     )
 
@@ -364,14 +337,17 @@ def _build_inbound(reactor: Any, config: Config, core: Core, links: Links, servi
         intake=links.intake,
         reader=links.reader,
         fetcher=links.fetcher,
-        arrivals=links.joining,
+        arrivals=links.membership.joining,
         strays=EndsOfInvitations(
-            cache=core.cache, events=core.events, doorway=links.out_of_band, server_name=name
+            cache=core.cache, events=core.events, doorway=links.membership.out_of_band, server_name=name
         ),
         edu_handlers={
             "m.typing": TypingEdus(server_name=name, rooms=core.cache, typing=data.typing).receive,
             "m.receipt": ReceiptEdus(server_name=name, rooms=core.cache, receipts=receipts).receive,
             "m.presence": PresenceEdus(presence=data.presence).receive,
+            "m.direct_to_device": DirectToDeviceEdus(services.devices.to_device).receive,
+            "m.device_list_update": DeviceListEdus(links.device_lists).receive,
+            "m.signing_key_update": SigningKeyEdus(links.device_lists).receive,
         },
         server_name=name,
         worker=core.origin,
@@ -415,10 +391,10 @@ def _membership_routes(
             reader=links.reader,
             keys=links.keyring,
             intake=links.intake,
-            out_of_band=links.out_of_band,
+            out_of_band=links.membership.out_of_band,
             invitees=invitees,
         ),
-        ExchangeThirdPartyInvite(server_name=name, gate=gate, inviting=links.rooms),
+        ExchangeThirdPartyInvite(server_name=name, gate=gate, inviting=links.membership.rooms),
         ThreepidOnBind(
             server_name=name,
             cache=core.cache,

@@ -212,7 +212,7 @@ class _Process:
         config, reactor = self._config, self._reactor
         core = self._core = await build_core(reactor, config, dsn, signing_key)
         links = await build_links(reactor, config, core, signing_key) if config.federation.enabled else None
-        elsewhere = nowhere_else() if links is None else links.elsewhere()
+        elsewhere = nowhere_else(config, core) if links is None else links.elsewhere
         services = self._services = build_services(reactor, config, core, registration_secret, elsewhere)
         await services.start()
         routes = build_routes(reactor, config, core, services, REGISTRY)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,31 +17,26 @@ from homeserver.account_data.upgrades import CarryOver
 from homeserver.accounts import Accounts, build_accounts
 from homeserver.accounts.reauthentication import Reauthentication
 from homeserver.app.core import Core, now_ms
-from homeserver.app.elsewhere import Elsewhere
+from homeserver.app.elsewhere import Elsewhere, readers_of
 from homeserver.app.lives import Departures
 from homeserver.clientapi.token_authenticator import GuessBrake, TokenAuthenticator
 from homeserver.config import Config
-from homeserver.devices.remote import NoAnnouncing, NoRemoteDevices, NoRemoteKeys
 from homeserver.devices.services import (
     DeviceServices,
-    build_device_ground,
     build_device_services,
-    build_stored_keys,
 )
 from homeserver.directory import DirectoryIndex, MutualRooms, UserSearch
 from homeserver.presence.board import Board
 from homeserver.presence.service import CHANNEL as PRESENCE
 from homeserver.presence.service import Presence
 from homeserver.presence.sharing import Sharing
-from homeserver.profiles.lookup import NoRemoteProfiles, ProfileLookup
+from homeserver.profiles.lookup import ProfileLookup
 from homeserver.profiles.service import Profiles
 from homeserver.protocol.identifiers import domain_of
 from homeserver.push_rules import AccountDataWithRules, PushRules
 from homeserver.receipts.recent import RecentReceipts
 from homeserver.receipts.service import Receipts
 from homeserver.reports import Reports
-from homeserver.rooms.elsewhere import NoRemoteDirectories, NoRemoteSummaries
-from homeserver.rooms.engine.writer import concerned
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.departure import RoomDeparture
 from homeserver.rooms.membership.propagation import ProfilePropagation
@@ -191,8 +186,8 @@ def build_services(
         guests=users,
         publication=config.room_directory.publication,
         remote=remote,
-        remote_directories=NoRemoteDirectories(),
-        remote_summaries=NoRemoteSummaries(),
+        remote_directories=elsewhere.directories,
+        remote_summaries=elsewhere.summaries,
         whole=whole,
         default_version=config.rooms.default_version,
     )
@@ -216,7 +211,16 @@ def build_services(
         whole=whole,
         missing=NoMissingHistory(),
     )
-    devices = _build_devices(reactor, config, core, accounts)
+    devices = build_device_services(
+        elsewhere.device_ground,
+        reactor=reactor,
+        stream=core.stream,
+        stream_store=core.stream_store,
+        reauthentication=Reauthentication(accounts.uia),
+        now=now_ms,
+        remote_keys=elsewhere.keys,
+        remote_devices=elsewhere.devices,
+    )
     device_sections = (
         ToDeviceSection(devices.to_device),
         DeviceListsSection(devices.lists),
@@ -261,42 +265,6 @@ def build_services(
     )
 
 
-def _readers(core: Core) -> Callable[[int], Iterable[str]]:
-    """Gives, of the users who wait, those in a room; everybody if it is not known here who that is."""
-    listeners = core.stream.listeners
-
-    def readers(room_key: int) -> Iterable[str]:
-        room = core.cache.peek_key(room_key)
-        return tuple(listeners.users) if room is None else concerned(room.head, listeners.users)
-
-    return readers
-
-
-def _build_devices(reactor: Any, config: Config, core: Core, accounts: Accounts) -> DeviceServices:
-    ground = build_device_ground(
-        origin=core.origin,
-        server_name=config.server_name,
-        database=core.database,
-        stream=core.stream,
-        committer=core.committer,
-        cache=core.cache,
-        user_rooms=core.user_rooms,
-        readers=_readers(core),
-        stored_keys=build_stored_keys(core.database, config.server_name),
-        announcing=NoAnnouncing(),
-    )
-    return build_device_services(
-        ground,
-        reactor=reactor,
-        stream=core.stream,
-        stream_store=core.stream_store,
-        reauthentication=Reauthentication(accounts.uia),
-        now=now_ms,
-        remote_keys=NoRemoteKeys(),
-        remote_devices=NoRemoteDevices(),
-    )
-
-
 def _build_user_data(
     reactor: Any,
     config: Config,
@@ -309,7 +277,7 @@ def _build_user_data(
     database, stream = core.database, core.stream
     notifications = NotificationStore(database)
 
-    readers = _readers(core)
+    readers = readers_of(core)
     kept = UserDataCache()
     account_data = AccountData(
         store=AccountDataStore(database),
@@ -371,7 +339,7 @@ def _build_user_data(
     return UserData(
         account_data=account_data,
         profiles=profiles,
-        profile_lookup=ProfileLookup(server_name=config.server_name, own=profiles, remote=NoRemoteProfiles()),
+        profile_lookup=ProfileLookup(server_name=config.server_name, own=profiles, remote=elsewhere.profiles),
         presence=presence,
         receipts=receipts,
         recent_receipts=recent_receipts,
