@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from homeserver.clientapi.cross_signing import UNSTABLE_FLAGS, CrossSigningEndpoints
 from homeserver.clientapi.keys import KeyEndpoints
+from homeserver.clientapi.room_keys import RoomKeyEndpoints
 from homeserver.clientapi.to_device import ToDeviceEndpoints
 from homeserver.devices.services import DeviceServices
 from homeserver.web.routing import Route
@@ -25,5 +26,6 @@ def encryption_routes(devices: DeviceServices, position: Callable[[], int]) -> t
             position=position,
         ).routes(),
         *CrossSigningEndpoints(devices.cross_signing, devices.signatures).routes(),
+        *RoomKeyEndpoints(devices.backups).routes(),
         *ToDeviceEndpoints(devices.to_device).routes(),
     )

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from homeserver.devices.backups import KeyBackups
 from homeserver.devices.claiming import KeyClaim
 from homeserver.devices.counts import KeyCounts
 from homeserver.devices.cross_signing import CrossSigning, Reauthentication
@@ -29,6 +30,7 @@ from storage.cross_signing import CrossSigningStore
 from storage.database import Database
 from storage.device_keys import DeviceKeyStore
 from storage.device_lists import CHANNEL, DUES, DeviceListStore
+from storage.key_backups import KeyBackupStore
 from storage.one_time_keys import OneTimeKeyStore
 from storage.stream import StreamStore
 from storage.to_device import ToDeviceStore
@@ -96,6 +98,7 @@ class DeviceServices:
     cross_signing: CrossSigning
     signatures: Signatures
     to_device: ToDevice
+    backups: KeyBackups
     upkeep: Upkeep
 
     async def start(self) -> None:
@@ -239,5 +242,6 @@ def build_device_services(
             is_local=is_local,
         ),
         to_device=to_device,
+        backups=KeyBackups(database, KeyBackupStore(database)),
         upkeep=Upkeep(reactor, lists, to_device),
     )

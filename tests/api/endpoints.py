@@ -217,6 +217,8 @@ _BESIDE = (
 
 _CROSS_SIGNING_KEY = {"user_id": "$me", "usage": ["master"], "keys": {"ed25519:made+up": "made+up"}}
 
+_SESSION_KEY = {"first_message_index": 1, "forwarded_count": 0, "is_verified": True, "session_data": {"ciphertext": "c"}}
+
 _ENCRYPTION = (
     _guests("POST", "/keys/upload", {"device_keys": {"user_id": "$me", "device_id": "$device", "algorithms": ["m.olm.v1.curve25519-aes-sha2"], "keys": {"ed25519:$device": "made+up"}, "signatures": {"$me": {"ed25519:$device": "made+up"}}}, "one_time_keys": {"signed_curve25519:AAAA": {"key": "k", "signatures": {"$me": {"ed25519:$device": "s"}}}}, "fallback_keys": {"signed_curve25519:AAAB": {"key": "k", "fallback": True, "signatures": {}}}}),
     _guests("POST", "/keys/query", {"device_keys": {"$bob": [], "$me": ["$device"]}, "timeout": 1000}),
@@ -224,6 +226,20 @@ _ENCRYPTION = (
     _users("GET", "/keys/changes", **{"from": "$since", "to": "$since"}),
     _users("POST", "/keys/device_signing/upload", {"master_key": _CROSS_SIGNING_KEY, "self_signing_key": _CROSS_SIGNING_KEY, "user_signing_key": _CROSS_SIGNING_KEY, "auth": _PASSWORD}),
     _users("POST", "/keys/signatures/upload", {"$me": {"$device": {"user_id": "$me", "signatures": {"$me": {"ed25519:x": "s"}}}}}),
+    _users("POST", "/room_keys/version", {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"public_key": "k", "signatures": {}}}),
+    _users("GET", "/room_keys/version"),
+    _users("GET", "/room_keys/version/{version}"),
+    _users("PUT", "/room_keys/version/{version}", {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {"public_key": "k", "signatures": {}}, "version": "1"}),
+    _users("DELETE", "/room_keys/version/{version}"),
+    _users("PUT", "/room_keys/keys", {"rooms": {"$room": {"sessions": {"session": _SESSION_KEY}}}}, version="1"),
+    _users("GET", "/room_keys/keys", version="1"),
+    _users("DELETE", "/room_keys/keys", version="1"),
+    _users("PUT", "/room_keys/keys/{roomId}", {"sessions": {"session": _SESSION_KEY}}, version="1"),
+    _users("GET", "/room_keys/keys/{roomId}", version="1"),
+    _users("DELETE", "/room_keys/keys/{roomId}", version="1"),
+    _users("PUT", "/room_keys/keys/{roomId}/{sessionId}", _SESSION_KEY, version="1"),
+    _users("GET", "/room_keys/keys/{roomId}/{sessionId}", version="1"),
+    _users("DELETE", "/room_keys/keys/{roomId}/{sessionId}", version="1"),
     _guests("PUT", "/sendToDevice/{eventType}/{txnId}", {"messages": {"$bob": {"*": {"any": "thing"}}}}),
 )  # fmt: skip
 

@@ -195,6 +195,8 @@ class World:
             "relType": "m.thread",
             "txnId": "transaction",
             "receiptType": "m.read",
+            "version": "1",
+            "sessionId": "session",
             "keyName": "org.example.field",
             "type": "org.example.data",
             "tag": "u.work",

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Server-side backups of room keys. Client-server API, "Server-side key backups".
+
+Owns which backup may be written to (the current one) and the limits. What is in a key only clients can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from homeserver.errors import InvalidParam, NotFound, TooLarge, WrongRoomKeysVersion
+from storage.database import Database, Transaction
+from storage.key_backups import BackedUpKey, Backup, KeyBackupStore
+
+MOST_BACKUPS: Final = 100
+MOST_KEYS: Final = 500_000
+"""Of one backup."""
+MAX_AUTH_DATA: Final = 65_536
+MAX_KEY_BYTES: Final = 65_536
+MAX_ID: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a change of keys leaves."""
+
+    etag: int
+    count: int
+
+
+class KeyBackups:
+    """Keeps backups for users."""
+
+    def __init__(self, database: Database, store: KeyBackupStore) -> None:
+        self._database = database
+        self._store = store
+
+    async def create(self, user_id: str, algorithm: str, auth_data: Mapping[str, Any]) -> int:
+        """A new backup, the current one from now on; its version. Raises TooLarge."""
+        encoded = _auth_data(algorithm, auth_data)
+
+        async def work(txn: Transaction) -> int:
+            await self._store.lock_txn(txn, user_id)
+            if await self._store.count_txn(txn, user_id) >= MOST_BACKUPS:
+                raise TooLarge(f"A user has at most {MOST_BACKUPS} backups: delete one first")
+            return await self._store.create_txn(txn, user_id, algorithm, encoded)
+
+        return await self._database.transaction("key_backup_create", work)
+
+    async def get(self, user_id: str, version: str | None = None) -> Backup:
+        """A backup, the current one for None. Raises NotFound."""
+        backup = await self._store.get(user_id, None if version is None else _number(version))
+        if backup is None:
+            raise NotFound("There is no such backup" if version else "No current backup version")
+        return backup
+
+    async def update(self, user_id: str, version: str, algorithm: str, auth_data: Mapping[str, Any]) -> None:
+        """Change a backup's auth data. Raises NotFound, and InvalidParam for another algorithm."""
+        backup = await self.get(user_id, version)
+        if backup.algorithm != algorithm:
+            raise InvalidParam("The algorithm of a backup cannot be changed")
+        if not await self._store.update(user_id, backup.version, algorithm, _auth_data(algorithm, auth_data)):
+            raise NotFound("There is no such backup")
+
+    async def delete(self, user_id: str, version: str) -> None:
+        """Delete a backup with its keys. Raises NotFound."""
+        if not await self._store.delete(user_id, _number(version)):
+            raise NotFound("There is no such backup")
+
+    async def put(self, user_id: str, version: str, keys: Sequence[BackedUpKey]) -> Summary:
+        """Keep keys in the current backup. Raises NotFound, TooLarge, and WrongRoomKeysVersion for another one."""
+        for key in keys:
+            if len(key.session_data) > MAX_KEY_BYTES or max(len(key.room_id), len(key.session_id)) > MAX_ID:
+                raise TooLarge("The key of a session is too large")
+
+        async def work(txn: Transaction) -> Summary:
+            await self._store.lock_txn(txn, user_id)
+            current = await self._store.get_txn(txn, user_id, None)
+            if current is None:
+                raise NotFound("No current backup version")
+            if str(current.version) != version:
+                raise WrongRoomKeysVersion(str(current.version))
+            if current.count + len(keys) > MOST_KEYS:
+                raise TooLarge(f"A backup has at most {MOST_KEYS} keys")
+            if keys:
+                await self._store.put_keys_txn(txn, user_id, current.version, keys)
+            return await self._summary_txn(txn, user_id, current.version)
+
+        return await self._database.transaction("key_backup_put", work)
+
+    async def keys(
+        self, user_id: str, version: str, room_id: str | None = None, session_id: str | None = None
+    ) -> list[BackedUpKey]:
+        """The keys of a backup, of a room or of a session. Raises NotFound if there is no such backup."""
+        backup = await self.get(user_id, version)
+        return await self._store.keys(user_id, backup.version, room_id, session_id)
+
+    async def remove(
+        self, user_id: str, version: str, room_id: str | None = None, session_id: str | None = None
+    ) -> Summary:
+        """Delete them. Raises NotFound if there is no such backup."""
+        number = (await self.get(user_id, version)).version
+
+        async def work(txn: Transaction) -> Summary:
+            await self._store.lock_txn(txn, user_id)
+            await self._store.remove_keys_txn(txn, user_id, number, room_id, session_id)
+            return await self._summary_txn(txn, user_id, number)
+
+        return await self._database.transaction("key_backup_remove", work)
+
+    async def _summary_txn(self, txn: Transaction, user_id: str, version: int) -> Summary:
+        backup = await self._store.get_txn(txn, user_id, version)
+        if backup is None:
+            raise NotFound("There is no such backup")
+        return Summary(backup.etag, backup.count)
+
+
+def _number(version: str) -> int:
+    """Raises NotFound for what no backup is called."""
+    if not (version.isascii() and version.isdigit() and len(version) <= 18):
+        raise NotFound("There is no such backup")
+    return int(version)
+
+
+def _auth_data(algorithm: str, auth_data: Mapping[str, Any]) -> str:
+    encoded = orjson.dumps(auth_data)
+    if len(encoded) > MAX_AUTH_DATA or len(algorithm) > MAX_ID:
+        raise TooLarge("The auth data of a backup is too large")
+    return encoded.decode()
