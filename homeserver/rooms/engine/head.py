@@ -78,7 +78,8 @@ class RoomHead:
         """Member events appended since the last commit, and those loaded for it: whether a cache holds them or not.
         One that `members` does not name by its ordinal is not the newest."""
         self.resolved_from: frozenset[int] | None = None
-        """Snapshots of the states after the extremities, which `snapshot` resolves; None if that is not at hand."""
+        """Snapshots of the states after the extremities, which `snapshot` resolves, where it is not the only one
+        of them; None: it is, or they are not at hand."""
         self._power_levels: PowerLevels | None = None
         self._server_acl: ServerAcl | None = None
 

@@ -8,7 +8,7 @@ stands is decided by those who put it there: `working` for events of ours, `room
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -150,26 +150,26 @@ class MovingHead:
         *,
         transaction: SendTransaction | None,
         stripped_state: str | None,
-        merged: Collection[int],
+        rest: tuple[tuple[str, int], ...],
     ) -> None:
-        """An event of ours goes on top of the extremities `merged`, whose resolved state is the present one."""
+        """An event of ours goes on top of the extremities but for `rest`; the state before it is the present one."""
         stored, head = entry.stored, self.head
         self.appended.append(entry)
         elsewhere = head.has_other_hosts(self._own_server)
         if not head.room_id:
             head.room_id = entry.room_id
         head.depth = max(head.depth, stored.depth)
-        rest = tuple(end for end in head.extremities if end[1] not in merged)
         head.extremities = (*rest, (stored.event_id, stored.ordinal))
         head.next_ordinal += 1
         if stored.state_key is not None:
             self.move_state(entry, stripped_state)
             self.snapshot(stored)
-        head.resolved_from = frozenset((head.snapshot,)) if not rest else None
-        if stored.type == MEMBER:
-            elsewhere |= host_of(stored.state_key or "") != self._own_server
-        outbound = elsewhere or head.has_other_hosts(self._own_server)
-        if outbound:
+            if stored.type == MEMBER:
+                elsewhere |= host_of(stored.state_key) != self._own_server or head.has_other_hosts(
+                    self._own_server
+                )
+        head.resolved_from = None
+        if elsewhere:
             entry.stored = stored = stored._replace(outbound=True)
         self.rows.events.append(event_row(stored, transaction=transaction))
         self.rows.offsets.append(len(self.appended))
@@ -200,9 +200,10 @@ class MovingHead:
 
     def relate(self, entry: RoomEvent) -> None:
         """The newest event's relation to another, if it has one."""
-        relation = relation_of(entry.event.content)
+        content = entry.event.content
+        relation = relation_of(content)
         if relation is not None:
-            self.rows.relations.append(relation_row(relation, entry.stored, entry.event.content, self.offset))
+            self.rows.relations.append(relation_row(relation, entry.stored, content, self.offset))
 
     # What the newest event does to the state.
 

@@ -124,7 +124,7 @@ class WorkingRoom:
             entry,
             transaction=draft.transaction,
             stripped_state=draft.stripped_state,
-            merged=[ordinal for _, ordinal in merged],
+            rest=head.extremities[:-MAX_PREV_EVENTS],
         )
         if draft.redacts is not None:
             self.moving.strike(draft.redacts, entry)

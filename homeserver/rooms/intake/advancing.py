@@ -46,7 +46,7 @@ def advance(
         afters.add(after)
         head.depth = max(head.depth, stored.depth)
     head.extremities = tuple(sorted(ends.items(), key=lambda end: end[1]))
-    if head.resolved_from != frozenset(afters):
+    if head.resolved_from != frozenset(afters) and afters != {head.snapshot}:
         _turn(ground, state_of_all(ground, sorted(afters)), entry, stripped_state)
         head.resolved_from = frozenset(afters)
 

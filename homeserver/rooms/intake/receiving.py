@@ -157,7 +157,7 @@ class Receiving:
             moving.snapshot(stored)
         moving.head.depth = stored.depth
         moving.head.extremities = ((stored.event_id, stored.ordinal),)
-        moving.head.resolved_from = frozenset((moving.head.snapshot,))
+        moving.head.resolved_from = None
 
     def _stripped_state(self, entry: RoomEvent, before: int) -> str | None:
         """What a user of ours is shown of the room with an invite or a knock."""
