@@ -40,10 +40,6 @@ _POWER_LEVELS = f"""SELECT {EVENT_COLUMNS}
     FROM unnest(%s::int[]) AS w(ordinal) JOIN events e ON e.room = %s AND e.ordinal = w.ordinal {EVENT_JOINS}
     WHERE e.type = 'm.room.power_levels' AND e.state_key = ''"""  # noqa: S608
 
-_CHILDREN = f"""SELECT g.missing_event_id, {EVENT_COLUMNS}
-    FROM event_gaps g JOIN events e USING (room, ordinal) {EVENT_JOINS}
-    WHERE g.room = %s AND g.missing_event_id = ANY (%s::text[])"""  # noqa: S608
-
 _GAPS = """SELECT missing_event_id, ordinal, depth FROM event_gaps
     WHERE room = %s AND depth <= %s ORDER BY depth DESC LIMIT %s"""
 
@@ -124,15 +120,6 @@ class ReceivedStore:
         """The power levels among those events."""
         rows = await self._database.fetch("received_power_levels", _POWER_LEVELS, (list(ordinals), room))
         return [StoredEvent._make(row) for row in rows]
-
-    async def children(self, room: int, event_ids: Sequence[str]) -> dict[str, list[StoredEvent]]:
-        """By missing event, the stored ones that name it."""
-        found: dict[str, list[StoredEvent]] = {}
-        for missing, *row in await self._database.fetch(
-            "received_children", _CHILDREN, (room, list(event_ids))
-        ):
-            found.setdefault(missing, []).append(StoredEvent._make(row))
-        return found
 
     async def gaps(self, room: int, depth: int, limit: int) -> list[Gap]:
         """Missing events named by events of at most that depth, those of the deepest first."""
