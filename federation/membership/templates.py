@@ -116,9 +116,9 @@ def _references(
         if version.chooses_event_ids:
             if type(reference) is not list or len(reference) != 2 or type(reference[1]) is not dict:
                 raise BadAnswer(destination, f"the template's {key} has no pairs of id and hashes")
-            event_id, digest = reference[0], reference[1].get("sha256")
+            event_id, digest = reference[0], reference[1].get("sha256", "")
             if type(digest) is not str or type(event_id) is not str:
-                raise BadAnswer(destination, f"the template's {key} has no hashes")
+                raise BadAnswer(destination, f"the template's {key} has hashes that are none")
             hashes[event_id] = digest
         if type(event_id) is not str or not is_valid_event_id(event_id) or "\0" in event_id:
             raise BadAnswer(destination, f"the template's {key} names no events")

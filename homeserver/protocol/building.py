@@ -66,7 +66,8 @@ def build_event(
     - ``origin_server_ts``: milliseconds.
     - ``redacts``: the target of a redaction; goes where the room version keeps it.
     - ``event_id``: chosen by the caller in room versions 1 and 2, and only there.
-    - ``reference_hashes``: unpadded Base64 by event id, of every previous and auth event in versions 1 and 2.
+    - ``reference_hashes``: unpadded Base64 by event id, of every previous and auth event in versions 1 and 2;
+      empty where it is not known, since other servers' templates leave hashes out and nobody checks them.
 
     Raises EventFormatError and EventTooLargeError for fields that break the version's format,
     CanonicalJsonError for content that it cannot carry. Floats and wide integers are refused in every
@@ -137,7 +138,8 @@ def _references(
     missing = [event_id for event_id in event_ids if event_id not in reference_hashes]
     if missing:
         raise EventFormatError(f"no reference hash for {missing[0]}")
-    return [[event_id, {"sha256": reference_hashes[event_id]}] for event_id in event_ids]
+    known = {event_id: {"sha256": digest} for event_id, digest in reference_hashes.items() if digest}
+    return [[event_id, known.get(event_id, {})] for event_id in event_ids]
 
 
 def _place_redacts(pdu: dict[str, Any], redacts: str, room_version: RoomVersion) -> None:

@@ -69,7 +69,7 @@ class LaresServer:
     def retry(self, server_name: str) -> None:
         """Tell it that another server is there again, as an administrator would."""
         lares = Path(sys.executable).parent / "lares"
-        command = [str(lares), "federation", "retry", "--config", str(self.process.config_path), server_name]
+        command = [str(lares), "federation", "retry", server_name, "--config", str(self.process.config_path)]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def log(self) -> str:

@@ -54,10 +54,22 @@ class Network:
         asyncio.run_coroutine_threadsafe(self._set_cut(set()), self._loop).result(10)
 
     def close(self) -> None:
-        for door in self._doors:
-            self._loop.call_soon_threadsafe(door.close)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
+
+    async def _close(self) -> None:
+        for door in self._doors:
+            door.close()
+        for writers in self._passages.values():
+            for writer in writers:
+                writer.transport.abort()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_default_executor()
 
     async def _set_cut(self, cut: set[frozenset[str]]) -> None:
         self._cut = cut
