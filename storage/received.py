@@ -40,9 +40,6 @@ _POWER_LEVELS = f"""SELECT {EVENT_COLUMNS}
     FROM unnest(%s::int[]) AS w(ordinal) JOIN events e ON e.room = %s AND e.ordinal = w.ordinal {EVENT_JOINS}
     WHERE e.type = 'm.room.power_levels' AND e.state_key = ''"""  # noqa: S608
 
-_GAPS = """SELECT missing_event_id, ordinal, depth FROM event_gaps
-    WHERE room = %s AND depth <= %s ORDER BY depth DESC LIMIT %s"""
-
 _HEAD = "SELECT head FROM rooms WHERE room = %s"
 
 _HISTORY = "SELECT commit_history(%s, %s, %s, %s)"
@@ -66,14 +63,6 @@ class NamedEvent(NamedTuple):
     state_key: str | None
     judged: bool
     """Whether it is known what it cites."""
-
-
-class Gap(NamedTuple):
-    """That an event names another which nobody here has."""
-
-    missing_event_id: str
-    ordinal: int
-    depth: int
 
 
 class ReceivedStore:
@@ -120,11 +109,6 @@ class ReceivedStore:
         """The power levels among those events."""
         rows = await self._database.fetch("received_power_levels", _POWER_LEVELS, (list(ordinals), room))
         return [StoredEvent._make(row) for row in rows]
-
-    async def gaps(self, room: int, depth: int, limit: int) -> list[Gap]:
-        """Missing events named by events of at most that depth, those of the deepest first."""
-        rows = await self._database.fetch("received_gaps", _GAPS, (room, depth, limit))
-        return [Gap._make(row) for row in rows]
 
     async def head(self, room: int) -> int:
         """The room's compare-and-swap counter now."""

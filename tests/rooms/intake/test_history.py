@@ -7,7 +7,6 @@ from homeserver.rooms.engine import Room
 from homeserver.rooms.intake.incoming import Incoming, Outcome
 from storage.database import Database
 from storage.events import OUTLIER, REJECTED, TimelinePlace
-from storage.received import ReceivedStore
 from tests.rooms.intake.dag import Dag, ids
 from tests.rooms.intake.intake_fixture import DAVE, ERIN, FRED, Process, ends
 
@@ -27,8 +26,10 @@ async def gapped(process: Process, messages: int) -> tuple[Room, Dag, list[Incom
 
 
 async def gaps(process: Process, room: Room) -> list[str]:
-    found = await ReceivedStore(process.engine.database).gaps(room.key, 1 << 40, 100)
-    return [gap.missing_event_id for gap in found]
+    rows = await process.engine.database.fetch(
+        "test", "SELECT missing_event_id FROM event_gaps WHERE room = %s", (room.key,)
+    )
+    return [row[0] for row in rows]
 
 
 async def backwards(process: Process, room: Room) -> list[str]:

@@ -13,7 +13,6 @@ from homeserver.rooms.intake.dummies import send_dummy
 from homeserver.rooms.intake.incoming import Incoming, Outcome
 from storage.database import Database
 from storage.events import HIDDEN, REJECTED
-from storage.received import ReceivedStore
 from storage.room_history import RoomHistoryStore
 from tests.rooms.engine_fixture import member, message
 from tests.rooms.intake.dag import MEMBER, ids
@@ -197,15 +196,14 @@ async def test_with_the_state_given(database: Database) -> None:
     (verdict,) = await process.receive(room, given)
     assert verdict.outcome is Outcome.ACCEPTED
     assert len(ends(room)) == 2
-    received = ReceivedStore(database)
-    (gap,) = await received.gaps(room.key, 1 << 40, 10)
-    assert gap.missing_event_id == lost.event.event_id
+    gaps = "SELECT missing_event_id FROM event_gaps"
+    assert await database.fetch("test", gaps) == [(lost.event.event_id,)]
     newest = await RoomHistoryStore(database).newest_gaps([(room.key, 0, 1 << 60)])
     assert newest == {room.key: room.head.position}
     await process.check(room, dag)
     # It comes after all, and is no end of the room, since what builds on it is there.
     await process.accept(room, lost)
-    assert await received.gaps(room.key, 1 << 40, 10) == []
+    assert await database.fetch("test", gaps) == []
     assert ends(room) == ids(later)
     await process.check(room, dag)
     await process.check_states(room, dag)
