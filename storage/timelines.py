@@ -14,6 +14,8 @@ from storage.events import EVENT_COLUMNS, EVENT_JOINS, StoredEvent, TimelinePlac
 _FORKS = 32
 """How many events around a position are looked at for the outermost: as many branches may stand side by side."""
 
+MEMBERSHIPS = frozenset(("ban", "invite", "join", "knock", "leave"))
+
 _LAST_UPTO = f"""SELECT depth, position FROM (
         SELECT depth, position FROM events WHERE room = %s AND position <= %s AND flags = 0
         ORDER BY position DESC LIMIT {_FORKS}
@@ -60,6 +62,9 @@ _MEMBERS_AT = Prepared(
     ) AS e {EVENT_JOINS}"""  # noqa: S608
 )
 
+_MEMBERSHIPS_OF = """SELECT ordinal, pdu::json -> 'content' ->> 'membership' FROM events
+    WHERE room = %s AND type = 'm.room.member' AND state_key = %s AND flags & 1 = 0"""
+
 _OF_STATE = f"""SELECT {EVENT_COLUMNS}
     FROM unnest(%(ordinals)s::int[]) AS w(ordinal)
     JOIN events e ON e.room = %(room)s AND e.ordinal = w.ordinal {EVENT_JOINS}
@@ -103,6 +108,11 @@ class TimelineStore:
         """The newest member event of each of those users at or below a position, for those who have one."""
         rows = await self._database.fetch("timeline_members_at", _MEMBERS_AT, (list(users), room, position))
         return [StoredEvent._make(row) for row in rows]
+
+    async def memberships_of(self, room: int, user_id: str) -> dict[int, str]:
+        """What each of a user's member events made of them, by ordinal; also of those whose place is not known."""
+        rows = await self._database.fetch("timeline_memberships_of", _MEMBERSHIPS_OF, (room, user_id))
+        return {ordinal: membership for ordinal, membership in rows if membership in MEMBERSHIPS}
 
     async def of_type(
         self, room: int, ordinals: Iterable[int], event_type: str, state_key: str | None = None

@@ -5,7 +5,9 @@ Owns who may read a room at all, as of when, and which of its events. A room tha
 the same words whether it exists or not. Client-server API, "Room History Visibility".
 
 Membership at an event is read off the user's intervals by stream position: the membership before the event at p is
-the interval with since < p ≤ until.
+the interval with since < p ≤ until. Events of the past that came late (positions up to 0) tell nothing by that: of them
+nobody sees what is deeper than the end of their last stay, and who was in the room just then is read off the state
+before them where the room's history is open to no others (`Sight.learn`).
 """
 
 from __future__ import annotations
@@ -37,11 +39,14 @@ LARGEST_LOAD = 1000
 class Sight:
     """What one user may see of one room, decided by their membership intervals; synchronous and cheap."""
 
-    __slots__ = ("_intervals", "user_id")
+    __slots__ = ("_intervals", "_left_depth", "_past", "user_id")
 
-    def __init__(self, user_id: str, intervals: Sequence[Interval]) -> None:
+    def __init__(self, user_id: str, intervals: Sequence[Interval], left_depth: int = 0) -> None:
+        """`left_depth` is the depth of the event that ended the user's last stay, where history is to be read."""
         self.user_id = user_id
         self._intervals = intervals
+        self._left_depth = left_depth
+        self._past: dict[int, str | None] = {}
 
     @property
     def left_at(self) -> int | None:
@@ -66,6 +71,20 @@ class Sight:
                 return interval.membership
         return None
 
+    def asks_past(self, stored: StoredEvent) -> bool:
+        """Whether it must learn the membership at an event before it can say of it whether the user may see it."""
+        return (
+            stored.position <= 0
+            and stored.visibility in _MEMBERS_ONLY
+            and stored.snapshot is not None
+            and stored.snapshot not in self._past
+            and bool(self._intervals)
+        )
+
+    def learn(self, snapshot: int, membership: str | None) -> None:
+        """The user's membership in a state of the room."""
+        self._past[snapshot] = membership
+
     def joined_after(self, position: int) -> bool:
         """Whether the user was joined at any time after the event at a position, now included."""
         return any(
@@ -76,15 +95,24 @@ class Sight:
     def may_see(self, entry: RoomEvent) -> bool:
         """Whether the user may see the event."""
         stored = entry.stored
+        if stored.position <= 0 and not self._reaches(stored):
+            return False
         return self._may_see(stored.position, stored.visibility, stored, stored.pdu)
 
     def may_see_replaced(self, entry: RoomEvent) -> bool:
         """Whether the user may see the state event that this one replaced."""
         stored = entry.stored
         position, visibility = stored.replaced_position, stored.replaced_visibility
-        if position is None or visibility is None:
+        if position is None or visibility is None or (position <= 0 and not self._reaches(stored)):
             return False
         return self._may_see(position, visibility, stored, stored.replaced_pdu)
+
+    def _reaches(self, stored: StoredEvent) -> bool:
+        """Whether an event of the past is of before the user left."""
+        last = self._intervals[-1] if self._intervals else None
+        if last is not None and last.membership == "join":
+            return True
+        return stored.depth < self._left_depth or stored.visibility == HistoryVisibility.WORLD_READABLE
 
     def _may_see(self, position: int, visibility: int, kind: StoredEvent, pdu: str | None) -> bool:
         """For an event of the same type and state key as `kind`."""
@@ -97,11 +125,19 @@ class Sight:
             visibility_after = HistoryVisibility.from_content(orjson.loads(pdu)["content"])
         return may_see_event(
             visibility=HistoryVisibility(visibility),
-            membership=_membership(self.membership_before(position)),
+            membership=_membership(self._membership_before(position, kind)),
             joined_later=self.joined_after(position),
             visibility_after=visibility_after,
             membership_after=_membership(self.membership_at(position)) if own else None,
         )
+
+    def _membership_before(self, position: int, kind: StoredEvent) -> str | None:
+        if position <= 0 and position == kind.position and kind.snapshot is not None:
+            return self._past.get(kind.snapshot)
+        return self.membership_before(position)
+
+
+_MEMBERS_ONLY = frozenset((int(HistoryVisibility.INVITED), int(HistoryVisibility.JOINED)))
 
 
 def _membership(name: str | None) -> Membership | None:
@@ -171,11 +207,18 @@ class RoomGate:
         membership = None if standing is None else standing.membership
         if membership == "join":
             return RoomAccess(room, user_id, membership, None, sight)
+        if room.head.oldest_position < 0 and sight.left_at is not None:
+            sight = Sight(user_id, intervals, await self._depth_at(room, sight.left_at))
         if room.head.history_visibility is HistoryVisibility.WORLD_READABLE:
             return RoomAccess(room, user_id, membership, None, sight)
         if sight.left_at is None:
             raise _unseen(user_id, room_id)
         return RoomAccess(room, user_id, membership, sight.left_at, sight)
+
+    async def _depth_at(self, room: Room, position: int) -> int:
+        """The depth of the event at a position; 0 where none is shown there."""
+        found = (await self._events.timelines([(room.key, position - 1, position)], 1))[room.key]
+        return found[0].depth if found else 0
 
     async def access_state(self, user_id: str, room_id: str) -> StateAccess:
         """As `access_room`, for reading state only: whoever sees the present is let in without a query."""

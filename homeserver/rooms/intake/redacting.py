@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from homeserver.events import RoomEvent
 from homeserver.protocol.event_auth import redaction_applies
 from homeserver.protocol.power_levels import PowerLevels
+from homeserver.rooms.engine.head import host_of
 from homeserver.rooms.engine.snapshots import NOTHING
 from homeserver.rooms.intake.ground import CREATE, Ground
 from homeserver.rooms.intake.resolving import POWER_LEVELS
@@ -52,12 +53,25 @@ def strike_late(ground: Ground, target: RoomEvent, redactions: Iterable[RoomEven
 
 
 def _applies(ground: Ground, redaction: RoomEvent, target: RoomEvent) -> bool:
-    before = ground.lens(redaction.stored.snapshot or NOTHING.snapshot).many((CREATE, POWER_LEVELS))
-    create, levels = before.get(CREATE), before.get(POWER_LEVELS)
-    if create is None:
+    levels = _levels(ground, redaction.stored.snapshot or NOTHING.snapshot)
+    if levels is None or not redaction_applies(redaction.event, target.event, levels):
         return False
-    return redaction_applies(
-        redaction.event,
-        target.event,
-        PowerLevels.of_events(None if levels is None else levels.event, create.event),
+    if redaction.stored.current_snapshot is not None:
+        return True
+    # It came as history, for which nobody asked whether the present allows it, as is asked of news (soft failure): who
+    # has lost the power to redact could else send what they have dated back. What others redacted in time is told in
+    # its redacted form.
+    present = _levels(ground, ground.head.snapshot)
+    sender = redaction.stored.sender
+    return present is not None and (
+        present.user_level(sender) >= present.redact or host_of(sender) == host_of(target.stored.sender)
     )
+
+
+def _levels(ground: Ground, snapshot: int) -> PowerLevels | None:
+    """The power levels of a state; None for one that cannot be. Raises Lacking."""
+    state = ground.lens(snapshot).many((CREATE, POWER_LEVELS))
+    create, levels = state.get(CREATE), state.get(POWER_LEVELS)
+    if create is None:
+        return None
+    return PowerLevels.of_events(None if levels is None else levels.event, create.event)

@@ -7,6 +7,7 @@ from homeserver.errors import NotFound
 from homeserver.events import RoomEvent
 from homeserver.rooms.access import RoomAccess, RoomGate
 from homeserver.rooms.reading.missing_history import MissingHistory
+from homeserver.rooms.reading.past_stays import PastStays
 from storage.gaps import GapStore
 from storage.timelines import TimelineStore
 
@@ -22,11 +23,18 @@ class EventsByTime:
     """One per process."""
 
     def __init__(
-        self, *, gate: RoomGate, store: TimelineStore, gaps: GapStore, missing: MissingHistory
+        self,
+        *,
+        gate: RoomGate,
+        store: TimelineStore,
+        gaps: GapStore,
+        stays: PastStays,
+        missing: MissingHistory,
     ) -> None:
         self._gate = gate
         self._store = store
         self._gaps = gaps
+        self._stays = stays
         self._missing = missing
 
     async def nearest(self, user_id: str, room_id: str, timestamp: int, *, backwards: bool) -> RoomEvent:
@@ -52,6 +60,7 @@ class EventsByTime:
         limit, at = 1, timestamp
         for _ in range(BATCHES):
             rows = await self._store.nearest(access.room.key, at, position, backwards=backwards, limit=limit)
+            await self._stays.settle(access, rows)
             for stored in rows:
                 entry = self._gate.in_memory(access.room, stored)
                 if access.sight.may_see(entry):

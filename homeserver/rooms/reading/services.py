@@ -18,6 +18,7 @@ from homeserver.rooms.reading.member_history import MemberHistory
 from homeserver.rooms.reading.members import RoomMembers
 from homeserver.rooms.reading.messages import InvitePermissions, Messages
 from homeserver.rooms.reading.missing_history import MissingHistory
+from homeserver.rooms.reading.past_stays import PastStays
 from homeserver.rooms.reading.places import Places
 from homeserver.rooms.reading.presenting import Presenter
 from homeserver.rooms.reading.relations import RelatedEvents
@@ -77,8 +78,11 @@ def build_reading_services(
     aggregations = Aggregations(relations)
     presenter = Presenter(now=now, pause=pause, aggregations=aggregations)
     walks = Places(timelines)
-    timeline = TimelineReader(pages=gaps, gate=gate, walks=walks, missing=missing, seconds=clock.seconds)
-    search = EventSearch(gate=gate, cache=cache, missing=missing)
+    stays = PastStays(snapshots=history, members=timelines)
+    timeline = TimelineReader(
+        pages=gaps, gate=gate, walks=walks, stays=stays, missing=missing, seconds=clock.seconds
+    )
+    search = EventSearch(gate=gate, events=events, stays=stays, missing=missing)
     peekers = Peekers()
     stream.subscribe(peekers)
     return ReadingServices(
@@ -101,7 +105,7 @@ def build_reading_services(
         event=SingleEvent(
             search=search, cache=cache, events=events, ignored_users=account_data, presenter=presenter
         ),
-        by_time=EventsByTime(gate=gate, store=timelines, gaps=gaps, missing=missing),
+        by_time=EventsByTime(gate=gate, store=timelines, gaps=gaps, stays=stays, missing=missing),
         state=RoomState(gate=gate, store=timelines, presenter=presenter),
         members=RoomMembers(
             gate=gate, walks=walks, events=events, store=timelines, presenter=presenter, whole=whole

@@ -17,6 +17,7 @@ from homeserver.rooms.access import RoomAccess, RoomGate
 from homeserver.rooms.engine import Room
 from homeserver.rooms.reading import places
 from homeserver.rooms.reading.missing_history import MissingHistory
+from homeserver.rooms.reading.past_stays import PastStays
 from homeserver.rooms.reading.walking import Pages, Walk, given
 from storage.events import StoredEvent, TimelinePlace
 
@@ -63,6 +64,7 @@ class TimelineReader:
         pages: Pages,
         gate: RoomGate,
         walks: places.Places,
+        stays: PastStays,
         missing: MissingHistory,
         seconds: Callable[[], float],
     ) -> None:
@@ -70,6 +72,7 @@ class TimelineReader:
         self._pages = pages
         self._gate = gate
         self._places = walks
+        self._stays = stays
         self._missing = missing
         self._seconds = seconds
 
@@ -94,6 +97,7 @@ class TimelineReader:
         while True:
             portion = await read(place, batch)
             rows = portion.rows
+            await self._stays.settle(access, rows)
             for index, stored in enumerate(rows):
                 if within.passed(stored):
                     # The stop was asked for; beyond it there is more. Beyond what one may see there is not.

@@ -122,3 +122,34 @@ async def test_redactions_of_the_past_apply(database: Database) -> None:
     shown = next(each for each in page["chunk"] if each["event_id"] == secret.event.event_id)
     assert shown["content"] == {}
     assert shown["unsigned"]["redacted_because"]["event_id"] == redaction.event.event_id
+
+
+@pytest.mark.parametrize("version", ["1", "11"])
+@pytest.mark.parametrize("power_lost", [True, False])
+async def test_redactions_that_are_dated_back(database: Database, version: str, power_lost: bool) -> None:
+    """Who has lost the power to redact cannot do so any more as of the time when they had it."""
+    world = await World.open(database, version)
+    remote, mallory = world.remote, world.evil.user("mallory")
+    remote.send("m.room.power_levels", {"users": {world.hydra.user(): 100, mallory: 50}}, "")
+    secret = remote.message("stays" if power_lost else "goes")
+    needed = (("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", mallory))
+    redaction = world.evil.pdu(
+        version=remote.version,
+        room_id=remote.id,
+        event_type="m.room.redaction",
+        sender=mallory,
+        content={"redacts": secret.event.event_id} if version == "11" else {},
+        redacts=None if version == "11" else secret.event.event_id,
+        prev=remote.latest,
+        auth=[remote.state[key] for key in needed],
+    )
+    if power_lost:
+        remote.send("m.room.power_levels", {"users": {world.hydra.user(): 100}}, "")
+    remote.events[redaction.event.event_id] = redaction
+    remote.latest.append(redaction)
+    remote.message("on both")
+    await world.enter()
+    page = await world.page(limit=100)
+    shown = {each["event_id"]: each for each in page["chunk"]}
+    assert redaction.event.event_id in shown
+    assert ("body" in shown[secret.event.event_id]["content"]) is power_lost

@@ -176,3 +176,21 @@ async def take_ours(world: World) -> None:
     assert room is not None
     newest = room.recent[-1]
     world.remote.add(BuiltEvent(newest.event, newest.stored.pdu.encode()))
+
+
+async def test_who_was_there_sees_what_only_members_may_see(database: Database) -> None:
+    """Also what was missed then and came as history; who joined afterwards does not."""
+    world = await World.open(database, visibility="joined")
+    await world.enter()
+    missed = [world.remote.message(str(number)) for number in range(5)]
+    late = world.remote.message("late")
+    await world.receive(late, gap=True)
+    await world.engine.join(world.remote.id, BOB)
+    await take_ours(world)
+    line = world.line()
+    bobs = [line[0], *line[-5:]]
+    assert await world.walk(BOB, limit=10) == bobs
+    assert (await world.walk(limit=10))[:7] == line[:7]
+    assert await event(world, missed[0].event.event_id)
+    with pytest.raises(NotFound):
+        await event(world, missed[0].event.event_id, BOB)
