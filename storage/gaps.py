@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from storage.database import Database
 from storage.events import EVENT_COLUMNS, EVENT_JOINS, StoredEvent, TimelinePlace
-from storage.received import Gap
 
 # The gap is found in the same statement: one look into an index, whether there is any or not.
 _PAGE_BACKWARDS = f"""SELECT g.depth, {EVENT_COLUMNS}
@@ -36,6 +35,15 @@ _UPTO = """SELECT missing_event_id, ordinal, depth FROM event_gaps
 _BETWEEN = "SELECT 1 FROM event_gaps WHERE room = %s AND depth > %s AND depth <= %s LIMIT 1"
 
 _MISSING = "SELECT missing_event_id FROM event_gaps WHERE room = %s AND missing_event_id = ANY (%s::text[])"
+
+
+class Gap(NamedTuple):
+    """That an event names another which nobody here has."""
+
+    missing_event_id: str
+    ordinal: int
+    """Of the event that names it, as is `depth`."""
+    depth: int
 
 
 class GapPage(NamedTuple):

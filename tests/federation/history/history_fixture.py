@@ -192,7 +192,8 @@ class Past:
 
     def _backfill(self, request: Received) -> Any:
         known = self.known()
-        wanted, found = list(request.query["v"]), {}
+        wanted = list(request.query["v"])
+        found: dict[str, Any] = {}
         limit = min(int(request.query["limit"][0]), 100)
         while wanted and len(found) < limit:
             built = known.get(wanted.pop(0))
