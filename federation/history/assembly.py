@@ -10,7 +10,7 @@ from federation.client.calls import FederationCalls
 from federation.history.backfilling import Backfiller
 from federation.history.candidates import Candidates
 from federation.history.placing import HistoryIntake, HistoryPlacer
-from federation.history.remote_history import RemoteHistory
+from federation.history.remote_history import RemoteHistory, WholeRooms
 from federation.inbound.missing import EventFetcher
 from federation.inbound.reading import PduReader
 from storage.database import Database
@@ -27,6 +27,7 @@ def build_remote_history(
     fetcher: EventFetcher,
     intake: HistoryIntake,
     availability: Availability,
+    whole: WholeRooms,
     server_name: str,
 ) -> RemoteHistory:
     """What the reading services are given as `missing`."""
@@ -46,5 +47,6 @@ def build_remote_history(
         placer=placer,
         candidates=candidates,
         gaps=GapStore(database),
+        whole=whole,
         server_name=server_name,
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -24,6 +24,7 @@ from federation.history.candidates import Candidates
 from federation.history.placing import HistoryPlacer, Placing
 from federation.inbound.budgets import Budget, OverBudget
 from federation.inbound.missing import EventFetcher
+from homeserver.errors import RemoteServerFailed
 from homeserver.protocol.errors import IdentifierError
 from homeserver.protocol.identifiers import check_event_id
 from homeserver.rooms.engine import Room, RoomHead
@@ -57,6 +58,12 @@ def history_budget(clock: Callable[[], float]) -> Budget:
     return Budget(clock, requests=150, events=100_000, size=48 << 20, seconds=60.0)
 
 
+class WholeRooms(Protocol):
+    """Waits until all members of a room are known; `homeserver.rooms.whole_rooms.WholeRooms` is one."""
+
+    async def get(self, room_id: str) -> Room | None: ...
+
+
 class RemoteHistory:
     """One per process. `stop` it before the database."""
 
@@ -70,6 +77,7 @@ class RemoteHistory:
         placer: HistoryPlacer,
         candidates: Candidates,
         gaps: GapStore,
+        whole: WholeRooms,
         server_name: str,
     ) -> None:
         self._reactor = reactor
@@ -79,6 +87,7 @@ class RemoteHistory:
         self._placer = placer
         self._candidates = candidates
         self._gaps = gaps
+        self._whole = whole
         self._server_name = server_name
         self._under_way: dict[Hashable, _Work] = {}
         self._turns = DeferredSemaphore(AT_ONCE)
@@ -111,8 +120,9 @@ class RemoteHistory:
             if len(missing) == MOST_NAMED:
                 break
 
-        async def work() -> bool:
-            return await self._fill(room.head, missing)
+        async def work() -> bool | None:
+            head = await self._whole_head(room)
+            return None if head is None else await self._fill(head, missing)
 
         stored = await self._shared((room.key, reach[0].missing_event_id), work, patience)
         if stored is None:
@@ -131,8 +141,9 @@ class RemoteHistory:
         if "\0" in event_id or self._is_lost(room.key, event_id):
             return False
 
-        async def work() -> bool:
-            return await self._find(room.head, event_id)
+        async def work() -> bool | None:
+            head = await self._whole_head(room)
+            return None if head is None else await self._find(head, event_id)
 
         return bool(await self._shared((room.key, event_id, "alone"), work, patience))
 
@@ -141,12 +152,21 @@ class RemoteHistory:
         if not -(2**53) < timestamp < 2**53:
             return False
 
-        async def work() -> bool:
-            return await self._find_by_time(room.head, timestamp, backwards=backwards)
+        async def work() -> bool | None:
+            head = await self._whole_head(room)
+            return None if head is None else await self._find_by_time(head, timestamp, backwards=backwards)
 
         return bool(await self._shared((room.key, timestamp, backwards), work, patience))
 
     # The work
+
+    async def _whole_head(self, room: Room) -> RoomHead | None:
+        """The room, once its members are known: events of those who are not yet would be rejected for good."""
+        try:
+            whole = await self._whole.get(room.room_id)
+        except RemoteServerFailed:
+            return None
+        return None if whole is None else whole.head
 
     async def _fill(self, head: RoomHead, missing: dict[str, int]) -> bool:
         stored = await self._backfiller.fill(head, missing, history_budget(self._reactor.seconds))
@@ -198,9 +218,10 @@ class RemoteHistory:
     # Once at a time
 
     async def _shared(
-        self, key: Hashable, make: Callable[[], Awaitable[bool]], patience: float
+        self, key: Hashable, make: Callable[[], Awaitable[bool | None]], patience: float
     ) -> bool | None:
-        """What the work gives that is under way for the key, begun if there is none; None if it takes too long."""
+        """What the work gives that is under way for the key, begun if there is none; None if it takes too long, or must
+        be begun again."""
         work = self._under_way.get(key)
         if work is None:
             if len(self._under_way) >= AT_ONCE + MOST_WAITING:
@@ -209,14 +230,14 @@ class RemoteHistory:
             work.running = Deferred.fromCoroutine(self._run(key, work, make))
         if work.done:
             return work.result
-        waiter: Deferred[bool] = Deferred()
+        waiter: Deferred[bool | None] = Deferred()
         work.waiters.append(waiter)
         try:
             return await waiter.addTimeout(patience, self._reactor)
         except TookTooLong:
             return None
 
-    async def _run(self, key: Hashable, work: _Work, make: Callable[[], Awaitable[bool]]) -> None:
+    async def _run(self, key: Hashable, work: _Work, make: Callable[[], Awaitable[bool | None]]) -> None:
         try:
             await self._turns.acquire()
             try:
@@ -262,6 +283,6 @@ class _Work:
 
     def __init__(self) -> None:
         self.running: Deferred[None] = Deferred()
-        self.waiters: list[Deferred[bool]] = []
+        self.waiters: list[Deferred[bool | None]] = []
         self.done = False
-        self.result = False
+        self.result: bool | None = False

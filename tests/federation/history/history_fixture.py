@@ -17,12 +17,13 @@ from federation.inbound.assembly import new_fetcher
 from federation.inbound.reading import PduReader
 from homeserver.protocol.building import BuiltEvent
 from homeserver.protocol.filters import RoomEventFilter
-from homeserver.rooms.arrival import RoomArrival
+from homeserver.rooms.arrival import Partial, RoomArrival
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine import Room
 from homeserver.rooms.intake.incoming import Incoming, Outcome
 from homeserver.rooms.intake.knowledge import States
 from homeserver.rooms.intake.room_intake import RoomIntake
+from homeserver.rooms.whole_rooms import WholeRooms
 from storage.arrivals import ArrivalStore
 from storage.database import Database
 from storage.received import ReceivedStore
@@ -58,6 +59,8 @@ class World:
         self.network = Network(self.hydra, self.evil)
         self.availability = SomeAvailable()
         self.intake = _intake(database, engine)
+        self.whole = WholeRooms(engine.cache, clock)
+        engine.stream.subscribe(self.whole)
         client = FederationClient(
             server_name=OURS,
             signing_key=KEY,
@@ -76,6 +79,7 @@ class World:
             fetcher=fetcher,
             intake=self.intake,
             availability=self.availability,
+            whole=self.whole,
             server_name=OURS,
         )
         self.remote = RemoteRoom(self.hydra, version, visibility=visibility)
@@ -98,8 +102,8 @@ class World:
         world.tell(world.evil)
         return world
 
-    async def enter(self) -> Room:
-        """Bring Alice into the room."""
+    async def enter(self, *, partial: bool = False) -> Room:
+        """Bring Alice into the room; `partial`: most of its members are left to be told later."""
         arrival = RoomArrival(
             cache=self.engine.cache,
             stream=self.engine.stream,
@@ -111,14 +115,14 @@ class World:
             pause=pause,
         )
         join = self.remote.event("m.room.member", {"membership": "join"}, ALICE, sender=ALICE, by=self.us)
-        answer = self.remote.join_answer(join.event)
+        answer = self.remote.join_answer(join.event, omit_members=partial)
         return await arrival.arrive(
             self.remote.id,
             self.remote.version,
             incoming(join),
             self.remote.parsed(answer["state"]),
             self.remote.parsed(answer["auth_chain"]),
-            partial=None,
+            partial=Partial(self.hydra.name, tuple(answer["servers_in_room"])) if partial else None,
         )
 
     async def receive(self, *events: BuiltEvent, gap: bool = False) -> None:

@@ -72,6 +72,24 @@ async def test_a_server_that_takes_its_time(database: Database) -> None:
     assert len(world.backfills()) == 1
 
 
+async def test_a_room_whose_members_are_not_all_known(database: Database) -> None:
+    """Its past waits for them: it would be judged by a state that lacks who wrote it."""
+    clock = Clock()
+    world = await World.open(database, clock=clock)
+    world.remote.message("hello")
+    await world.enter(partial=True)
+    reading = Deferred.fromCoroutine(world.page(limit=20))
+    while not clock.getDelayedCalls():
+        await pause()
+    clock.advance(11)
+    page = await reading
+    assert ids(page["chunk"]) == world.line()[:1] and "end" in page
+    assert world.backfills() == [] and world.backfills(world.evil) == []
+    clock.advance(20)
+    while clock.getDelayedCalls():
+        await pause()
+
+
 async def test_a_server_that_is_gone(database: Database) -> None:
     """Another is asked; where none is left the pages end, and soon afterwards they do not."""
     clock = Clock()
