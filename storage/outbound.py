@@ -19,11 +19,11 @@ PER_ROOM = 10
 _COLUMNS = "e.position, e.room, e.event_id, e.type, e.state_key, e.sender, e.pdu"
 
 _SINCE = f"""SELECT {_COLUMNS} FROM events e
-    WHERE e.outbound AND e.flags = 0 AND e.position > %s AND e.position <= %s
+    WHERE e.outbound AND (e.flags & 7) = 0 AND e.position > %s AND e.position <= %s
     ORDER BY e.position LIMIT %s"""  # noqa: S608
 
 _SINCE_IN_ROOMS = f"""SELECT {_COLUMNS} FROM unnest(%s::bigint[]) AS w(room)
-    JOIN events e ON e.room = w.room AND e.outbound AND e.flags = 0 AND e.position > %s AND e.position <= %s
+    JOIN events e ON e.room = w.room AND e.outbound AND (e.flags & 7) = 0 AND e.position > %s AND e.position <= %s
     ORDER BY e.position LIMIT %s"""  # noqa: S608
 
 MISSED = """
@@ -39,13 +39,13 @@ WITH stays AS MATERIALIZED (
     SELECT e.position, e.room, e.ordinal FROM stays s JOIN rooms r USING (room)
     CROSS JOIN LATERAL (
         SELECT n.position, n.room, n.ordinal, n.sender FROM events n  -- off the index, whatever the room's size
-        WHERE n.room = s.room AND n.outbound AND n.flags = 0 AND n.position > %(after)s AND n.position <= %(upto)s
+        WHERE n.room = s.room AND n.outbound AND (n.flags & 7) = 0 AND n.position > %(after)s AND n.position <= %(upto)s
         ORDER BY n.position DESC LIMIT %(per_room)s
     ) AS e
     WHERE r.position > %(after)s AND s.present @> e.position AND server_of(e.sender) <> %(server)s
     UNION
     SELECT n.position, n.room, n.ordinal FROM events n
-    WHERE server_of(n.state_key) = %(server)s AND n.outbound AND n.type = 'm.room.member' AND n.flags = 0
+    WHERE server_of(n.state_key) = %(server)s AND n.outbound AND n.type = 'm.room.member' AND (n.flags & 7) = 0
       AND n.position > %(after)s AND n.position <= %(upto)s AND server_of(n.sender) <> %(server)s
 )
 SELECT position, room, ordinal FROM missed ORDER BY position LIMIT %(limit)s

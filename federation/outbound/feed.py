@@ -181,7 +181,7 @@ class Feed:
         for key in self._moved:
             room = self._rooms.peek_key(key)
             recent = None if room is None else room.recent_since(after)
-            if room is None or recent is None:
+            if room is None or recent is None or room.unshown > after:
                 unread.append(key)
                 continue
             if not any(entry.stored.outbound for entry in recent):

@@ -30,13 +30,15 @@ RECENT_EVENTS = 64
 class Room:
     """A room in memory."""
 
-    __slots__ = ("beyond", "cleared", "head", "recent", "recent_floor", "suspected", "weight")
+    __slots__ = ("beyond", "cleared", "head", "recent", "recent_floor", "suspected", "unshown", "weight")
 
     def __init__(self, head: RoomHead) -> None:
         self.head = head
         self.recent: deque[RoomEvent] = deque()
         self.recent_floor = head.position
-        """Every event above this position is in `recent`."""
+        """Every event above this position that is shown to clients is in `recent`."""
+        self.unshown = 0
+        """Position of the newest event known to be for other servers only, which is not in `recent`."""
         self.beyond = 0
         """The newest event is known to be above this position."""
         self.suspected = 0

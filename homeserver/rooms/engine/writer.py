@@ -328,6 +328,9 @@ class RoomWriter:
     def _land(self, room: Room, working: WorkingRoom, commit: RoomCommit) -> Iterable[str]:
         head = working.moving.landed(commit.before, commit.room)
         self._tools.cache.advanced(room, head, [e for e in working.appended if not e.stored.flags])
+        for entry in working.appended:
+            if entry.stored.flags and entry.stored.outbound:
+                room.unshown = max(room.unshown, entry.stored.position)
         for entry in working.moving.placed:
             self._tools.cache.placed(room, entry)
         for target, pdu, redaction in working.moving.struck:

@@ -48,13 +48,21 @@ class Intake:
     rate: float
 
 
+_worlds: dict[int, World] = {}
+
+
+def world_of(server: Homeserver) -> World:
+    """The server's population, one for all scenarios: names are given once."""
+    return _worlds.setdefault(server.port, World(server.port, FULL))
+
+
 async def intake(server: Homeserver, size: Size) -> Intake:
     """Send events in full transactions, each when the last event of the one before can be read by a client.
 
     Synapse answers first and works later, and drops what has piled up for a room: hence the waiting, for both.
     """
     assert server.federated is not None
-    world = World(server.port, FULL)
+    world = world_of(server)
     reader = await world.register(world.anyone)
     room_id = await reader.create_room(preset="public_chat", room_version=VERSION)
     sender = Sender(free_port(), server.server_name, server.federated)
@@ -109,9 +117,7 @@ class Way:
 
 async def way(near: Homeserver, far: Homeserver, size: Size) -> Way:
     """One message after the other."""
-    speaker, listener = [
-        await world.register(world.anyone) for world in (World(near.port, FULL), World(far.port, FULL))
-    ]
+    speaker, listener = [await world.register(world.anyone) for world in (world_of(near), world_of(far))]
     room_id = await speaker.create_room(preset="public_chat", room_version=VERSION)
     await join(listener, room_id, near.server_name)
     token = next_batch(await listener.sync())
@@ -145,7 +151,7 @@ class Entry:
 
 async def large_room(host: Homeserver, size: Size, progress: Callable[[str], None]) -> str:
     """A room of many members who have spoken."""
-    world = World(host.port, FULL)
+    world = world_of(host)
     creator = await world.register(world.anyone)
     room_id = await creator.create_room(preset="public_chat", room_version=VERSION, name="A large room")
     progress(f"  {size.members} members come in")
@@ -164,7 +170,7 @@ async def large_room(host: Homeserver, size: Size, progress: Callable[[str], Non
 
 async def entry(server: Homeserver, host: Homeserver, room_id: str, size: Size) -> Entry:
     """Join the room from a server that has never heard of it."""
-    world = World(server.port, FULL)
+    world = world_of(server)
     user = await world.register(world.anyone)
     processes = (server.process, server.cluster.process)
     before = [process.cpu_seconds() for process in processes]

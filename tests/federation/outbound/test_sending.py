@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from homeserver.rooms.engine import Draft
+from homeserver.rooms.engine.working import DUMMY
 from storage.database import Database
 from tests.federation.outbound.outbound_fixture import Others, Process
 from tests.rooms.engine_fixture import ALICE, member
@@ -24,6 +26,21 @@ async def test_events_arrive_in_order_at_each_server_of_the_room(database: Datab
         ids = [each.transaction_id for each in process.others.received[server]]
         assert len(set(ids)) == len(ids)
     assert set(process.others.received) == {A, B}
+    await process.stop()
+
+
+async def test_what_only_ties_branches_together_is_sent_though_no_client_sees_it(database: Database) -> None:
+    """From memory, and once again to a server that was away."""
+    process = await Process.open(database)
+    room = await process.room_with(A, B)
+    process.others.away.add(A)
+    await process.engine.engine.write(room.room_id, lambda _head: [Draft(DUMMY, ALICE, {})], users=(ALICE,))
+    await process.settle()
+    assert process.others.bodies(B) == [DUMMY]
+    process.others.away.clear()
+    process.outbound.availability.spoke(A)
+    await process.settle()
+    assert process.others.bodies(A) == [DUMMY]
     await process.stop()
 
 
