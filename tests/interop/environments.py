@@ -41,8 +41,8 @@ def python() -> Path:
     return _ensured("python", [REQUIREMENTS], install) / "bin" / "python"
 
 
-def js_client() -> list[str]:
-    """The command that runs `js/client.mjs`: Node and a copy of the script beside its `node_modules`."""
+def js_client(scenario: str = "client") -> list[str]:
+    """The command that runs `js/SCENARIO.mjs`: Node and a copy of the scripts beside their `node_modules`."""
     tools = python().parent
     environment = {**os.environ, "PATH": f"{tools}:{os.environ.get('PATH', '')}"}
 
@@ -58,10 +58,11 @@ def js_client() -> list[str]:
         )
 
     directory = _ensured("js", [REQUIREMENTS, *(HERE / "js" / name for name in JS_PINS)], install)
-    # Node looks for packages beside the script's own path, so the script goes where they are.
+    # Node looks for packages beside the script's own path, so the scripts go where they are.
     with _locked():
-        script = Path(shutil.copy2(HERE / "js" / "client.mjs", directory))
-    return [str(tools / "node"), str(script)]
+        for script in (HERE / "js").glob("*.mjs"):
+            shutil.copy2(script, directory)
+    return [str(tools / "node"), str(directory / f"{scenario}.mjs")]
 
 
 def _ensured(name: str, pins: list[Path], install: Callable[[Path], None]) -> Path:

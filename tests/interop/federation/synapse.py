@@ -24,6 +24,8 @@ from tests.interop.federation.people import Person
 from tests.serving import free_port
 
 _SECRET = "a secret shared by the tests and their servers"
+PASSWORD = "a password"
+"""Of every account."""
 
 
 class SynapseServer:
@@ -90,7 +92,7 @@ class SynapseServer:
         """Make an account by the shared secret."""
         url = f"http://127.0.0.1:{self.client_port}/_synapse/admin/v1/register"
         nonce = _json(url)["nonce"]
-        fields = [nonce, localpart, "a password", "notadmin"]
+        fields = [nonce, localpart, PASSWORD, "notadmin"]
         mac = hmac.new(_SECRET.encode(), "\0".join(fields).encode(), hashlib.sha1).hexdigest()
         body = {"nonce": nonce, "username": localpart, "password": fields[2], "admin": False, "mac": mac}
         made = _json(url, body)

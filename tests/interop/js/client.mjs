@@ -5,51 +5,14 @@
 //
 // Owns the scenario; judges nothing but that every request succeeded. It prints one JSON object per line,
 // {"step": NAME, …what the client saw…}, and exits with 0 after the last step; `test_js_sdk.py` compares the
-// lines with what a server owes. The SDK's own log goes to standard error.
-import * as sdk from "matrix-js-sdk";
+// lines with what a server owes.
+import { connect, refused, saw, until } from "./sdk.mjs";
 
-const PATIENCE = 30_000;
 const PASSWORD = "correct horse battery staple";
 
-for (const level of ["trace", "debug", "log", "info", "warn"]) console[level] = (...what) => console.error(...what);
-
-const saw = (step, what) => process.stdout.write(JSON.stringify({ step, ...what }) + "\n");
 const bodies = (events) => events.map((event) => event.getContent().body);
 const isMessage = (event) => event.getType() === "m.room.message";
 const errcode = (promise) => promise.then(() => "none", (error) => error.errcode ?? String(error));
-
-/** Requests that a server with these features should not answer so, for the last line of the record. */
-const refused = new Set();
-async function watchedFetch(resource, options) {
-    const response = await fetch(resource, options);
-    if (response.status === 404 || response.status === 405 || response.status >= 500) {
-        refused.add(`${response.status} ${options?.method ?? "GET"} ${new URL(resource).pathname}`);
-    }
-    return response;
-}
-
-const connect = (baseUrl, credentials = {}) =>
-    sdk.createClient({ baseUrl, fetchFn: watchedFetch, timelineSupport: true, ...credentials });
-
-const NEWS = [sdk.ClientEvent.Sync, sdk.RoomEvent.LocalEchoUpdated];
-
-/** Resolves with the first truthy `look()`, tried now and after every sync and change of a local echo. */
-function until(client, what, look) {
-    return new Promise((resolve, reject) => {
-        const finish = (settle, value) => {
-            clearTimeout(timer);
-            NEWS.forEach((signal) => client.off(signal, attempt));
-            settle(value);
-        };
-        const attempt = () => {
-            const found = look();
-            if (found) finish(resolve, found);
-        };
-        const timer = setTimeout(() => finish(reject, new Error(`waited in vain for ${what}`)), PATIENCE);
-        NEWS.forEach((signal) => client.on(signal, attempt));
-        attempt();
-    });
-}
 
 /** Registers through user-interactive authentication, then logs in on a second device; returns its client. */
 async function enter(baseUrl, username) {

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real crypto between servers: devices of ours and of a Synapse's read all that the others say."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.interop.encryption import assert_all_is_read, held
+from tests.interop.federation.conftest import Federation
+from tests.interop.federation.lares import LaresServer
+from tests.interop.federation.synapse import PASSWORD
+
+PAIRS = (("lares", "synapse"), ("synapse", "lares"), ("lares", "other lares"))
+
+
+@pytest.mark.parametrize(("near", "far"), PAIRS, ids=[" and ".join(pair) for pair in PAIRS])
+def test_devices_talk_in_secret(federation: Federation, near: str, far: str) -> None:
+    """The list of devices follows every log-in and log-out on the other server; nothing stays unreadable."""
+    meeting = f"{near}-{far}".replace(" ", "-")
+    accounts = [_account(federation, server, f"secret-{meeting}") for server in (near, far)]
+    assert_all_is_read(held(*accounts))
+
+
+def _account(federation: Federation, name: str, localpart: str) -> tuple[str, str, str]:
+    server = federation.server(name)
+    base_url = f"http://127.0.0.1:{server.client_port}"
+    if isinstance(server, LaresServer):
+        account = server.process.register(localpart)
+        return base_url, account.user_id, account.password
+    return base_url, server.register(localpart).user_id, PASSWORD

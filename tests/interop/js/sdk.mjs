@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the scenarios share: clients of matrix-js-sdk whose requests are watched, and waiting for what they see.
+// The SDK's own log goes to standard error; standard output is the record, one JSON object per line.
+import * as sdk from "matrix-js-sdk";
+
+export const PATIENCE = 30_000;
+
+for (const level of ["trace", "debug", "log", "info", "warn"]) console[level] = (...what) => console.error(...what);
+
+/** Prints one line of the record. */
+export const saw = (step, what) => process.stdout.write(JSON.stringify({ step, ...what }) + "\n");
+
+/** Requests that a server with these features should not answer so, for the last line of the record. */
+export const refused = new Set();
+async function watchedFetch(resource, options) {
+    const response = await fetch(resource, options);
+    if (response.status === 404 || response.status === 405 || response.status >= 500) {
+        refused.add(`${response.status} ${options?.method ?? "GET"} ${new URL(resource).pathname}`);
+    }
+    return response;
+}
+
+export const connect = (baseUrl, options = {}) =>
+    sdk.createClient({ baseUrl, fetchFn: watchedFetch, timelineSupport: true, ...options });
+
+/** Resolves with the first truthy `look()` (which may be asynchronous), tried now and after each of the signals. */
+export function until(client, what, look, signals = [sdk.ClientEvent.Sync, sdk.RoomEvent.LocalEchoUpdated]) {
+    return new Promise((resolve, reject) => {
+        const finish = (settle, value) => {
+            clearTimeout(timer);
+            signals.forEach((signal) => client.off(signal, attempt));
+            settle(value);
+        };
+        const attempt = async () => {
+            try {
+                const found = await look();
+                if (found) finish(resolve, found);
+            } catch (error) {
+                finish(reject, error);
+            }
+        };
+        const timer = setTimeout(() => finish(reject, new Error(`waited in vain for ${what}`)), PATIENCE);
+        signals.forEach((signal) => client.on(signal, attempt));
+        attempt();
+    });
+}
