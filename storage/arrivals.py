@@ -50,6 +50,10 @@ class KnownEvent(NamedTuple):
     auth_chain: bytes | None
 
 
+class OtherVersion(Exception):
+    """The room is known here, and not of the version that was said."""
+
+
 class ArrivalStore:
     """Writes rooms and events ahead of an arrival."""
 
@@ -57,9 +61,14 @@ class ArrivalStore:
         self._database = database
 
     async def stub(self, room_id: str, version: str) -> int:
-        """The room's key; if it is not known here, it is from now on, by nothing but its id and version."""
+        """The room's key; if it is not known here, it is from now on, by nothing but its id and version.
+
+        Raises OtherVersion.
+        """
         row = await self._database.fetch_one("room_stub", _STUB, (room_id, version), retry=True)
         assert row is not None
+        if row[0] is None:
+            raise OtherVersion(f"{room_id} is not of version {version}")
         return int(row[0])
 
     async def reserve_ordinals(self, room: int, count: int) -> int:

@@ -158,7 +158,7 @@ class ReceiveInvite:
     def _check_room(self, origin: str, version: RoomVersion, room: Room | None) -> None:
         if room is None:
             return
-        if room.head.version is not version:
+        if room.head.version is not version and room.head.extremities:
             raise InvalidParam("The room is of another version")
         if room.head.is_resident(self._signer.server_name):
             self._gate.check_acl(origin, room.head)

@@ -15,13 +15,18 @@ CREATE TABLE partial_rooms (
     leased_until timestamptz NOT NULL DEFAULT '-infinity'  -- a process works at it until then
 );
 
--- A room of which nothing but its id is known yet; its key either way.
+-- A room of which nothing but its id is known yet; its key either way. The version of one that was never entered is what
+-- was told last: whoever was the first to name it may have lied. Null for one that is known to be of another version.
 CREATE FUNCTION room_stub(p_room_id text, p_version text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE v_room bigint;
+DECLARE v_room bigint; v_version text;
 BEGIN
     LOOP
-        SELECT room INTO v_room FROM rooms WHERE room_id = p_room_id;
-        IF FOUND THEN RETURN v_room; END IF;
+        SELECT room, version INTO v_room, v_version FROM rooms WHERE room_id = p_room_id;
+        IF FOUND AND v_version = p_version THEN RETURN v_room; END IF;
+        IF FOUND THEN
+            UPDATE rooms SET version = p_version, head = head + 1 WHERE room = v_room AND extremities = '{}';
+            RETURN CASE WHEN FOUND THEN v_room END;
+        END IF;
         INSERT INTO rooms (room_id, version, head, depth, extremities, next_ordinal, snapshot, next_snapshot,
             snapshot_weight, position)
         VALUES (p_room_id, p_version, 1, 0, '{}', 1, 0, 1, 0, 0) ON CONFLICT (room_id) DO NOTHING

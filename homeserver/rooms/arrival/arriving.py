@@ -38,7 +38,7 @@ from homeserver.rooms.engine.snapshots import checkpoint_of
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from homeserver.stream import Committer
 from homeserver.stream.committer import Row
-from storage.arrivals import ArrivalStore
+from storage.arrivals import ArrivalStore, OtherVersion
 from storage.events import OUTLIER, REJECTED, SOFT_FAILED, EventStore
 from storage.rooms import Member
 
@@ -121,7 +121,10 @@ class RoomArrival:
         """
         by_key = _by_key(state)
         _check_create(room_id, version, by_key)
-        key = await self._store.stub(room_id, str(version))
+        try:
+            key = await self._store.stub(room_id, str(version))
+        except OtherVersion as error:
+            raise ArrivalRefused(str(error)) from error
         visibility = visibility_of({k: incoming.event for k, incoming in by_key.items()})
         stand = await self._outliers.take_in(
             key, room_id, version, [*auth_chain, *state], visibility=visibility, progress=progress

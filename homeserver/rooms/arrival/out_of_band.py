@@ -26,7 +26,7 @@ from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.incoming import Incoming
 from homeserver.stream import Committer
 from homeserver.stream.committer import Row
-from storage.arrivals import ArrivalStore
+from storage.arrivals import ArrivalStore, OtherVersion
 from storage.events import OUTLIER, REJECTED, EventStore
 from storage.memberships import MembershipStore
 
@@ -65,8 +65,8 @@ class OutOfBand:
     ) -> bool:
         """A user of ours is invited by `event`, checked and signed; `stripped_state` is what they are shown.
 
-        False, and nothing is done, if this server is in the room: then the event is the room's own. The same event
-        again is taken for done.
+        False, and nothing is done, if this server is in the room: then the event is the room's own; and if the room is
+        known from before to be of another version. The same event again is taken for done.
         """
         return await self._place(version, event, stripped_json(stripped_state))
 
@@ -134,7 +134,10 @@ class OutOfBand:
         user_id = event.event.state_key
         if event.event.type != MEMBER or user_id is None or domain_of(user_id) != self._signer.server_name:
             raise ValueError(f"{event.event.event_id} is no membership of a user of this server")
-        key = await self._store.stub(event.event.room_id, str(version))
+        try:
+            key = await self._store.stub(event.event.room_id, str(version))
+        except OtherVersion:
+            return False
         for _ in range(MAX_TRIES):
             room = await self._loaded(event.event.room_id)
             if room is None or room.head.is_resident(self._signer.server_name):

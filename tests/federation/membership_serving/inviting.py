@@ -16,12 +16,12 @@ from tests.web.loopback import Answer
 class FarRoom:
     """A room of `server`, made by `@alice` of it."""
 
-    def __init__(self, server: RemoteServer, version: str) -> None:
+    def __init__(self, server: RemoteServer, version: str, *, room_id: str | None = None) -> None:
         self.server = server
         self.version = version
         self.create = server.pdu(
             version=version,
-            room_id=None if version == "12" else server.room_id(version),
+            room_id=None if version == "12" else room_id or server.room_id(version),
             event_type="m.room.create",
             state_key="",
             content={"room_version": version, "creator": server.user()},

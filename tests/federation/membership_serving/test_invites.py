@@ -72,6 +72,18 @@ async def test_an_invite_is_taken_once(serving: Serving, hydra: Visitor) -> None
         assert answer.status == 200
 
 
+async def test_nobody_says_for_others_of_what_version_a_room_is(serving: Serving, hydra: Visitor) -> None:
+    """An invite to a room of which nothing else is known is taken whatever version an earlier one told."""
+    await serving.add_user(alice.user_id)
+    await serving.add_user(bob.user_id)
+    room = FarRoom(hydra.server, "11")
+    lie = FarRoom(hydra.server, "1", room_id=room.room_id).invite(bob.user_id).event
+    for event, version in ((lie, "1"), (room.invite().event, "11")):
+        answer = await send_invite(serving, room, event.pdu, event_id=event.event_id, version=version)
+        assert answer.status == 200, answer.raw
+    assert str((await serving.head(room.room_id)).version) == "11"
+
+
 async def test_a_version_that_we_do_not_speak(serving: Serving, hydra: Visitor) -> None:
     """400, and it is named."""
     await serving.add_user(alice.user_id)

@@ -282,10 +282,11 @@ async def test_another_beginning_than_before_is_refused(database: Database, hydr
     remote = RemoteRoom(hydra)
     await arrivals.join(remote, ALICE)
     await arrivals.process.set_membership(remote.id, ALICE, "leave")
-    twin = RemoteRoom(hydra, "10", room_id=remote.id)
-    event, answer = arrivals.asked(twin, ALICE)
-    with pytest.raises(ArrivalRefused, match=r"another m\.room\.create"):
-        await arrivals.enter(twin, event, answer)
+    for version, fault in (("11", r"another m\.room\.create"), ("10", "not of version 10")):
+        twin = RemoteRoom(hydra, version, room_id=remote.id, create={"again": True})
+        event, answer = arrivals.asked(twin, ALICE)
+        with pytest.raises(ArrivalRefused, match=fault):
+            await arrivals.enter(twin, event, answer)
 
 
 async def test_two_events_for_one_piece_of_state_are_refused(database: Database, hydra: RemoteServer) -> None:

@@ -151,6 +151,55 @@ async def test_an_invite_may_lie_about_the_version(database: Database, hydra: Re
     assert alice.bodies(remote.id) == ["hello"]
 
 
+async def test_a_version_that_was_lied_about_holds_up_nobody(database: Database, hydra: RemoteServer) -> None:
+    """The first to name a room says nothing of its version for those who come after."""
+    arrivals = await Arrivals.open(database)
+    alice, bob = arrivals.client(ALICE), arrivals.client("@bob:localhost")
+    thief = RemoteServer("thief.test")
+    remote = RemoteRoom(hydra, "11", join_rule="invite")
+    lie = thief.pdu(
+        version="1",
+        room_id=remote.id,
+        event_type="m.room.member",
+        content={"membership": "invite"},
+        state_key="@bob:localhost",
+        prev=[],
+    )
+    assert await arrivals.out_of_band.invited(room_version("1"), incoming(lie), [])
+    invite = remote.member(ALICE, "invite", sender=hydra.user())
+    assert await arrivals.out_of_band.invited(remote.version, incoming(invite), [NAME])
+    room = await arrivals.process.engine.cache.get(remote.id)
+    assert room is not None and room.head.version is remote.version
+    other = await (await Arrivals.open(database)).process.engine.cache.get(remote.id)
+    assert other is not None and other.head.version is remote.version
+    for client in (alice, bob):
+        await client.sync()
+        assert client.has(remote.id, "invite")
+    assert await arrivals.out_of_band.withdraw(remote.id, "@bob:localhost", {}) is not None
+    await bob.sync()
+    assert not bob.has(remote.id, "invite")
+
+
+async def test_the_version_of_a_room_that_is_known_stays(database: Database, hydra: RemoteServer) -> None:
+    """Also when nobody of ours is in it any more."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra, "11")
+    await arrivals.join(remote, ALICE)
+    await arrivals.process.set_membership(remote.id, ALICE, "leave")
+    lie = RemoteServer("thief.test").pdu(
+        version="1",
+        room_id=remote.id,
+        event_type="m.room.member",
+        content={"membership": "invite"},
+        state_key=ALICE,
+        prev=[],
+    )
+    assert not await arrivals.out_of_band.invited(room_version("1"), incoming(lie), [])
+    room = await arrivals.process.engine.cache.get(remote.id)
+    assert room is not None and room.head.version is remote.version
+    assert room.head.membership(ALICE) == "leave"
+
+
 async def test_a_live_room_takes_its_own_events(database: Database, hydra: RemoteServer) -> None:
     """Where this server is in the room, an invite is the room's to judge."""
     arrivals = await Arrivals.open(database)
