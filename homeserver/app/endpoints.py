@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.app.core import Core
 from homeserver.app.services import Services
-from homeserver.clientapi import encryption, reading, rooms, syncing, user_data
+from homeserver.clientapi import create_room, encryption, reading, rooms, syncing, user_data
 from homeserver.clientapi.accounts import account_routes, discovery_routes
 from homeserver.clientapi.encryption import encryption_routes
 from homeserver.clientapi.push_rules import PushRuleEndpoints
@@ -45,6 +45,7 @@ def build_routes(
             *syncing.UNSTABLE_FLAGS,
             *user_data.UNSTABLE_FLAGS,
             *encryption.UNSTABLE_FLAGS,
+            *create_room.forced_encryption(config.rooms.encrypted_by_default),
         )
     )
     data = services.data

@@ -190,6 +190,7 @@ def build_services(
         remote_summaries=elsewhere.summaries,
         whole=whole,
         default_version=config.rooms.default_version,
+        encrypted_by_default=config.rooms.encrypted_by_default,
     )
     reading = build_reading_services(
         clock=reactor,

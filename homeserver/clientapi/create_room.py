@@ -1,17 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Making rooms. Client-server API, "Creation"."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from msgspec import field
 
 from homeserver.errors import ServerNotTrusted
 from homeserver.rooms.creation.create import RoomCreation
-from homeserver.rooms.creation.wishes import InitialState, RoomWishes
+from homeserver.rooms.creation.wishes import EncryptedByDefault, InitialState, RoomWishes
 from homeserver.web.bodies import Struct
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Route
+
+_PRESETS: Final = ("public", "private", "trusted_private")
+
+
+def forced_encryption(by_default: EncryptedByDefault) -> tuple[str, ...]:
+    """Flags of `/versions` by which clients' dialogs show which rooms will be encrypted anyway."""
+    presets = {"all": _PRESETS, "private": _PRESETS[1:], "off": ()}[by_default]
+    return tuple(f"io.element.e2ee_forced.{preset}" for preset in presets)
 
 
 class StateBody(Struct, frozen=True):
@@ -69,5 +77,7 @@ class CreateRoomEndpoints:
                 InitialState(state.type, state.state_key, state.content) for state in body.initial_state or ()
             ),
             power_levels=body.power_levels or {},
+            # A bridge that cannot decrypt would be deaf in its own rooms; those that can ask for encryption.
+            takes_encryption=request.requester.appservice_id is None,
         )
         return {"room_id": await self._creation.create(request.requester, wishes)}

@@ -55,8 +55,9 @@ class WellKnownEndpoints:
 
 
 def client_document(config: Config) -> dict[str, object]:
-    """Where clients find this server, and the operator's further keys."""
+    """Where clients find this server, whether they should encrypt new rooms, and the operator's further keys."""
     return {
+        "io.element.e2ee": {"default": config.rooms.encrypted_by_default != "off"},
         **config.well_known.client,
         "m.homeserver": {"base_url": config.base_url.rstrip("/")},
     }

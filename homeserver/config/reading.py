@@ -93,6 +93,8 @@ class Reader:
             (inner,) = (each for each in parameters if each is not NoneType)
             return None if value is None else self._value(inner, value, where)
         if origin is Literal:
+            if value is False and "off" in parameters:
+                return "off"  # which YAML takes for a boolean unless it is quoted
             return value if value in parameters else self._expected(where, _choice(parameters), value)
         if origin is tuple:
             return self._list(parameters[0], value, where)

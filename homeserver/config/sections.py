@@ -170,6 +170,12 @@ class Rooms:
     default_version: str = option(
         default="12", check=values.room_version, doc="The room version of new rooms, in quotes."
     )
+    encrypted_by_default: Literal["private", "all", "off"] = option(
+        default="private",
+        doc="Which new rooms are end-to-end encrypted although their creator did not ask for it: private ones, all, "
+        "or none (off). Clients are told, and do likewise. Spaces and rooms that application services "
+        "make are left alone, and so is a room whose creator says otherwise.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

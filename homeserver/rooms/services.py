@@ -9,6 +9,7 @@ from homeserver.rooms.access import RoomGate
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.creation.create import RoomCreation
 from homeserver.rooms.creation.upgrade import RoomUpgrade
+from homeserver.rooms.creation.wishes import EncryptedByDefault
 from homeserver.rooms.directory import Publication, RoomDirectory
 from homeserver.rooms.elsewhere import RemoteDirectories, RemoteSummaries
 from homeserver.rooms.engine import RoomEngine
@@ -85,6 +86,7 @@ def build_room_services(
     remote_summaries: RemoteSummaries,
     whole: WholeRooms,
     default_version: str,
+    encrypted_by_default: EncryptedByDefault,
 ) -> RoomServices:
     """Build them all. `RoomDeparture` and `ProfilePropagation`, which accounts and profiles need, are made apart."""
     aliases = Aliases(store=alias_store, engine=engine, gate=gate, committer=committer, remote=remote)
@@ -147,6 +149,7 @@ def build_room_services(
             aliases=alias_store,
             directory=directory,
             default_version=default_version,
+            encrypted_by_default=encrypted_by_default,
         ),
         upgrade=RoomUpgrade(
             engine=engine,

@@ -2,11 +2,13 @@
 """Versions, well-known documents, capabilities, filters, OpenID and administration over HTTP."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 
-from homeserver.config.sections import Contact, Federation, WellKnown
+from homeserver.clientapi.create_room import forced_encryption
+from homeserver.config.sections import Contact, Federation, Rooms, WellKnown
+from homeserver.rooms.creation.wishes import EncryptedByDefault
 from storage.database import Database
 from tests.accounts.serving import PASSWORD
 from tests.clientapi.account_site import CONFIG, AccountSite, account_site
@@ -38,16 +40,16 @@ async def test_software_version(site: AccountSite) -> None:
 
 
 async def test_well_known_documents(database: Database) -> None:
-    """As configured; the operator's keys go along, but cannot point clients elsewhere."""
+    """As configured; the operator's keys go along and win, but cannot point clients elsewhere."""
     well_known = WellKnown(
-        client={"io.element.e2ee": {"default": True}, "m.homeserver": {"base_url": "https://evil.example"}},
+        client={"io.element.e2ee": {"default": False}, "m.homeserver": {"base_url": "https://evil.example"}},
         contacts=(Contact(role="m.role.admin", matrix_id="@a:example.org"),),
         support_page="https://example.org/help",
     )
     async with account_site(database, replace(CONFIG, well_known=well_known)) as site:
         client = await site.call("GET", "/.well-known/matrix/client")
         assert client.json == {
-            "io.element.e2ee": {"default": True},
+            "io.element.e2ee": {"default": False},
             "m.homeserver": {"base_url": "https://matrix.example.org"},
         }
         assert client.headers["access-control-allow-origin"] == "*"
@@ -57,6 +59,30 @@ async def test_well_known_documents(database: Database) -> None:
             "contacts": [{"role": "m.role.admin", "matrix_id": "@a:example.org"}],
             "support_page": "https://example.org/help",
         }
+
+
+@pytest.mark.parametrize("by_default", ["private", "all", "off"])
+async def test_clients_are_told_whether_rooms_are_encrypted(
+    database: Database, by_default: Literal["private", "all", "off"]
+) -> None:
+    """So that they do likewise."""
+    config = replace(CONFIG, rooms=Rooms(encrypted_by_default=by_default))
+    async with account_site(database, config) as site:
+        client = (await site.call("GET", "/.well-known/matrix/client")).json
+    assert client["io.element.e2ee"] == {"default": by_default != "off"}
+
+
+def test_dialogs_are_told_what_is_encrypted_anyway() -> None:
+    """By preset, as flags."""
+    names = {
+        by_default: {flag.removeprefix("io.element.e2ee_forced.") for flag in forced_encryption(by_default)}
+        for by_default in get_args(EncryptedByDefault)
+    }
+    assert names == {
+        "private": {"private", "trusted_private"},
+        "all": {"private", "trusted_private", "public"},
+        "off": set(),
+    }
 
 
 async def test_documents_with_nothing_to_say(database: Database) -> None:

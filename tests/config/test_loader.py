@@ -60,7 +60,7 @@ listeners:
 registration: {enabled: true, requires_token: false, shared_secret: s3cret, allow_guests: true}
 passwords: {argon2_time_cost: 1}
 rate_limits: {enabled: false}
-rooms: {default_version: "11"}
+rooms: {default_version: "11", encrypted_by_default: off}
 presence: {enabled: false}
 appservices: [bridge.yaml]
 federation:
@@ -86,6 +86,7 @@ federation:
     assert config.passwords.argon2_time_cost == 1
     assert not (config.rate_limits.enabled or config.presence.enabled or config.federation.enabled)
     assert config.rooms.default_version == "11"
+    assert config.rooms.encrypted_by_default == "off"
     assert config.appservices == (tmp_path / "bridge.yaml",)
     assert config.federation.ca_file == tmp_path / "ca.pem"
     assert config.federation.deny_ip_ranges == (ip_network("10.0.0.0/8"),)

@@ -81,6 +81,7 @@ class House:
         database: Database,
         *,
         default_version: str = "12",
+        encrypted_by_default: Literal["private", "all", "off"] = "off",
         publication: Literal["members", "admins", "nobody"] = "members",
         remote: RemoteRooms | None = None,
         remote_directories: RemoteDirectories | None = None,
@@ -112,6 +113,7 @@ class House:
             remote_summaries=remote_summaries or NoRemoteSummaries(),
             whole=whole,
             default_version=default_version,
+            encrypted_by_default=encrypted_by_default,
         )
         likely = LikelyServers(engine=engine.engine, user_rooms=engine.user_rooms)
         return cls(

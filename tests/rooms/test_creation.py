@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
@@ -99,6 +99,50 @@ async def test_presets(
     assert head.text("m.room.guest_access", "guest_access") == guest_access
     assert head.history_visibility.content_value == "shared"
     assert await house.rooms.directory.is_published(room_id) is published
+
+
+ENCRYPTED = {"algorithm": "m.megolm.v1.aes-sha2"}
+
+
+@pytest.mark.parametrize(
+    ("by_default", "wishes", "encryption"),
+    [
+        ("private", {}, ENCRYPTED),
+        ("private", {"preset": "trusted_private_chat"}, ENCRYPTED),
+        ("private", {"visibility": "public", "preset": "private_chat"}, ENCRYPTED),
+        ("private", {"preset": "public_chat"}, None),
+        ("private", {"visibility": "public"}, None),
+        (
+            "private",
+            {"initial_state": (InitialState("m.room.encryption", "", {"algorithm": "x"}),)},
+            {"algorithm": "x"},
+        ),
+        ("private", {"initial_state": (InitialState("m.room.encryption", "", {}),)}, None),
+        ("private", {"initial_state": (InitialState("m.room.encryption", "k", {}),)}, ENCRYPTED),
+        ("private", {"creation_content": {"type": "m.space"}}, None),
+        ("private", {"creation_content": {"type": "org.example.call"}}, ENCRYPTED),
+        ("private", {"takes_encryption": False}, None),
+        ("all", {"preset": "public_chat"}, ENCRYPTED),
+        ("all", {"creation_content": {"type": "m.space"}}, None),
+        ("off", {}, None),
+        (
+            "off",
+            {"initial_state": (InitialState("m.room.encryption", "", {"algorithm": "x"}),)},
+            {"algorithm": "x"},
+        ),
+    ],
+)
+async def test_encryption_by_default(
+    database: Database,
+    by_default: Literal["private", "all", "off"],
+    wishes: dict[str, Any],
+    encryption: dict[str, Any] | None,
+) -> None:
+    """As configured, unless the creator says otherwise; an empty event says that there shall be none."""
+    house = await House.open(database, encrypted_by_default=by_default)
+    head = await house.head(await house.create(**wishes))
+    assert (head.content("m.room.encryption") or None) == encryption
+    assert (("m.room.encryption", "") in head.state) is (encryption is not None)
 
 
 @pytest.mark.parametrize("version", ["10", "11", "12"])

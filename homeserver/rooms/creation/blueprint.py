@@ -22,6 +22,7 @@ from homeserver.rooms.stripped_state import stripped_state
 
 CREATE = "m.room.create"
 POWER_LEVELS = "m.room.power_levels"
+ENCRYPTION = "m.room.encryption"
 TOMBSTONE_LEVEL = 150
 """In versions whose creators are above all levels: nobody else may end the room, unless the levels say so."""
 
@@ -53,6 +54,8 @@ class Blueprint:
     alias: str | None
     profiles: Mapping[str, Mapping[str, str]]
     """Of the creator and the invited, as member events show them."""
+    encrypted: bool = False
+    """Whether the room is encrypted unless `initial_state` says otherwise."""
 
     def create(self) -> Draft:
         """The create event. Raises InvalidParam for additional creators that are no users."""
@@ -98,11 +101,16 @@ class Blueprint:
         yield "m.room.join_rules", {"join_rule": join_rule}
         yield "m.room.history_visibility", {"history_visibility": "shared"}
         yield "m.room.guest_access", {"guest_access": guest_access}
+        if self.encrypted:
+            yield ENCRYPTION, {"algorithm": "m.megolm.v1.aes-sha2"}
 
     def _is_overridden(self, state: InitialState) -> bool:
-        """Whether `name` or `topic` is given, which win over the initial state."""
+        """Whether `name` or `topic` is given, which win over the initial state, or encryption is declined."""
         if state.state_key != "":
             return False
+        if state.type == ENCRYPTION and self.encrypted:
+            # An event of this type, whatever it says, is taken for encryption by clients; so there is none.
+            return not state.content
         return (state.type == "m.room.name" and self.wishes.name is not None) or (
             state.type == "m.room.topic" and self.wishes.topic is not None
         )

@@ -16,7 +16,7 @@ from homeserver.protocol.room_versions import RoomVersion, room_version
 from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.aliases import CANONICAL, canonical_aliases
 from homeserver.rooms.creation.blueprint import CREATE, Blueprint
-from homeserver.rooms.creation.wishes import RoomWishes
+from homeserver.rooms.creation.wishes import EncryptedByDefault, RoomWishes
 from homeserver.rooms.directory import RoomDirectory
 from homeserver.rooms.engine import DirectoryEntry, RoomEngine
 from homeserver.rooms.membership.invite import Inviting
@@ -42,6 +42,7 @@ class RoomCreation:
         aliases: RoomAliasStore,
         directory: RoomDirectory,
         default_version: str,
+        encrypted_by_default: EncryptedByDefault,
     ) -> None:
         self._engine = engine
         self._profiles = profiles
@@ -49,6 +50,7 @@ class RoomCreation:
         self._aliases = aliases
         self._directory = directory
         self._default_version = room_version(default_version)
+        self._encrypted_by_default = encrypted_by_default
         self._being_taken: set[str] = set()
 
     async def create(self, actor: Actor, wishes: RoomWishes) -> str:
@@ -64,7 +66,8 @@ class RoomCreation:
         alias = self._alias(wishes)
         check_initial_state(wishes, alias)
         profiles = await self._profiles.member_profiles((actor.user_id, *wishes.invite))
-        plan = Blueprint(wishes, version, actor.user_id, alias, profiles)
+        encrypted = is_encrypted(wishes, self._encrypted_by_default)
+        plan = Blueprint(wishes, version, actor.user_id, alias, profiles, encrypted)
         room_id = await self._make_named(plan, alias)
         await self._invite_elsewhere(actor, room_id, wishes)
         return room_id
@@ -132,6 +135,13 @@ class RoomCreation:
         except IdentifierError as error:
             raise InvalidParam(str(error)) from error
         return alias
+
+
+def is_encrypted(wishes: RoomWishes, by_default: EncryptedByDefault) -> bool:
+    """Whether the room is to be encrypted if its creator does not say otherwise; in a space nobody talks."""
+    if by_default == "off" or not wishes.takes_encryption or wishes.is_space:
+        return False
+    return by_default == "all" or wishes.effective_preset != "public_chat"
 
 
 def supported_version(identifier: str) -> RoomVersion:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 Visibility = Literal["public", "private"]
 Preset = Literal["private_chat", "trusted_private_chat", "public_chat"]
+EncryptedByDefault = Literal["private", "all", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,15 @@ class RoomWishes:
     initial_state: Sequence[InitialState] = ()
     power_levels: Mapping[str, Any] = field(default_factory=dict)
     """`power_level_content_override`."""
+    takes_encryption: bool = True
+    """Whether the room may be encrypted although `initial_state` does not say so."""
 
     @property
     def effective_preset(self) -> Preset:
         if self.preset is not None:
             return self.preset
         return "public_chat" if self.visibility == "public" else "private_chat"
+
+    @property
+    def is_space(self) -> bool:
+        return self.creation_content.get("type") == "m.space"
