@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from typing import Any, Final, Protocol, TypeVar
 
 from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -30,6 +30,8 @@ from homeserver.protocol.identifiers import check_event_id
 from homeserver.rooms.engine import Room, RoomHead
 from homeserver.rooms.reading.missing_history import Filled, Filling
 from storage.gaps import GapStore
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ LOST_FOR: Final = 1800.0
 UNREACHED_FOR: Final = 60.0
 """The same where a server could not be asked."""
 MOST_LOST: Final = 50_000
+LONGEST: Final = 90.0
+"""Seconds after which a piece of work is given up, whatever it waits for."""
 SERVERS_BY_TIME: Final = 3
 
 
@@ -169,7 +173,8 @@ class RemoteHistory:
         return None if whole is None else whole.head
 
     async def _fill(self, head: RoomHead, missing: dict[str, int]) -> bool:
-        stored = await self._backfiller.fill(head, missing, history_budget(self._reactor.seconds))
+        budget = history_budget(self._reactor.seconds)
+        stored = await self._in_time(self._backfiller.fill(head, missing, budget))
         _ASKED.labels("stored" if stored else "unreachable" if stored is None else "nothing").inc()
         still = await self._gaps.missing(head.room, list(missing))
         if not stored:
@@ -182,22 +187,28 @@ class RemoteHistory:
         return bool(stored)
 
     async def _find(self, head: RoomHead, event_id: str) -> bool:
-        servers = self._candidates.of(head)
-        budget = history_budget(self._reactor.seconds)
-        stored: set[str] = set()
-        try:
-            found = await self._fetcher.fetch_events(
-                head.room_id, head.version, [event_id], servers, budget=budget
-            )
-            if found:
-                placing = Placing(head.room_id, head.version, servers, budget)
-                stored = await self._placer.place(placing, found)
-        except OverBudget as error:
-            log.info("%s costs too much: %s", event_id, error)
+        stored = await self._in_time(self._fetch_alone(head, event_id))
         _ASKED.labels("found" if stored else "not_found").inc()
         if not stored:
             self._lose(head.room, event_id, UNREACHED_FOR)
         return bool(stored)
+
+    async def _fetch_alone(self, head: RoomHead, event_id: str) -> bool:
+        """Whether the event is stored now, as one of the past: below a gap. What is not is on its way here as news."""
+        servers = self._candidates.of(head)
+        budget = history_budget(self._reactor.seconds)
+        try:
+            found = await self._fetcher.fetch_events(
+                head.room_id, head.version, [event_id], servers, budget=budget
+            )
+            incoming = found.get(event_id)
+            if incoming is None or not await self._gaps.any_between(head.room, incoming.event.depth, 2**62):
+                return False
+            placing = Placing(head.room_id, head.version, servers, budget)
+            return bool(await self._placer.place(placing, found))
+        except OverBudget as error:
+            log.info("%s costs too much: %s", event_id, error)
+            return False
 
     async def _find_by_time(self, head: RoomHead, timestamp: int, *, backwards: bool) -> bool:
         for server in self._candidates.of(head)[:SERVERS_BY_TIME]:
@@ -214,6 +225,13 @@ class RemoteHistory:
             if await self._find(head, nearest.event_id):
                 return True
         return False
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What the work gives; None if it takes far too long."""
+        try:
+            return await Deferred.fromCoroutine(work).addTimeout(LONGEST, self._reactor)
+        except TookTooLong:
+            return None
 
     # Once at a time
 

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from homeserver.protocol.events import Event
+from homeserver.rooms.reading.walking import PATIENCE
 from storage.database import Database
 from storage.events import REJECTED
 from tests.federation.history.history_fixture import PREFIX, World, ids, pdus
@@ -25,6 +26,17 @@ async def arrived(database: Database, messages: int = 30, **options: Any) -> Wor
         world.remote.message(str(number))
     await world.enter()
     return world
+
+
+async def waiting(clock: Clock) -> None:
+    """Until a reader waits."""
+
+    def due() -> bool:
+        calls: list[Any] = list(clock.getDelayedCalls())
+        return any(call.getTime() <= clock.seconds() + PATIENCE for call in calls)
+
+    while not due():
+        await pause()
 
 
 def backfilling(server: RemoteServer, answer: Callable[[Received], Any]) -> None:
@@ -54,14 +66,12 @@ async def test_a_server_that_takes_its_time(database: Database) -> None:
     world.network.before = before
     first = Deferred.fromCoroutine(world.page(limit=20))
     await asked
-    while not clock.getDelayedCalls():
-        await pause()
+    await waiting(clock)
     clock.advance(11)
     page = await first
     assert ids(page["chunk"]) == world.line()[:1]
     second = Deferred.fromCoroutine(world.page(limit=20, start=page["end"]))
-    while not clock.getDelayedCalls():
-        await pause()
+    await waiting(clock)
     clock.advance(11)
     again = await second
     assert again["chunk"] == [] and again["end"] != page["end"]
@@ -79,8 +89,7 @@ async def test_a_room_whose_members_are_not_all_known(database: Database) -> Non
     world.remote.message("hello")
     await world.enter(partial=True)
     reading = Deferred.fromCoroutine(world.page(limit=20))
-    while not clock.getDelayedCalls():
-        await pause()
+    await waiting(clock)
     clock.advance(11)
     page = await reading
     assert ids(page["chunk"]) == world.line()[:1] and "end" in page
@@ -88,6 +97,25 @@ async def test_a_room_whose_members_are_not_all_known(database: Database) -> Non
     clock.advance(20)
     while clock.getDelayedCalls():
         await pause()
+
+
+async def test_a_server_that_never_answers(database: Database) -> None:
+    """Is given up, and the pages go on without it."""
+    clock = Clock()
+    world = await arrived(database, clock=clock)
+
+    async def before(_destination: str, _method: str, target: str) -> None:
+        if "/backfill/" in target:
+            await Deferred()
+
+    world.network.before = before
+    reading = Deferred.fromCoroutine(world.page(limit=20))
+    await waiting(clock)
+    clock.advance(91)
+    page = await reading
+    assert ids(page["chunk"]) == world.line()[:1] and "end" in page
+    page = await world.page(limit=20, start=page["end"])
+    assert page["chunk"] == [] and "end" not in page
 
 
 async def test_a_server_that_is_gone(database: Database) -> None:

@@ -42,6 +42,28 @@ async def test_state_in_the_past(database: Database) -> None:
     assert room.head.text("m.room.topic", "topic") == "125"
 
 
+async def test_branches(database: Database) -> None:
+    """Both are shown, wherever portions end."""
+    world = await World.open(database)
+    remote = world.remote
+    for number in range(240):
+        if number % 30 == 0:
+            base = list(remote.latest)
+            branches = []
+            for name in ("one", "other"):
+                branch = remote.event("m.room.message", {"body": f"{number} {name}"}, prev=base)
+                remote.events[branch.event.event_id] = branch
+                branches.append(branch)
+            remote.latest = branches
+        else:
+            remote.message(str(number))
+    await world.enter()
+    found = await world.walk(limit=25)
+    assert len(found) == len(set(found)) and set(found) == set(world.line())
+    depths = [remote.events[event_id].event.depth for event_id in found]
+    assert depths == sorted(depths, reverse=True)
+
+
 async def test_a_gap_in_the_middle(database: Database) -> None:
     """What was sent while nobody told us is shown where it belongs."""
     world = await World.open(database)

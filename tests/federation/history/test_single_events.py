@@ -77,6 +77,17 @@ async def test_only_members_have_others_asked(database: Database) -> None:
         await event(world, wanted, BOB)
 
 
+async def test_news_is_not_taken_for_history(database: Database) -> None:
+    """An event that is asked for before it came is told as news when it comes."""
+    world = await arrived(database)
+    said = world.remote.message("just now")
+    with pytest.raises(NotFound):
+        await event(world, said.event.event_id)
+    await world.receive(said)
+    stored = (await world.engine.events.by_ids([said.event.event_id]))[said.event.event_id]
+    assert stored.position > 0 and stored.flags == 0
+
+
 async def test_an_event_of_another_room(database: Database) -> None:
     """Is not taken for one of this."""
     world = await arrived(database)
