@@ -289,6 +289,25 @@ async def test_another_beginning_than_before_is_refused(database: Database, hydr
             await arrivals.enter(twin, event, answer)
 
 
+async def test_a_room_told_by_other_rules_leaves_nothing_behind(
+    database: Database, hydra: RemoteServer
+) -> None:
+    """Who says another version than the room's, with a create event of its own, has no events judged by that."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra, "10", join_rule="knock_restricted")
+    other = RemoteServer("other.test")
+    vouched = {"membership": "join", "join_authorised_via_users_server": hydra.user()}
+    remote.send("m.room.member", vouched, "@fay:other.test", sender="@fay:other.test", by=other)
+    remote.send("m.room.join_rules", {"join_rule": "public"}, "")
+    lie = RemoteRoom(RemoteServer("thief.test"), "9", room_id=remote.id)
+    event, answer = arrivals.asked(lie, ALICE)
+    answer["auth_chain"] += [built.event.pdu for built in remote.events.values()]
+    with pytest.raises(ArrivalRefused):
+        await arrivals.enter(lie, event, answer)
+    room = await arrivals.join(remote, ALICE)
+    assert room.head.membership("@fay:other.test") == "join"
+
+
 async def test_two_events_for_one_piece_of_state_are_refused(database: Database, hydra: RemoteServer) -> None:
     arrivals = await Arrivals.open(database)
     remote = RemoteRoom(hydra)
