@@ -168,8 +168,22 @@ async def large_room(host: Homeserver, size: Size, progress: Callable[[str], Non
     return room_id
 
 
-async def entry(server: Homeserver, host: Homeserver, room_id: str, size: Size) -> Entry:
-    """Join the room from a server that has never heard of it."""
+async def get_acquainted(server: Homeserver, host: Homeserver) -> None:
+    """Join a small room there, so that names, keys and connections are known."""
+    world = world_of(server)
+    user = await world.register(world.anyone)
+    inviting = world_of(host)
+    creator = await inviting.register(inviting.anyone)
+    room_id = await creator.create_room(preset="public_chat", room_version=VERSION)
+    await join(user, room_id, host.server_name)
+
+
+async def entry(server: Homeserver, host: Homeserver, room_id: str, size: Size, already: int = 0) -> Entry:
+    """Join the room from a server that knows the host, but has never heard of the room.
+
+    `already`: how many have come in since it was made.
+    """
+    await get_acquainted(server, host)
     world = world_of(server)
     user = await world.register(world.anyone)
     processes = (server.process, server.cluster.process)
@@ -178,7 +192,7 @@ async def entry(server: Homeserver, host: Homeserver, room_id: str, size: Size) 
     await join(user, room_id, host.server_name)
     seconds = time.perf_counter() - started
     path = f"/_matrix/client/v3/rooms/{quote(room_id)}/joined_members"
-    while len(orjson.loads(await user.call("GET", path))["joined"]) < size.members + 1:
+    while len(orjson.loads(await user.call("GET", path))["joined"]) < size.members + 1 + already:
         if time.perf_counter() - started > PATIENCE:
             raise TimeoutError("the members did not arrive")
         await asyncio.sleep(0.05)
