@@ -3,27 +3,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from homeserver.events import RoomEvent
 from homeserver.rooms.engine.snapshots import State
 from homeserver.rooms.intake.before import state_of_all
 from homeserver.rooms.intake.ground import Ground, key_of
+from homeserver.rooms.intake.resolving import resolve_states
 from storage.events import OUTLIER, REJECTED, SOFT_FAILED
 
 _LONGEST_WALK = 100
 """Events that do not stand, walked over to what they stood on: theirs are no extremities any more either."""
 
 
-def is_superseded(ground: Ground, entry: RoomEvent) -> bool:
-    """Whether an event that stands came before this one and builds on it. Raises Lacking."""
+def builders(ground: Ground, entry: RoomEvent) -> list[RoomEvent]:
+    """The events that stand, came before this one and build on it. Raises Lacking."""
     event_id = entry.stored.event_id
-    children = [flags for _, flags in ground.knowledge.awaiting(event_id).children]
-    ground.check()
-    for row in ground.moving.rows.gaps:
-        if row["missing_event_id"] == event_id:
-            children.append(ground.all_at([row["ordinal"]])[0].stored.flags)
-    return any(not flags & (REJECTED | SOFT_FAILED | OUTLIER) for flags in children)
+    ordinals = [ordinal for ordinal, _ in ground.knowledge.awaiting(event_id).children]
+    ordinals.extend(row["ordinal"] for row in ground.moving.rows.gaps if row["missing_event_id"] == event_id)
+    return [
+        child
+        for child in ground.all_at(ordinals)
+        if not child.stored.flags & (REJECTED | SOFT_FAILED | OUTLIER)
+    ]
 
 
 def advance(
@@ -37,18 +39,39 @@ def advance(
     ends = dict(head.extremities)
     for event_id in _built_on(ground, entry, previous):
         ends.pop(event_id, None)
-    if not ends or not is_superseded(ground, entry):
-        ends[stored.event_id] = stored.ordinal
-    others = {event_id: ground.event(event_id) for event_id in ends if event_id != stored.event_id}
+    others = [ground.event(event_id) for event_id in ends]
     ground.check()
-    afters = {other.stored.snapshot_after or 0 for other in others.values() if other is not None}
-    if stored.event_id in ends:
+    afters = {other.stored.snapshot_after or 0 for other in others if other is not None}
+    if not ends or not _is_contained(ground, entry, afters, after):
+        ends[stored.event_id] = stored.ordinal
         afters.add(after)
         head.depth = max(head.depth, stored.depth)
     head.extremities = tuple(sorted(ends.items(), key=lambda end: end[1]))
     if head.resolved_from != frozenset(afters) and afters != {head.snapshot}:
         _turn(ground, state_of_all(ground, sorted(afters)), entry, stripped_state)
         head.resolved_from = frozenset(afters)
+
+
+def _is_contained(ground: Ground, entry: RoomEvent, afters: Set[int], after: int) -> bool:
+    """Whether what builds on the event was taken in before it, and holds all that it means for the state.
+
+    The state before those was told by some server. If it left out what the event says, or what was before the event,
+    that would be lost with it; so it must be the state after the event, or the room's ends say the same without it.
+    """
+    children = builders(ground, entry)
+    if not children:
+        return False
+    event_id = entry.stored.event_id
+    told = {child.stored.snapshot or 0 for child in children if child.event.prev_event_ids == (event_id,)}
+    if after in afters or after in told:
+        return True
+    for snapshot in (*told, *afters, after, ground.head.snapshot):
+        ground.want_state(snapshot)
+    mine = ground.state(after)
+    if any(ground.state(snapshot).ordinals == mine.ordinals for snapshot in told):
+        return True
+    states = [ground.state(snapshot) for snapshot in sorted(afters)]
+    return resolve_states(ground, states) == resolve_states(ground, [*states, mine])
 
 
 def _built_on(ground: Ground, entry: RoomEvent, previous: Sequence[RoomEvent]) -> set[str]:

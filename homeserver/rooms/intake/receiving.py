@@ -14,7 +14,7 @@ from homeserver.protocol.events import Event
 from homeserver.rooms.engine.head import StateKey, host_of
 from homeserver.rooms.engine.moving import MEMBER
 from homeserver.rooms.engine.working import DUMMY
-from homeserver.rooms.intake.advancing import advance, is_superseded
+from homeserver.rooms.intake.advancing import advance, builders
 from homeserver.rooms.intake.before import state_after, state_given, state_of_all
 from homeserver.rooms.intake.finding import Found, find, gap_rows, stored_event
 from homeserver.rooms.intake.ground import CREATE, Ground, Lens
@@ -129,7 +129,7 @@ class Receiving:
         stands = not flags & (REJECTED | SOFT_FAILED)
         after: int | None = None
         current = None
-        if stands and continues and not is_superseded(ground, entry):
+        if stands and continues and not builders(ground, entry):
             self._continue(entry)
             current = ground.head.snapshot
         else:

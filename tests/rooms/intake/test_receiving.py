@@ -209,6 +209,29 @@ async def test_with_the_state_given(database: Database) -> None:
     await process.check_states(room, dag)
 
 
+@pytest.mark.parametrize("version", ["1", "11", "12"])
+@pytest.mark.parametrize("between", [False, True])
+async def test_a_given_state_hides_nothing_that_comes_late(
+    database: Database, version: str, between: bool
+) -> None:
+    """Who is the first to send, on top of events that are not here yet, an event with a state that leaves out what these
+    did, does not keep that from the room."""
+    process = await Process.open(database)
+    room, dag = await process.room_with(DAVE, ERIN, version=version)
+    base = dag.resolved(ends(room))
+    topic = dag.topic(DAVE, "the truth", prev=ends(room))
+    late = [topic, dag.say(DAVE, "hello", prev=ids(topic))] if between else [topic]
+    lie = dag.say(ERIN, "nothing happened", prev=ids(late[-1]))
+    await process.accept(room, Incoming(lie.event, lie.json, list(base.values())))
+    for incoming in late:
+        await process.accept(room, incoming)
+    assert (await process.current(room))["m.room.topic", ""] == topic.event.event_id
+    await process.check(room, dag)
+    await process.accept(room, dag.say(DAVE, "on top", prev=ids(lie)))
+    assert (await process.current(room))["m.room.topic", ""] == topic.event.event_id
+    await process.check(room, dag)
+
+
 async def test_a_given_state_that_is_not_there(database: Database) -> None:
     process = await Process.open(database)
     room, dag = await process.room_with(DAVE)
