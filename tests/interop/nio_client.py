@@ -62,7 +62,9 @@ class Person:
 
     def __init__(self, base_url: str, name: str) -> None:
         # Retries would hide an error of the server behind a second, luckier request.
-        config = AsyncClientConfig(max_timeouts=0, max_limit_exceeded=0, request_timeout=60)
+        config = AsyncClientConfig(
+            max_timeouts=0, max_limit_exceeded=0, request_timeout=60, encryption_enabled=False
+        )
         self.name = name
         self.client = AsyncClient(base_url, name, config=config)
         self.events: list[Any] = []

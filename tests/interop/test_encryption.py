@@ -1,8 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""matrix-js-sdk with its crypto in Rust, on two accounts with two devices each: nothing stays unreadable."""
+"""matrix-js-sdk with its crypto in Rust, on two accounts with two devices each: nothing stays unreadable.
 
+matrix-nio with its own crypto besides.
+"""
+
+import json
+from pathlib import Path
+
+from tests.interop.conversation import record_of
 from tests.interop.encryption import assert_all_is_read, held
+from tests.interop.environments import python
 from tests.serving import ServerProcess
+
+NIO = Path(__file__).with_name("nio_encryption.py")
 
 
 def test_four_devices_talk_in_secret(lares_server: ServerProcess) -> None:
@@ -10,3 +20,19 @@ def test_four_devices_talk_in_secret(lares_server: ServerProcess) -> None:
     alice, bob = (lares_server.register(f"secret-{name}") for name in ("alice", "bob"))
     record = held(*((lares_server.base_url, account.user_id, account.password) for account in (alice, bob)))
     assert_all_is_read(record)
+
+
+def test_nio_devices_talk_in_secret(lares_server: ServerProcess, tmp_path: Path) -> None:
+    """In a room that the server made encrypted by itself; a late device reads what is said from then on."""
+    accounts = [
+        {"baseUrl": lares_server.base_url, "user": account.user_id, "password": account.password}
+        for account in (lares_server.register(f"nio-secret-{name}") for name in ("alice", "bob"))
+    ]
+    record = record_of([str(python()), str(NIO)], str(tmp_path), *map(json.dumps, accounts))
+    assert record["gathered"] == [{"encrypted": [True, True]}]
+    said = ["hello", "hello yourself", "how many are you?", "two"]
+    assert record["heard"] == [
+        {"device": "alice", "texts": said, "problems": []},
+        {"device": "bob", "texts": said, "problems": []},
+        {"device": "late", "texts": said[2:], "problems": []},
+    ]
