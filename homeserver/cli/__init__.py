@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from homeserver.cli import check_config, doctor, federation, generate_config, register_user, serve, version
+from homeserver.cli.command import AnyOrder, Commands
 from homeserver.config.errors import ConfigError, StartRefused
 
 _COMMANDS = (serve, generate_config, register_user, check_config, doctor, federation, version)
@@ -39,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         description="A federated Matrix homeserver.",
         epilog="`lares COMMAND --help` explains a command and gives an example.",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands: Commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=AnyOrder
+    )
     for command in _COMMANDS:
         command.add_parser(commands)
     return parser

@@ -5,7 +5,7 @@ Owns no command.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,6 +35,24 @@ def command_parser(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+class AnyOrder(argparse.ArgumentParser):
+    """A parser of a command whose options may also stand between its positional arguments."""
+
+    _taking_apart = False
+
+    def parse_known_args(  # type: ignore[override]  # the overloads differ in the namespace's type only
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As the parent's, whose `parse_known_intermixed_args` comes back here for each half of the work."""
+        if self._taking_apart:
+            return super().parse_known_args(args, namespace)
+        self._taking_apart = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._taking_apart = False
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:

@@ -25,13 +25,19 @@ START = 1_700_000_000_000
 
 
 @pytest.fixture
-def federation(database_url: str, tmp_path: Path) -> Callable[..., int]:
-    """Run `lares federation` against the test's database."""
+def config(database_url: str, tmp_path: Path) -> list[str]:
+    """The option that names a configuration with the test's database."""
     file = tmp_path / "lares.yaml"
     parts = parse_dsn(database_url)
     query = urlencode([(name, parts[name]) for name in ("host", "port")])
     file.write_text(f'database: {{url: "postgresql://{parts["user"]}@/{parts["dbname"]}?{query}"}}')
-    return lambda *arguments: main(["federation", *arguments, "--config", str(file)])
+    return ["--config", str(file)]
+
+
+@pytest.fixture
+def federation(config: list[str]) -> Callable[..., int]:
+    """Run `lares federation` against the test's database."""
+    return lambda *arguments: main(["federation", *arguments, *config])
 
 
 def test_nothing_is_wrong(federation: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +122,21 @@ def test_a_server_is_tried_again_at_once(
     assert capsys.readouterr().out == "a.test is tried now\n"
     run(process.until(lambda: process.others.bodies("a.test") == ["one", "two"]))
     run(process.stop())
+
+
+def test_options_may_stand_anywhere(config: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Before, between and after what is to be done and to whom."""
+    for arguments in (
+        [*config, "retry", "a.test"],
+        ["retry", *config, "a.test"],
+        ["retry", "a.test", *config],
+        [*config, "status", "--json", "a.test"],
+        ["status", "--json", *config, "a.test"],
+    ):
+        assert main(["federation", *arguments]) == 0
+        assert capsys.readouterr().out in ("a.test is in no trouble that is known of\n", "null\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["federation", "status", *config, "a.test", "b.test"])
 
 
 @pytest.mark.parametrize(
