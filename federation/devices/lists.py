@@ -66,7 +66,7 @@ class DeviceUpdate:
     deleted: bool
     stream_id: int
     previous: Collection[int]
-    """Changes that must have been taken in before; none: nothing is said of that."""
+    """Changes that must have been taken in before; none: it stands by itself, and says nothing of what went before."""
 
 
 class _Outcome(Enum):
@@ -169,7 +169,7 @@ class RemoteLists:
         """Take an update in, unless one before it was missed or the list is too long."""
         user_id, device = update.user_id, update.device
         full = await self._store.count_txn(txn, user_id) >= checking.MOST_DEVICES
-        if (update.previous and known not in update.previous) or (full and not update.deleted):
+        if known not in update.previous or (full and not update.deleted):
             await self._store.distrust_txn(txn, user_id)
             return _Outcome.MISSED
         if update.deleted:

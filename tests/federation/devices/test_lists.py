@@ -114,6 +114,19 @@ async def test_after_a_gap_the_list_is_read_again(database: Database) -> None:
     await here.lists.stop()
 
 
+async def test_an_update_that_names_none_before_it_does_not_hide_what_was_missed(database: Database) -> None:
+    """Servers introduce their users so; the list may have changed while nobody told us."""
+    here, _ = await met(database)
+    for name in ("X2", "X3"):
+        here.theirs.has(XENIA, name)
+    for name in ("X2", "X3"):
+        await here.tell("m.device_list_update", here.theirs.update(XENIA, name, prev_id=[]))
+    await here.quiet()
+    assert here.asked() == ["user_devices"]
+    answer = await here.query(ALICE, XENIA)
+    assert set(answer.device_keys[XENIA]) == {"X1", "X2", "X3"} and here.asked() == []
+
+
 @pytest.mark.parametrize("who", [XENIA, ALICE])
 async def test_who_goes_out_of_sight_is_not_believed_any_more(database: Database, who: str) -> None:
     """Whether they left or the last of ours did: changes are not heard of then."""
