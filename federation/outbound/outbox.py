@@ -93,8 +93,9 @@ class Outbox:
     async def keep(self, edus: Sequence[OutgoingEdu]) -> None:
         """Have the units delivered, at least once, to each server in this order. Durable when it returns."""
         new: dict[object, NewEdu] = {}
+        encoded: dict[int, str | None] = {}
         for number, edu in enumerate(edus):
-            content = self._encoded(edu)
+            content = self._encoded(edu, encoded)
             if content is None:
                 continue
             place = number if edu.key is None else (edu.destination, edu.edu_type, edu.key)
@@ -115,10 +116,8 @@ class Outbox:
         encoded: dict[int, str | None] = {}
         elsewhere: dict[tuple[str, str, str], list[str]] = {}
         for edu in edus:
-            if id(edu.content) not in encoded:  # one content for many servers is encoded once
-                encoded[id(edu.content)] = self._encoded(edu)
-            content = encoded[id(edu.content)]
-            if content is None or edu.destination == self._server_name:
+            content = self._encoded(edu, encoded)
+            if content is None:
                 continue
             key = f"\0{self._origin}{next(self._serial)}" if edu.key is None else edu.key
             if self._queues.serves(edu.destination):
@@ -144,26 +143,31 @@ class Outbox:
             for name in message["to"]:
                 self._queues.pass_on(name, (edu_type, key), Edu(edu_type, content))
 
-    def _encoded(self, edu: OutgoingEdu) -> str | None:
-        """Its content as canonical JSON; None if it can't be sent."""
+    def _encoded(self, edu: OutgoingEdu, encoded: dict[int, str | None]) -> str | None:
+        """Its content as canonical JSON; None if it can't be sent. One content for many servers is encoded once: those
+        that were are in `encoded`, by identity.
+        """
         if edu.destination == self._server_name:
             return None
-        reason = ""
+        if not is_valid_server_name(edu.destination) or not _is_storable(f"{edu.edu_type}{edu.key}"):
+            return self._unsendable(edu, "its destination, type or key")
+        if id(edu.content) not in encoded:
+            encoded[id(edu.content)] = self._canonical(edu)
+        return encoded[id(edu.content)]
+
+    def _canonical(self, edu: OutgoingEdu) -> str | None:
         try:
             content = encode_canonical(dict(edu.content))
-            encode_canonical([edu.destination, edu.edu_type, edu.key])
         except CanonicalJsonError as error:
-            reason = str(error)
-        else:
-            if len(content) > MOST_BYTES:
-                reason = f"{len(content)} bytes"
-            elif not is_valid_server_name(edu.destination) or "\0" in f"{edu.edu_type}{edu.key}":
-                reason = "its destination, type or key"
-        if not reason:
-            return content.decode()
+            return self._unsendable(edu, str(error))
+        if len(content) > MOST_BYTES:
+            return self._unsendable(edu, f"{len(content)} bytes")
+        return content.decode()
+
+    @staticmethod
+    def _unsendable(edu: OutgoingEdu, reason: str) -> None:
         fields = {"destination": edu.destination, "edu_type": edu.edu_type, "reason": reason}
         logger.warning("a unit that no server could take is not sent", extra={"fields": fields})
-        return None
 
     async def _trim(self, names: Collection[str]) -> None:
         """Bound what waits for a server that is away; now and then also for those that are not known to be."""
@@ -181,6 +185,11 @@ class Outbox:
             await self._notify(CHANNEL, payloads)
         except Exception:
             logger.warning("ephemeral units were not handed to other processes", exc_info=True)
+
+
+def _is_storable(text: str) -> bool:
+    """Whether the database has such a text: no NUL, no half characters."""
+    return "\0" not in text and text.encode(errors="ignore").decode() == text
 
 
 def _payloads(base: Mapping[str, Any], name: str, values: Sequence[str]) -> Iterator[str]:
