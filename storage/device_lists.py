@@ -103,6 +103,7 @@ SELECT user_id, room FROM memberships WHERE user_id = ANY (%s) AND until IS NULL
 _DUE_USERS = "SELECT DISTINCT user_id FROM device_list_dues ORDER BY user_id LIMIT %s"
 _IS_DUE = "SELECT 1 FROM device_list_dues WHERE user_id = %s LIMIT 1"
 _STREAM_ID = "SELECT stream_id FROM device_lists WHERE user_id = %s"
+_STREAM_IDS = "SELECT user_id, stream_id FROM device_lists WHERE user_id = ANY (%s)"
 
 _LOCK_ANNOUNCING = "SELECT pg_try_advisory_xact_lock(5497287)"
 _ANNOUNCEMENTS = """
@@ -206,6 +207,11 @@ class DeviceListStore:
         """The newest change of the devices of one of our users, as other servers count them."""
         row = await self._database.fetch_one("device_list_stream_id", _STREAM_ID, (user_id,))
         return 0 if row is None else int(row[0])
+
+    async def stream_ids(self, user_ids: Sequence[str]) -> dict[str, int]:
+        """As `stream_id`, of many; those of whom nothing changed yet are absent."""
+        rows = await self._database.fetch("device_list_stream_ids", _STREAM_IDS, (list(user_ids),))
+        return {str(user_id): int(stream_id) for user_id, stream_id in rows}
 
     async def lock_announcing_txn(self, txn: Transaction) -> bool:
         """Be the only one to announce until the transaction ends; False if another process is."""

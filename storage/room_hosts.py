@@ -32,6 +32,16 @@ SELECT w.room, w.position, array_agg(h.server_name)
 FROM wanted w JOIN hosts h ON h.room = w.room AND h.present @> w.position GROUP BY w.room, w.position
 """
 
+_STRANGERS = """
+SELECT m.user_id FROM memberships m
+WHERE server_of(m.user_id) = %(own)s AND m.room = %(room)s AND m.membership = 'join' AND m.until IS NULL
+  AND NOT EXISTS (
+    SELECT FROM memberships e JOIN memberships o ON o.room = e.room
+    WHERE e.user_id = m.user_id AND e.until IS NULL AND e.membership = 'join' AND e.room <> m.room
+      AND server_of(o.user_id) = %(server)s AND o.until IS NULL AND o.membership = 'join')
+LIMIT %(limit)s
+"""
+
 
 class RoomHostStore:
     """Reads hosts of rooms, this server among them."""
@@ -45,6 +55,11 @@ class RoomHostStore:
             return set()
         rows = await self._database.fetch("room_hosts_now", _NOW, {"rooms": list(rooms)})
         return {str(row[0]) for row in rows}
+
+    async def strangers(self, room: int, own: str, server: str, limit: int) -> list[str]:
+        """Joined users of the server `own` in a room who share no other room with a user of the server `server`."""
+        params = {"room": room, "own": own, "server": server, "limit": limit}
+        return [str(row[0]) for row in await self._database.fetch("room_strangers", _STRANGERS, params)]
 
     async def at(self, places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], frozenset[str]]:
         """For each (room, stream position): the servers that were in the room once that position had happened."""

@@ -8,7 +8,8 @@ each is announced at least once, whatever ends in between.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
@@ -21,7 +22,9 @@ from storage.database import Database, Transaction
 from storage.device_lists import Announcement, DeviceListStore
 
 PORTION: Final = 100
+UNITS_AT_ONCE: Final = 500
 ROUND_SECONDS: Final = 60.0
+UPDATE: Final = "m.device_list_update"
 
 
 class Outbox(Protocol):
@@ -87,21 +90,27 @@ class DeviceAnnouncer:
             return
         self._working = Deferred.fromCoroutine(self._work())
 
-    async def introduce(self, user_id: str, servers: Iterable[str]) -> None:
-        """Tell servers that did not share a room with the user before of all of the user's devices."""
-        stream_id = await self._store.stream_id(user_id)
-        answer = await self._keys.query_for_server({user_id: ()})
-        devices = answer.device_keys.get(user_id, {})
-        contents = [
-            _update(user_id, device_id, stream_id, [], keys) for device_id, keys in sorted(devices.items())
-        ]
-        await self._outbox.keep(
-            [
-                OutgoingEdu(server, "m.device_list_update", content)
+    async def introduce(self, user_ids: Collection[str], servers: Collection[str]) -> None:
+        """Tell servers that did not share a room with these users before of all of their devices."""
+        left = iter(sorted(user_ids))
+        while portion := list(islice(left, PORTION)):
+            stream_ids = await self._store.stream_ids(portion)
+            answer = await self._keys.query_for_server(dict.fromkeys(portion, ()))
+            contents = [
+                content
+                for user_id in portion
+                for content in _all_of(
+                    user_id, stream_ids.get(user_id, 0), answer.device_keys.get(user_id, {})
+                )
+            ]
+            units = (
+                # Who comes and goes is introduced once to a server that is away.
+                OutgoingEdu(server, UPDATE, content, f"{content['user_id']} {content['device_id']}")
                 for server in sorted(servers)
                 for content in contents
-            ]
-        )
+            )
+            while some := list(islice(units, UNITS_AT_ONCE)):
+                await self._outbox.keep(some)
 
     async def _work(self) -> None:
         try:
@@ -154,7 +163,18 @@ def _content(announcement: Announcement, answer: KeysAnswer) -> tuple[str, dict[
     stream_id = announcement.stream_id or 0
     previous = [stream_id - 1] if stream_id > 1 else []
     device = answer.device_keys.get(user_id, {}).get(device_id)
-    return "m.device_list_update", _update(user_id, device_id, stream_id, previous, device)
+    return UPDATE, _update(user_id, device_id, stream_id, previous, device)
+
+
+def _all_of(
+    user_id: str, stream_id: int, devices: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Updates with all devices of a user. The first names none before it, so that who keeps a list reads it anew; the
+    others follow on the first, so that nobody does so twice."""
+    previous: list[int] = []
+    for device_id, keys in sorted(devices.items()):
+        yield _update(user_id, device_id, stream_id, previous, keys)
+        previous = [stream_id]
 
 
 def _update(

@@ -74,10 +74,11 @@ class RemoteMembership:
         reader: Reader,
         fetcher: StateFetcher,
         signer: Signer,
+        entered: Callable[[str, int], None],
         now: Callable[[], int],
         pause: Callable[[], Awaitable[None]],
     ) -> RemoteMembership:
-        """`now`: milliseconds since 1970; `pause` lets others have the reactor."""
+        """`entered`: see `RemoteJoining`; `now`: milliseconds since 1970; `pause` lets others have the reactor."""
         name, store = signer.server_name, ArrivalStore(core.database)
         partial, templates = PartialRoomStore(core.database), Templates(signer=signer, now=now)
         completion = RoomCompletion(
@@ -125,6 +126,7 @@ class RemoteMembership:
             templates=templates,
             server_name=name,
             clock=reactor.seconds,
+            entered=entered,
             entered_in_part=filler.wake,
         )
         knocking = RemoteKnocking(calls=calls, out_of_band=out_of_band, templates=templates, server_name=name)

@@ -89,15 +89,19 @@ class RemoteJoining:
         templates: Templates,
         server_name: str,
         clock: Callable[[], float],
+        entered: Callable[[str, int], None],
         entered_in_part: Callable[[], None],
     ) -> None:
-        """`clock` gives seconds; `entered_in_part` hears that there is a room to be filled."""
+        """`clock` gives seconds; `entered` hears of users of ours who came in, with the key of the room, and
+        `entered_in_part` that there is one to be filled.
+        """
         self._calls = calls
         self._reader = reader
         self._arrival = arrival
         self._templates = templates
         self._server_name = server_name
         self._clock = clock
+        self._entered = entered
         self._entered_in_part = entered_in_part
         self._under_way: dict[str, JoinProgress] = {}
 
@@ -173,11 +177,12 @@ class RemoteJoining:
         progress.expect(len(state) + len(auth_chain))
         progress.enter("storing", f"up to {progress.total} events")
         try:
-            await self._arrival.arrive(
+            room = await self._arrival.arrive(
                 room_id, version, event, state, auth_chain, partial=partial, progress=progress.store
             )
         except ArrivalRefused as refusal:
             raise BadAnswer(server, f"not a room to be in: {refusal}") from refusal
+        self._entered(join.event.sender, room.key)
         if partial is not None:
             self._entered_in_part()
 

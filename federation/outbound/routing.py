@@ -35,7 +35,7 @@ def destinations_of_recent(
         if stored.type != MEMBER or stored.state_key is None:
             continue
         server = host_of(stored.state_key)
-        change = _joins(entry.event.content) - _joins_pdu(stored.replaced_pdu)
+        change = joined_by(entry)
         if change and server != own and server not in extra:
             undone[server] = undone.get(server, 0) - change
             is_there = hosts.get(server, 0) + undone[server] > 0
@@ -61,6 +61,11 @@ def _concerned(
         if about and about not in (sent_by, own):
             return present | {about}
     return present
+
+
+def joined_by(entry: RoomEvent) -> int:
+    """By how much a member event changes the number of joined users: 1, 0 or -1."""
+    return _joins(entry.event.content) - _joins_pdu(entry.stored.replaced_pdu)
 
 
 def _joins(content: Mapping[str, object]) -> int:

@@ -20,6 +20,7 @@ from federation.client.http_wire import HttpWire
 from federation.client.metrics import ClientMetrics
 from federation.destinations import Availability
 from federation.devices.announcing import DeviceAnnouncer
+from federation.devices.introducing import Introductions
 from federation.devices.lists import RemoteLists
 from federation.devices.messages import FederatedDevices
 from federation.devices.remote_keys import FederatedKeys
@@ -106,6 +107,7 @@ class Links:
     membership: RemoteMembership
     outbound: Outbound
     announcer: DeviceAnnouncer
+    introductions: Introductions
     device_lists: RemoteLists
     elsewhere: Elsewhere
     """For the services."""
@@ -138,17 +140,6 @@ async def build_links(reactor: Any, config: Config, core: Core, signing_key: Sig
     reader = PduReader(keyring, breathe=pause)
     intake = _build_intake(core, pause)
     fetcher = new_fetcher(reactor, database=core.database, calls=calls, reader=reader, intake=intake)
-    membership = RemoteMembership.build(
-        reactor,
-        core,
-        intake=intake,
-        calls=calls,
-        reader=reader,
-        fetcher=fetcher,
-        signer=signer,
-        now=now_ms,
-        pause=pause,
-    )
     neighbours = Neighbours(
         server_name=config.server_name,
         cache=core.cache,
@@ -178,6 +169,22 @@ async def build_links(reactor: Any, config: Config, core: Core, signing_key: Sig
         neighbours=neighbours,
         outbox=outbound.outbox,
     )
+    introductions = Introductions(
+        server_name=config.server_name, rooms=core.cache, neighbours=neighbours, announcer=announcer
+    )
+    core.stream.subscribe(introductions)
+    membership = RemoteMembership.build(
+        reactor,
+        core,
+        intake=intake,
+        calls=calls,
+        reader=reader,
+        fetcher=fetcher,
+        signer=signer,
+        entered=introductions.entered,
+        now=now_ms,
+        pause=pause,
+    )
     ground = device_ground(config, core, announcer)
     device_lists = RemoteLists(
         reactor,
@@ -203,6 +210,7 @@ async def build_links(reactor: Any, config: Config, core: Core, signing_key: Sig
         membership=membership,
         outbound=outbound,
         announcer=announcer,
+        introductions=introductions,
         device_lists=device_lists,
         elsewhere=Elsewhere(
             rooms=membership.rooms,
@@ -273,6 +281,7 @@ class Federation:
         await self.inbound.stop()
         await self.links.membership.stop()
         await self.links.device_lists.stop()
+        await self.links.introductions.stop()
         await self.links.announcer.stop()
         await self.links.outbound.stop()
         await self.links.availability.stop()

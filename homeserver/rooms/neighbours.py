@@ -15,6 +15,7 @@ class RoomHosts(Protocol):
     """What is needed of `storage.room_hosts.RoomHostStore`, for rooms that are not in memory."""
 
     async def now(self, rooms: Sequence[int]) -> set[str]: ...
+    async def strangers(self, room: int, own: str, server: str, limit: int) -> list[str]: ...
 
 
 class Neighbours:
@@ -37,6 +38,16 @@ class Neighbours:
     async def servers_of(self, user_id: str) -> set[str]:
         """The other servers that share a room with the user."""
         return await self._servers(standing.room for standing in await self._user_rooms.joined(user_id))
+
+    async def met_in(self, user_id: str, room: int) -> set[str]:
+        """The other servers in a room, by its key, that share no other room with the user."""
+        others = [each.room for each in await self._user_rooms.joined(user_id) if each.room != room]
+        present = await self._servers((room,))
+        return present - await self._servers(others) if present else present
+
+    async def strangers_in(self, room: int, server_name: str, limit: int) -> list[str]:
+        """Users of this server in a room who share no other room with that one, up to a limit."""
+        return await self._hosts.strangers(room, self._server_name, server_name, limit)
 
     async def servers_in(self, room_id: str) -> set[str]:
         """The other servers in a room. Raises NotFound for a room that is not known."""

@@ -87,7 +87,7 @@ async def test_cross_signing_keys_are_announced_without_the_private_one(database
     await here.quiet()
     (update,) = _updates(here)
     assert identity.key("self_signing").key_id in update["keys"]["signatures"][ALICE]
-    await here.announcer.introduce(ALICE, ["new.example"])
+    await here.announcer.introduce([ALICE], ["new.example"])
     (introduction,) = here.outbox.taken()
     assert introduction.content == {**update, "prev_id": []} and introduction.destination == "new.example"
 

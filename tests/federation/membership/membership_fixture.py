@@ -93,6 +93,7 @@ class Federation:
             now=now_ms,
         )
         self.reader = PduReader(keyring, breathe=pause)
+        self.entered: list[tuple[str, int]] = []
         membership = RemoteMembership.build(
             reactor,
             engine,
@@ -103,6 +104,7 @@ class Federation:
                 reactor, database=database, calls=self.calls, reader=self.reader, intake=self.intake.real
             ),
             signer=Signer(OURS, KEY),
+            entered=lambda user_id, room: self.entered.append((user_id, room)),
             now=now_ms,
             pause=pause,
         )

@@ -53,6 +53,7 @@ async def test_a_join(database: Database, hydra: RemoteServer, version: str, sho
     await federation.process.send(room.id, ALICE, "here")
     await client.sync()
     assert client.bodies(room.id) == ["here"]
+    assert federation.entered == [(ALICE, (await federation.house.head(room.id)).room)]
 
 
 async def test_profile_and_reason_are_told(database: Database, hydra: RemoteServer) -> None:
