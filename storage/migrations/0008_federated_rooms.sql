@@ -55,13 +55,13 @@ CREATE FUNCTION commit_received(p_state json, before bigint, written int[], keys
 LANGUAGE plpgsql AS $$
 BEGIN
     IF p_state -> 'placed' IS NOT NULL THEN
-        UPDATE events e SET position = before + x.i, snapshot = x.snapshot, current_snapshot = x.current_snapshot,
-            after_snapshot = x.after_snapshot, replaces = x.replaces, visibility = x.visibility, flags = x.flags,
-            outbound = coalesce(x.outbound, false),
+        UPDATE events e SET position = before + x.i, depth = x.depth, snapshot = x.snapshot,
+            current_snapshot = x.current_snapshot, after_snapshot = x.after_snapshot, replaces = x.replaces,
+            visibility = x.visibility, flags = x.flags, outbound = coalesce(x.outbound, false),
             auth_chain = coalesce(decode(x.auth_chain, 'base64'), e.auth_chain)
         FROM json_to_recordset(p_state -> 'placed') AS x(
-            r int, i bigint, ordinal int, snapshot int, current_snapshot int, after_snapshot int, replaces int,
-            visibility smallint, flags smallint, outbound boolean, auth_chain text)
+            r int, i bigint, ordinal int, depth bigint, snapshot int, current_snapshot int, after_snapshot int,
+            replaces int, visibility smallint, flags smallint, outbound boolean, auth_chain text)
         JOIN unnest(written, keys) AS a(r, room) USING (r)
         WHERE e.room = a.room AND e.ordinal = x.ordinal;
     END IF;

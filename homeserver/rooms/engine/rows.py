@@ -111,6 +111,7 @@ def placed_row(stored: StoredEvent, offset: int) -> Row:
     return {
         "i": offset,
         "ordinal": stored.ordinal,
+        "depth": stored.depth,
         "snapshot": stored.snapshot,
         "current_snapshot": stored.current_snapshot,
         "after_snapshot": stored.after_snapshot,

@@ -45,7 +45,7 @@ def advance(
     if not ends or not _is_contained(ground, entry, afters, after):
         ends[stored.event_id] = stored.ordinal
         afters.add(after)
-        head.depth = max(head.depth, stored.depth)
+    head.depth = max(head.depth, stored.depth)
     head.extremities = tuple(sorted(ends.items(), key=lambda end: end[1]))
     if head.resolved_from != frozenset(afters) and afters != {head.snapshot}:
         _turn(ground, state_of_all(ground, sorted(afters)), entry, stripped_state)

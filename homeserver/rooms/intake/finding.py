@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
+from homeserver.protocol.building import next_depth
 from homeserver.protocol.events import Event
 from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.rooms.engine.moving import MEMBER
@@ -95,11 +96,14 @@ def stored_event(ground: Ground, found: Found, json: str, before: int, flags: in
         chain = _chain(found.cited, ground.head.room)
     visibility = HistoryVisibility.from_content(None if setting is None else setting.event.content)
     place = None if replaced is None else replaced.stored
+    below = [entry.stored.depth for entry in found.previous]
     return StoredEvent(
         room=ground.head.room,
         ordinal=ground.moving.take_ordinal() if known is None else known.stored.ordinal,
         position=0,
-        depth=event.depth,
+        # Timelines are in this order: an event must not claim a place before what it builds on, and draw in after it
+        # whatever builds on it.
+        depth=max(event.depth, next_depth(below, event.room_version)) if below else event.depth,
         origin_server_ts=event.origin_server_ts,
         snapshot=before,
         replaces=None if place is None else place.ordinal,

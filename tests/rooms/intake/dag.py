@@ -116,6 +116,7 @@ class Dag:
         auth: Sequence[str] | None = None,
         redacts: str | None = None,
         timestamp: int | None = None,
+        depth: int | None = None,
     ) -> Incoming:
         """An event of a user of another server, on the events `prev`; cites what the state before it has."""
         state = self.resolved(prev)
@@ -138,7 +139,7 @@ class Dag:
             content=dict(content),
             prev_event_ids=list(prev),
             auth_event_ids=list(auth),
-            depth=max(self.events[each].depth for each in prev) + 1,
+            depth=max(self.events[each].depth for each in prev) + 1 if depth is None else depth,
             origin_server_ts=clock() if timestamp is None else timestamp,
             server_name=sender.partition(":")[2],
             signing_key=KEY,

@@ -12,7 +12,7 @@ from homeserver.protocol.events import Event
 from homeserver.rooms.intake.dummies import send_dummy
 from homeserver.rooms.intake.incoming import Incoming, Outcome
 from storage.database import Database
-from storage.events import HIDDEN, REJECTED
+from storage.events import HIDDEN, REJECTED, TimelinePlace
 from storage.room_history import RoomHistoryStore
 from tests.rooms.engine_fixture import member, message
 from tests.rooms.intake.dag import MEMBER, ids
@@ -209,13 +209,30 @@ async def test_with_the_state_given(database: Database) -> None:
     await process.check_states(room, dag)
 
 
+@pytest.mark.parametrize("outlier", [False, True])
+async def test_nothing_is_put_before_what_it_builds_on(database: Database, outlier: bool) -> None:
+    """Who reads back from the room's end meets everything, whatever depth an event claims to be at."""
+    process = await Process.open(database)
+    room, dag = await process.room_with(DAVE)
+    first = await process.say(room, "first")
+    await dag.learn(database, room)
+    low = dag.write(DAVE, "m.room.topic", {"topic": "low"}, "", prev=[first], depth=1)
+    if outlier:
+        await process.intake.receive_outliers(room.room_id, room.head.version, [low])
+    await process.accept(room, low)
+    last = await process.say(room, "last")
+    end = TimelinePlace(room.head.depth, room.head.position + 1)
+    page = await process.engine.events.page(room.key, end, backwards=True, limit=3)
+    assert [stored.event_id for stored in page] == [last, low.event.event_id, first]
+
+
 @pytest.mark.parametrize("version", ["1", "11", "12"])
 @pytest.mark.parametrize("between", [False, True])
 async def test_a_given_state_hides_nothing_that_comes_late(
     database: Database, version: str, between: bool
 ) -> None:
-    """Who is the first to send, on top of events that are not here yet, an event with a state that leaves out what these
-    did, does not keep that from the room."""
+    """Who is the first to send, on top of events that are not here yet, an event with a state that leaves out what
+    these did, does not keep that from the room."""
     process = await Process.open(database)
     room, dag = await process.room_with(DAVE, ERIN, version=version)
     base = dag.resolved(ends(room))
