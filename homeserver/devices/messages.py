@@ -181,7 +181,10 @@ def digest(*parts: str) -> str:
 
 
 def _encoded(sender: str, event_type: str, content: JsonObject) -> str:
-    encoded = orjson.dumps({"content": content, "sender": sender, "type": event_type})
+    try:
+        encoded = orjson.dumps({"content": content, "sender": sender, "type": event_type})
+    except TypeError as error:  # of another server's JSON: integers beyond 64 bits
+        raise BadJson("A message holds a number that cannot be passed on") from error
     if len(encoded) > MAX_MESSAGE_BYTES:
         raise TooLarge(f"A message is at most {MAX_MESSAGE_BYTES} bytes")
     return encoded.decode()

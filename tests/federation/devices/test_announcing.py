@@ -149,6 +149,7 @@ async def test_their_messages_reach_our_devices_once_and_only_from_their_users(d
         {"messages": []},
         {"messages": {ALICE: {"A": []}}},
         {"messages": {ALICE: []}},
+        {"messages": {ALICE: {"A": {"n": 2**70}}}},
         {"messages": {ALICE: {"A": {"x": "y" * 70_000}}}},
     ):
         await here.tell("m.direct_to_device", {**unit, "message_id": "two", **bad})

@@ -15,7 +15,7 @@ from federation.inbound.assembly import FORGET_AFTER
 from homeserver.errors import BadJson, Forbidden, LimitExceeded
 from homeserver.protocol.events import Event
 from homeserver.rooms.intake.incoming import Incoming
-from storage.database import Database
+from storage.database import Database, DatabaseUnavailable
 from storage.inbound_transactions import InboundTransactionStore
 from tests.federation.inbound.in_memory import Inbound
 from tests.federation.servers import RemoteServer
@@ -312,6 +312,35 @@ async def test_an_edu_that_takes_too_long_is_left(
     made = inbound(database, handlers={"m.x": hear})
     await send(made, edus=[{"edu_type": "m.x", "content": {"n": number}} for number in range(3)])
     assert heard == [0, 2]
+
+
+@pytest.mark.parametrize("trouble", ["database", "time"])
+async def test_lasting_edus_come_again_where_they_could_not_be_kept(
+    database: Database, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    """A message to a device is not lost because the database was away; nobody waits for typing."""
+    monkeypatch.setattr("federation.inbound.edus.PATIENCE", 0.01)
+    heard: list[Any] = []
+    away = True
+
+    async def hear(origin: str, content: Mapping[str, Any]) -> None:
+        if away and content["n"] == 1:
+            if trouble == "time":
+                await Deferred()
+            raise DatabaseUnavailable
+        heard.append(content["n"])
+
+    made = inbound(database, handlers={"m.direct_to_device": hear, "m.x": hear})
+    edus = [{"edu_type": "m.direct_to_device", "content": {"n": number}} for number in range(3)]
+    one = event("a")
+    with pytest.raises(LimitExceeded):
+        await send(made, one, edus=edus)
+    assert heard == [0, 2] and one.event_id in made.intake.flags
+    assert await send(made, txn_id="2", edus=[{"edu_type": "m.x", "content": {"n": 1}}]) == {}
+    away = False
+    heard.clear()
+    assert await send(made, one, edus=edus) == {one.event_id: {}}
+    assert heard == [0, 1, 2]
 
 
 # Rooms
