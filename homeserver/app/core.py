@@ -20,6 +20,7 @@ from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.engine.writer import WriterTools
 from homeserver.rooms.user_rooms import UserRooms
+from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.stream import Committer, Recovery, Stream
 from storage.database import Database
 from storage.events import EventStore
@@ -48,6 +49,8 @@ class Core:
     memberships: MembershipStore
     rooms: RoomStore
     state: StateStore
+    whole: WholeRooms
+    """Rooms whose members are all known."""
 
     async def stop(self) -> None:
         """Let what is being committed land, then end the connections."""
@@ -89,6 +92,8 @@ async def build_core(reactor: Any, config: Config, dsn: str, signing_key: Signin
     stream.subscribe(member_events)
     stream.subscribe(cache)
     stream.subscribe(user_rooms)
+    whole = WholeRooms(cache, reactor)
+    stream.subscribe(whole)
     committer = Committer(stream_store, stream, recovery)
     engine = RoomEngine(
         WriterTools(
@@ -124,4 +129,5 @@ async def build_core(reactor: Any, config: Config, dsn: str, signing_key: Signin
         memberships=memberships,
         rooms=rooms,
         state=state,
+        whole=whole,
     )

@@ -29,6 +29,7 @@ from homeserver.rooms.elsewhere import (
     RemoteSummaries,
 )
 from homeserver.rooms.engine.writer import concerned
+from homeserver.rooms.reading.missing_history import MissingHistory, NoMissingHistory
 from homeserver.rooms.remote import NoRemoteRooms, RemoteRooms
 from homeserver.typing.service import NobodyElsewhere as NoTyping
 from homeserver.typing.service import TypingElsewhere
@@ -42,6 +43,7 @@ class Elsewhere:
     directories: RemoteDirectories
     summaries: RemoteSummaries
     profiles: RemoteProfiles
+    history: MissingHistory
     typing: TypingElsewhere
     receipts: ReceiptsElsewhere
     presence: PresenceElsewhere
@@ -57,6 +59,7 @@ def nowhere_else(config: Config, core: Core) -> Elsewhere:
         directories=NoRemoteDirectories(),
         summaries=NoRemoteSummaries(),
         profiles=NoRemoteProfiles(),
+        history=NoMissingHistory(),
         typing=NoTyping(),
         receipts=NoReceipts(),
         presence=NoPresence(),

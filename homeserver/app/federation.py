@@ -31,6 +31,8 @@ from federation.edus.presence import PresenceEdus
 from federation.edus.receipts import ReceiptEdus
 from federation.edus.signing_key_update import SigningKeyEdus
 from federation.edus.typing import TypingEdus
+from federation.history.assembly import build_remote_history
+from federation.history.remote_history import RemoteHistory
 from federation.inbound.assembly import Inbound, new_fetcher
 from federation.inbound.missing import EventFetcher
 from federation.inbound.reading import PduReader
@@ -72,6 +74,7 @@ from homeserver.receipts.remote import RemoteReceipts
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.knowledge import States
+from homeserver.rooms.intake.loose_ends import LooseEnds
 from homeserver.rooms.intake.room_intake import RoomIntake
 from homeserver.rooms.neighbours import Neighbours
 from homeserver.rooms.server_access import ServerGate
@@ -109,6 +112,8 @@ class Links:
     announcer: DeviceAnnouncer
     introductions: Introductions
     device_lists: RemoteLists
+    history: RemoteHistory
+    loose_ends: LooseEnds
     elsewhere: Elsewhere
     """For the services."""
 
@@ -196,6 +201,19 @@ async def build_links(reactor: Any, config: Config, core: Core, signing_key: Sig
         changes=ground.lists,
         now=now_ms,
     )
+    history = build_remote_history(
+        reactor,
+        database=core.database,
+        calls=calls,
+        reader=reader,
+        fetcher=fetcher,
+        intake=intake,
+        availability=availability,
+        whole=core.whole,
+        server_name=config.server_name,
+    )
+    loose_ends = LooseEnds(engine=core.engine, cache=core.cache, scheduler=reactor)
+    core.stream.subscribe(loose_ends)
     return Links(
         http=http,
         availability=availability,
@@ -212,11 +230,14 @@ async def build_links(reactor: Any, config: Config, core: Core, signing_key: Sig
         announcer=announcer,
         introductions=introductions,
         device_lists=device_lists,
+        history=history,
+        loose_ends=loose_ends,
         elsewhere=Elsewhere(
             rooms=membership.rooms,
             directories=FederatedDirectories(calls=calls, clock=reactor.seconds),
             summaries=FederatedSummaries(reactor, server_name=config.server_name, calls=calls),
             profiles=FederatedProfiles(calls=calls, clock=reactor.seconds),
+            history=history,
             typing=outbound.elsewhere,
             receipts=outbound.elsewhere,
             presence=outbound.elsewhere,
@@ -279,6 +300,8 @@ class Federation:
     async def stop(self) -> None:
         """End it; the services have ended, and the database is still there."""
         await self.inbound.stop()
+        await self.links.loose_ends.stop()
+        await self.links.history.stop()
         await self.links.membership.stop()
         await self.links.device_lists.stop()
         await self.links.introductions.stop()

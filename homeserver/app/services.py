@@ -40,10 +40,8 @@ from homeserver.reports import Reports
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.departure import RoomDeparture
 from homeserver.rooms.membership.propagation import ProfilePropagation
-from homeserver.rooms.reading.missing_history import NoMissingHistory
 from homeserver.rooms.reading.services import ReadingServices, build_reading_services
 from homeserver.rooms.services import RoomServices, build_room_services
-from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.beside import Providers
 from homeserver.sync.building import build_sync
@@ -155,8 +153,6 @@ def build_services(
     def pause() -> Awaitable[None]:
         return deferLater(reactor, 0)
 
-    whole = WholeRooms(core.cache, reactor)
-    core.stream.subscribe(whole)
     likely = LikelyServers(engine=core.engine, user_rooms=core.user_rooms)
     departure = RoomDeparture(engine=core.engine, user_rooms=core.user_rooms, remote=remote, likely=likely)
     data = _build_user_data(reactor, config, core, clock, pause=pause, elsewhere=elsewhere)
@@ -188,7 +184,7 @@ def build_services(
         remote=remote,
         remote_directories=elsewhere.directories,
         remote_summaries=elsewhere.summaries,
-        whole=whole,
+        whole=core.whole,
         default_version=config.rooms.default_version,
         encrypted_by_default=config.rooms.encrypted_by_default,
     )
@@ -209,8 +205,8 @@ def build_services(
         account_data=data.account_data,
         permissions=permissions,
         presence=data.presence,
-        whole=whole,
-        missing=NoMissingHistory(),
+        whole=core.whole,
+        missing=elsewhere.history,
     )
     devices = build_device_services(
         elsewhere.device_ground,
