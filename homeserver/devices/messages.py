@@ -111,8 +111,10 @@ class ToDevice:
         if note and not rows:
             rows.append({"user_id": None, "device_id": None, "message": None})
         now = self._now()
-        for number, portion in enumerate(_portions(rows)):
-            part = transaction if number == 0 else digest(transaction, str(number))
+        portions = list(_portions(rows))
+        for number, portion in enumerate(portions, 1):
+            # The last one notes the whole: a request that was cut short in between is carried out again.
+            part = transaction if number == len(portions) else digest(transaction, str(number))
             attempt = uuid.uuid4().hex
             for row in portion:
                 row.update(origin=self._origin, transaction=part, attempt=attempt, ts=now)

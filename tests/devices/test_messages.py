@@ -242,6 +242,40 @@ async def test_messages_for_other_servers_are_handed_over_once(database: Databas
     assert len(remote.sent) == 2 and await Client(process, BOB, "B1").stored() == 1
 
 
+async def test_a_request_that_was_cut_short_is_carried_out_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two portions, with other servers told already: the rest is not lost, nothing comes twice."""
+    remote = RemoteDevices()
+    remote.failing = False
+    process = await Process.open(database, devices=remote)
+    names = [f"B{n}" for n in range(5)]
+    for name in names:
+        await process.log_in(BOB, name)
+    monkeypatch.setattr(messages, "_MOST_ROWS", 2)
+    to_device, committed = process.devices.to_device, process.devices.to_device._commit
+    left = 1
+
+    async def commit(rows: Any) -> None:
+        nonlocal left
+        if left == 0:
+            raise OSError
+        left -= 1
+        await committed(rows)
+
+    monkeypatch.setattr(to_device, "_commit", commit)
+    to = {BOB: names, "@x:elsewhere": ["X"]}
+    with pytest.raises(OSError):
+        await _send(process, to, 7)
+    left = 10
+    for _ in range(2):
+        await _send(process, to, 7)
+    for name in names:
+        client = Client(process, BOB, name)
+        await client.sync()
+        assert client.got == [7]
+
+
 async def test_what_another_server_repeats_is_delivered_once(database: Database) -> None:
     """By its name and its id of the message; another server's same id is another message."""
     process = await Process.open(database)
