@@ -3,8 +3,8 @@
 
     python nio_encryption.py STORE '{"baseUrl": …, "user": …, "password": …}' '{…}'
 
-Owns the scenario; keys are kept in the folder STORE. It prints one JSON object per line, `{"step": NAME, …}`. It imports
-nothing of the project: its environment does not hold the project's packages.
+Owns the scenario; keys are kept in the folder STORE. It prints one JSON object per line, `{"step": NAME, …}`. It
+imports nothing of the project: its environment does not hold the project's packages.
 """
 
 import asyncio
