@@ -73,7 +73,7 @@ _LEASE = """INSERT INTO inbound_rooms AS r (room_id, worker, leased_until)
 _RELEASE = "DELETE FROM inbound_rooms WHERE room_id = %s AND worker = %s"
 
 _KNOWN = """SELECT e.event_id, e.flags, e.type, e.state_key FROM rooms r JOIN events e USING (room)
-    WHERE r.room_id = %s AND e.event_id = ANY (%s::text[])"""
+    WHERE r.room_id = %s AND e.event_id = ANY (%s::text[]) AND (e.flags <> 4 OR e.auth_chain IS NOT NULL)"""
 
 _BEGINS = """SELECT min(g.depth) FROM rooms r JOIN event_gaps g USING (room) WHERE r.room_id = %s"""
 
@@ -147,7 +147,8 @@ class InboundPduStore:
         await self._database.execute("inbound_rooms_release", _RELEASE, (room_id, worker))
 
     async def known(self, room_id: str, event_ids: Sequence[str]) -> dict[str, KnownEvent]:
-        """Those of the events that are stored as the room's; an event of another room is not."""
+        """Those of the events that are stored as the room's and were judged; an event of another room is not, nor an
+        invite that came while nobody here was in the room."""
         if not event_ids:
             return {}
         rows = await self._database.fetch("inbound_known_events", _KNOWN, (room_id, list(event_ids)))

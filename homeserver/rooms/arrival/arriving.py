@@ -225,8 +225,8 @@ def _check_create(room_id: str, version: RoomVersion, state: Mapping[StateKey, I
     named = create.event.content.get("room_version", IMPLIED_ROOM_VERSION)
     if named != str(version):
         raise ArrivalRefused(f"the room is of version {named!r}, not {version}")
-    # Before anything is stored: by a create event that is not the room's, all its events would be judged, and those that
-    # other rules do not allow would stay rejected.
+    # Before anything is stored: by a create event that is not the room's, and the rules of the version it names, the
+    # room's events would be judged, and those that these do not allow would stay rejected.
     try:
         check_event_auth(create.event, {})
     except AuthError as error:

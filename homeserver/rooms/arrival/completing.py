@@ -107,6 +107,8 @@ class RoomCompletion:
             for event in (await self._store.known(state_ids[start : start + ID_PORTION])).values():
                 if event.room != room or event.flags & REJECTED or event.state_key is None:
                     continue
+                if event.auth_chain is None:  # an invite that came before our join, and was never judged
+                    continue
                 if whole.setdefault((event.type, event.state_key), event.ordinal) != event.ordinal:
                     raise IncompleteState(f"two events for {event.type}")
             await self._pause()

@@ -51,7 +51,7 @@ def find(ground: Ground, event: Event) -> Found | Verdict:
     known = ground.event(event.event_id)
     if known is not None and known.stored.room == room:
         event = known.event  # in versions 1 and 2 another event can come under the same id
-    cited = {event_id: ground.event(event_id, _users(event)) for event_id in event.auth_event_ids}
+    cited = {event_id: _cited(ground, event_id, _users(event)) for event_id in event.auth_event_ids}
     previous = {event_id: ground.event(event_id) for event_id in event.prev_event_ids}
     ground.check()
     if known is not None and known.stored.room != room:
@@ -71,6 +71,18 @@ def find(ground: Ground, event: Event) -> Found | Verdict:
         [event_id for event_id, entry in cited.items() if entry is None],
         [event_id for event_id in previous if event_id not in placed],
     )
+
+
+def _cited(ground: Ground, event_id: str, users: Sequence[str]) -> RoomEvent | None:
+    """An event that was judged itself: an invite, say, that came while nobody of ours was in the room was not."""
+    entry = ground.event(event_id, users)
+    if entry is not None and _unjudged(entry):
+        entry = ground.knowledge.event(event_id)  # memory may hold it as it was before
+    return None if entry is None or _unjudged(entry) else entry
+
+
+def _unjudged(entry: RoomEvent) -> bool:
+    return entry.stored.flags == OUTLIER and entry.stored.auth_chain is None
 
 
 def _users(event: Event) -> list[str]:

@@ -7,15 +7,19 @@ import orjson
 import pytest
 
 from homeserver.errors import NotFound
+from homeserver.events import RoomEvent
 from homeserver.protocol.event_auth import AuthError
 from homeserver.protocol.events import Event
+from homeserver.rooms.arrival.outliers import outlier_row
 from homeserver.rooms.intake.dummies import send_dummy
 from homeserver.rooms.intake.incoming import Incoming, Outcome
+from storage.arrivals import ArrivalStore
 from storage.database import Database
-from storage.events import HIDDEN, REJECTED, TimelinePlace
+from storage.events import HIDDEN, OUTLIER, REJECTED, TimelinePlace
+from storage.inbound_pdus import InboundPduStore
 from storage.room_history import RoomHistoryStore
 from tests.rooms.engine_fixture import member, message
-from tests.rooms.intake.dag import MEMBER, ids
+from tests.rooms.intake.dag import CREATE, MEMBER, ids
 from tests.rooms.intake.intake_fixture import ALICE, DAVE, ERIN, FRED, Process, ends
 
 
@@ -207,6 +211,32 @@ async def test_with_the_state_given(database: Database) -> None:
     assert ends(room) == ids(later)
     await process.check(room, dag)
     await process.check_states(room, dag)
+
+
+async def test_an_invite_that_nobody_judged_is_no_authority(database: Database) -> None:
+    """An invite that came while this server was not in the room stands for nothing until it was judged."""
+    process = await Process.open(database)
+    room, dag = await process.room_with(DAVE)
+    invite = dag.write(FRED, MEMBER, {"membership": "invite"}, "@bob:localhost", prev=ends(room))
+    store = ArrivalStore(database)
+    ordinal = await store.reserve_ordinals(room.key, 1)
+    await store.store(room.key, [outlier_row(invite, ordinal, visibility=1, flags=OUTLIER, auth_chain=None)])
+    process.engine.cache.mark_stale(room.room_id)
+    (stored,) = await process.engine.events.by_ordinals([(room.key, ordinal)])
+    process.engine.engine.member_events.put(RoomEvent(stored, room.room_id, room.head.version))
+    known = InboundPduStore(database)
+    assert await known.known(room.room_id, ids(invite)) == {}
+    state = dag.resolved(ends(room))
+    auth = [state[key] for key in (CREATE, ("m.room.power_levels", ""), (MEMBER, DAVE))]
+    leave = {"membership": "leave"}
+    kick = dag.write(DAVE, MEMBER, leave, "@bob:localhost", prev=ends(room), auth=[*auth, *ids(invite)])
+    (verdict,) = await process.receive(room, kick)
+    assert verdict.outcome is Outcome.MISSING and list(verdict.missing_auth) == ids(invite)
+    await process.intake.receive_outliers(room.room_id, room.head.version, [invite])
+    assert (await process.intake.standing(ids(invite)))[invite.event.event_id] == OUTLIER | REJECTED
+    assert (await known.known(room.room_id, ids(invite))).keys() == {invite.event.event_id}
+    (verdict,) = await process.receive(room, kick)
+    assert verdict.outcome is Outcome.REJECTED
 
 
 @pytest.mark.parametrize("outlier", [False, True])
