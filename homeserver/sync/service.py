@@ -75,7 +75,9 @@ class SyncService:
         """The response as of now, at once."""
         since, upto, serial = request.since, self._stream.position, self._clock.current
         if since is not None:
-            ahead = since.position > upto  # the process that gave the token is, by what is still on its way here
+            ahead = (
+                since.position > upto
+            )  # the process that gave the token is, by what is still on its way here
             if ahead or (not request.full_state and not self.may_have_news(request)):
                 extensions = await self._news.standing(request, upto)
                 return SyncResponse(response.whole(since, extensions=extensions), since, False)
