@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 
 Json = dict[str, Any]
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds until what was waited for is taken not to come."""
 
 _transactions = itertools.count(1)
