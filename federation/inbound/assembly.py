@@ -113,6 +113,7 @@ class Inbound:
         """Leave what is under way to the next run, or to other processes."""
         if self._sweeping.running:
             self._sweeping.stop()
+        await self.transactions.stop()
         await self.backlog.stop()
 
 

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, FirstError, gatherResults
 from twisted.internet.defer import TimeoutError as TookTooLong
 
 from federation.inbound.live_rooms import LiveRooms
@@ -59,12 +59,14 @@ class EduDispatcher:
             edu_type = edu.get("edu_type")
             if type(edu_type) is str and edu_type in self._handlers:
                 by_type.setdefault(edu_type, []).append(edu["content"])
-        complete = await gatherResults(
-            [
-                Deferred.fromCoroutine(self._handle_all(origin, edu_type, contents))
-                for edu_type, contents in by_type.items()
-            ]
-        )
+        handling = [
+            Deferred.fromCoroutine(self._handle_all(origin, edu_type, contents))
+            for edu_type, contents in by_type.items()
+        ]
+        try:
+            complete = await gatherResults(handling, consumeErrors=True)
+        except FirstError as error:  # they were cancelled
+            error.subFailure.raiseException()
         if not all(complete):
             raise LimitExceeded(AGAIN_MS, "Not all of the transaction's EDUs could be taken in")
 
@@ -83,6 +85,8 @@ class EduDispatcher:
             except TookTooLong:
                 log.warning("an EDU took too long: %s of %s", edu_type, origin)
                 complete = complete and not lasting
+            except CancelledError:
+                raise
             except DatabaseFailure as error:
                 log.warning("an EDU could not be kept: %s of %s: %s", edu_type, origin, error)
                 complete = complete and not lasting

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
 
 import orjson
-from twisted.internet.defer import Deferred, DeferredList, DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
 from twisted.python.failure import Failure
 
 from homeserver.errors import BadJson, Forbidden, InvalidParam, LimitExceeded
@@ -57,6 +57,20 @@ class InboundTransactions:
         self._edus = edus
         self._turns: dict[str, _Turns] = {}
         self._in_the_works = 0
+        self._under_way: set[Deferred[dict[str, dict[str, str]]]] = set()
+        self._ended: list[Deferred[None]] = []
+        """Fired when none is in the works any more."""
+        self._stopping = False
+
+    async def stop(self) -> None:
+        """Give up what is under way, so that it may come again at once, here or elsewhere: who waits is told so."""
+        self._stopping = True
+        for work in tuple(self._under_way):
+            work.cancel()
+        if self._in_the_works:
+            ended: Deferred[None] = Deferred()
+            self._ended.append(ended)
+            await ended
 
     async def receive(self, origin: str, txn_id: str, body: Mapping[str, Any]) -> bytes:
         """Process a transaction; the answer as JSON: `{"pdus": {event id: {} or {"error": …}}}`.
@@ -72,12 +86,24 @@ class InboundTransactions:
             if not begun.fresh:
                 raise LimitExceeded(BUSY_MS, "That transaction is being processed")
             try:
-                answer = orjson.dumps({"pdus": await self._process(origin, pdus, edus)})
+                answer = orjson.dumps({"pdus": await self._cancellable(origin, pdus, edus)})
                 await self._store.end(origin, txn_id, answer.decode())
-            except Exception:
+            except Exception as error:
                 await self._store.forget(origin, txn_id)
+                if self._stopping and isinstance(error, CancelledError):
+                    raise _going_down() from error
                 raise
             return answer
+
+    async def _cancellable(
+        self, origin: str, pdus: Sequence[object], edus: Sequence[object]
+    ) -> dict[str, dict[str, str]]:
+        work = Deferred.fromCoroutine(self._process(origin, pdus, edus))
+        self._under_way.add(work)
+        try:
+            return await work
+        finally:
+            self._under_way.discard(work)
 
     @asynccontextmanager
     async def _turn(self, origin: str) -> AsyncIterator[None]:
@@ -90,6 +116,8 @@ class InboundTransactions:
         try:
             await turns.lock.acquire()
             try:
+                if self._stopping:
+                    raise _going_down()
                 yield
             finally:
                 turns.lock.release()
@@ -98,6 +126,10 @@ class InboundTransactions:
             turns.count -= 1
             if not turns.count:
                 del self._turns[origin]
+            if not self._in_the_works:
+                ended, self._ended = self._ended, []
+                for each in ended:
+                    each.callback(None)
 
     async def _process(
         self, origin: str, pdus: Sequence[object], edus: Sequence[object]
@@ -123,14 +155,22 @@ class InboundTransactions:
             [Deferred.fromCoroutine(take_in(room_id)) for room_id in by_room], consumeErrors=True
         )
         outcomes: list[tuple[bool, object]] = list(await taking)
+        failures = [failure for _, failure in outcomes if isinstance(failure, Failure)]
+        if any(isinstance(failure.value, CancelledError) for failure in failures):
+            handling.addErrback(lambda _failure: None)
+            handling.cancel()
+            raise CancelledError
         await handling
-        for succeeded, failure in outcomes:
-            if not succeeded and isinstance(failure, Failure):
-                failure.raiseException()
+        for failure in failures:
+            failure.raiseException()
         return {
             event_id: {} if error is None else {"error": error[:_LONGEST_ERROR]}
             for event_id, error in errors.items()
         }
+
+
+def _going_down() -> LimitExceeded:
+    return LimitExceeded(BUSY_MS, "This server is being stopped")
 
 
 class _Turns:

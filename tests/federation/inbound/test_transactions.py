@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from federation.inbound.assembly import FORGET_AFTER
+from federation.inbound.edus import EduDispatcher
 from homeserver.errors import BadJson, Forbidden, LimitExceeded
 from homeserver.protocol.events import Event
 from homeserver.rooms.intake.incoming import Incoming
@@ -341,6 +342,39 @@ async def test_lasting_edus_come_again_where_they_could_not_be_kept(
     heard.clear()
     assert await send(made, one, edus=edus) == {one.event_id: {}}
     assert heard == [0, 1, 2]
+
+
+async def test_what_is_under_way_at_a_stop_may_come_again_at_once(database: Database) -> None:
+    """Who waits is told so, those in line too; no process need wait until a lease runs out."""
+    made, beside = inbound(database), inbound(database)
+    begun: Deferred[None] = Deferred()
+
+    async def before(room_id: str, events: Sequence[Incoming]) -> None:
+        if not begun.called:
+            begun.callback(None)
+            await Deferred()
+
+    async def hear(origin: str, content: Mapping[str, Any]) -> None:
+        await Deferred()
+
+    made.intake.before = before
+    made.transactions._edus = EduDispatcher(reactor, handlers={"m.x": hear}, rooms=made.intake)
+    one = event("a")
+    sending = [
+        Deferred.fromCoroutine(
+            send(made, one, txn_id=txn_id, edus=[{"edu_type": "m.x", "content": {"n": 1}}])
+        )
+        for txn_id in ("1", "2")
+    ]
+    await begun
+    await deferLater(reactor, 0)
+    await made.transactions.stop()
+    for each in sending:
+        with pytest.raises(LimitExceeded):
+            await each
+    with pytest.raises(LimitExceeded):
+        await send(made, one, txn_id="3")
+    assert await send(beside, one) == {one.event_id: {}}
 
 
 # Rooms
