@@ -52,6 +52,7 @@ setup(
         "test": [
             "pytest>=8.2",
             "pytest-randomly>=3.15",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "mypy>=1.11",
             "ruff>=0.6",

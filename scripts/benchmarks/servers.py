@@ -5,6 +5,7 @@ Both get the same terms: registration by shared secret, cheap password hashing, 
 presence on, and otherwise their own defaults. `Homeserver` is all the rest of the benchmark knows of them.
 """
 
+import fcntl
 import hashlib
 import socket
 import subprocess
@@ -170,8 +171,15 @@ class Synapse(Homeserver):
         """Install Synapse into its environment if what is there is not what is asked for. A minute, once."""
         wanted = hashlib.sha256(cls.REQUIREMENTS.read_bytes()).hexdigest()
         installed = cls.ENVIRONMENT / "installed"
-        if installed.exists() and installed.read_text() == wanted:
-            return
+        with cls.ENVIRONMENT.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one installer at a time, over processes
+            if not installed.exists() or installed.read_text() != wanted:
+                cls._install(progress)
+                # Written last, so that an installation broken off is begun again.
+                installed.write_text(wanted)
+
+    @classmethod
+    def _install(cls, progress: Progress) -> None:
         progress(f"Installing Synapse into {cls.ENVIRONMENT} (once)")
         subprocess.run([sys.executable, "-m", "venv", "--clear", cls.ENVIRONMENT], check=True)
         (cls.ENVIRONMENT / ".gitignore").write_text("*\n")
@@ -192,8 +200,6 @@ class Synapse(Homeserver):
             check=True,
             stdout=sys.stderr,
         )
-        # Written last, so that an installation broken off is begun again.
-        installed.write_text(wanted)
 
     @property
     def version(self) -> str:
