@@ -70,7 +70,7 @@ def test_numbers_that_canonical_json_lacks(arrive: Arrive, number: str) -> None:
     assert person.sees() == before
 
 
-def test_the_members_of_a_private_room_are_its_own_business(arrive: Arrive) -> None:
+def test_advisory_10_the_members_of_a_private_room_are_its_own_business(arrive: Arrive) -> None:
     """CVE-2021-39164: no way of reading tells a stranger more of a private room than of one that is not."""
     host, stranger, former = arrive("host"), arrive("stranger"), arrive("former")
     room = host.creates(preset="private_chat", invite=[former.user_id], name="Secret")
@@ -103,7 +103,7 @@ def test_the_members_of_a_private_room_are_its_own_business(arrive: Arrive) -> N
     assert {event["state_key"] for event in members} == {host.user_id, former.user_id}
 
 
-def test_receipts_only_by_who_can_see_the_event(arrive: Arrive) -> None:
+def test_advisory_18_receipts_only_by_who_can_see_the_event(arrive: Arrive) -> None:
     """CVE-2023-42453: none for a room one is not in, none for an event that is not there, none of somebody else."""
     host, stranger, guest = arrive("host"), arrive("stranger"), arrive("guest")
     room, elsewhere = host.creates(), stranger.creates()
@@ -126,7 +126,7 @@ def test_receipts_only_by_who_can_see_the_event(arrive: Arrive) -> None:
     assert foreign not in json.dumps(told) and stranger.user_id not in json.dumps(told)
 
 
-def test_a_room_without_power_levels_is_its_creator_s(arrive: Arrive) -> None:
+def test_advisory_02_a_room_without_power_levels_is_its_creator_s(arrive: Arrive) -> None:
     """CVE-2018-12423: without the event only the creator has power; with it, nobody gives themselves more."""
     host, member = arrive("host"), arrive("member")
     room = host.creates(preset="public_chat", room_version="10")
@@ -140,7 +140,7 @@ def test_a_room_without_power_levels_is_its_creator_s(arrive: Arrive) -> None:
     check_refusal(member.sets(room, "m.room.name", {"name": "mine"}), 403, "M_FORBIDDEN")
 
 
-def test_no_power_by_the_name_of_a_room(server: ServerProcess, arrive: Arrive) -> None:
+def test_advisory_25_no_power_by_the_name_of_a_room(server: ServerProcess, arrive: Arrive) -> None:
     """CVE-2024-6303: who owns #admins owns an alias; nobody moves or removes that of others."""
     host, thief = arrive("host"), arrive("thief")
     alias = f"#admins:{server.server_name}"

@@ -104,7 +104,9 @@ def test_the_command_line_reads_the_servers_secret_and_makes_none(tmp_path: Path
     assert read_registration_secret(config) == load_or_create_registration_secret(config) == secret
 
 
-def test_a_signing_key_that_everybody_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advisory_30_a_signing_key_that_everybody_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CVE-2026-24044: other servers would believe whoever took it from the same place."""
     key = load_or_create_signing_key(tmp_path)
     digest = sha256(decode_base64(key.verify_key.to_base64())).digest()

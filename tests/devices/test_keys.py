@@ -66,7 +66,7 @@ SIGNED = PHONE.keys()
         {**SIGNED, "more": "x" * 70_000},
     ],
 )
-async def test_what_has_not_the_form_of_keys_is_never_stored(
+async def test_advisory_28_what_has_not_the_form_of_keys_is_never_stored(
     database: Database, keys: dict[str, Any]
 ) -> None:
     """Other servers are sent device keys as they are: one that they refuse would stop everything to them."""

@@ -49,7 +49,7 @@ DEFAULT = AddressPolicy(deny=PRIVATE_RANGES)
         "",
     ],
 )
-def test_denied(address: str) -> None:
+def test_advisory_07_denied(address: str) -> None:
     """Private addresses, what may lead to them, and what is no address."""
     assert not DEFAULT.permits(address)
 

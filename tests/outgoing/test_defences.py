@@ -93,7 +93,9 @@ async def test_permitted_addresses_beside_denied_ones_are_used(serve: Serve, mak
     assert response.body == b"ok"
 
 
-async def test_a_redirect_to_a_denied_address_is_not_followed(serve: Serve, make_client: MakeClient) -> None:
+async def test_advisory_07_and_24_a_redirect_to_a_denied_address_is_not_followed(
+    serve: Serve, make_client: MakeClient
+) -> None:
     """Each step is judged anew."""
     from ipaddress import ip_network
 
@@ -163,7 +165,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
     ],
     ids=["silence", "half-head", "half-body", "slow-head", "slow-body", "endless", "announced", "inflating"],
 )
-async def test_what_would_not_end_is_ended(
+async def test_advisory_06_what_would_not_end_is_ended(
     serve: Serve, make_client: MakeClient, script: object, caps: Caps, error: type[OutgoingError]
 ) -> None:
     """And its connection with it."""
@@ -176,7 +178,7 @@ async def test_what_would_not_end_is_ended(
     assert client._pool.figures == {"open": 0, "idle": 0, "waiting": 0}
 
 
-async def test_a_compression_bomb_goes_off_small(serve: Serve, make_client: MakeClient) -> None:
+async def test_advisory_32_a_compression_bomb_goes_off_small(serve: Serve, make_client: MakeClient) -> None:
     """However large an answer may be, what inflates a thousandfold is no answer."""
     bomb = answer(gzip.compress(bytes(50_000_000)), Content_Encoding="gzip")
     server = serve(always(bomb))

@@ -43,14 +43,14 @@ VALUES: list[tuple[object, int | None, int | None, int | None]] = [
 class TestReading:
     @every_version
     @pytest.mark.parametrize(("value", "lax", "strings", "strict"), VALUES)
-    def test_values(
+    def test_advisory_15_values(
         self, version: str, value: object, lax: int | None, strings: int | None, strict: int | None
     ) -> None:
         expected = lax if int(version) < 6 else strings if int(version) < 10 else strict
         assert parse_level(ROOM_VERSIONS[version], value) == expected
 
     @every_version
-    def test_defaults_without_power_levels(self, version: str) -> None:
+    def test_advisory_02_defaults_without_power_levels(self, version: str) -> None:
         levels = PowerLevels.of_events(None, Room(version).create)
         assert levels.user_level(ALICE) == (CREATOR_LEVEL if version == "12" else 100)
         assert levels.user_level(BOB) == 0

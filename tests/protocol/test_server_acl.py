@@ -78,7 +78,7 @@ def test_globs_are_as_the_model_says(globs: list[str], text: str) -> None:
     assert GlobSet.of(globs).matches(text) is any(model(glob, text) for glob in globs)
 
 
-def test_globs_that_would_backtrack() -> None:
+def test_advisory_19_globs_that_would_backtrack() -> None:
     """Each of these takes a backtracking matcher longer than the age of the universe."""
     stars = "a*" * 120 + "b"
     queries = "a*?" * 80 + "b"

@@ -219,7 +219,7 @@ class TestMsc4297:
         room, right, stale, _ = self.problem_a(version)
         assert RULES not in resolution(room, right, stale)
 
-    def test_problem_a_solved(self) -> None:
+    def test_advisory_27_problem_a_solved(self) -> None:
         room, right, stale, newer = self.problem_a("12")
         result = resolution(room, right, stale)
         assert result[RULES] == newer
@@ -241,7 +241,7 @@ class TestMsc4297:
         room, right, stale = self.problem_b(version)
         assert resolution(room, right, stale)[LEVELS] == stale[LEVELS]
 
-    def test_problem_b_solved(self) -> None:
+    def test_advisory_27_problem_b_solved(self) -> None:
         room, right, stale = self.problem_b("12")
         assert resolution(room, right, stale)[LEVELS] == right[LEVELS]
 

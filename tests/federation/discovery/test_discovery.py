@@ -145,7 +145,7 @@ async def test_a_delegation_to_the_default_port(net: Net) -> None:
     ],
 )
 @pytest.mark.parametrize(("service", "step"), [("_matrix-fed._tcp", "4"), ("_matrix._tcp", "5"), (None, "6")])
-async def test_what_is_no_document_is_passed_over(
+async def test_advisory_06_what_is_no_document_is_passed_over(
     net: Net, script: Script, service: str | None, step: str
 ) -> None:
     """Steps 4, 5 and 6, after whatever a web server answers."""

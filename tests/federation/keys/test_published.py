@@ -77,7 +77,7 @@ def test_an_answer_that_does_not_hold_is_refused(answer: object, why: str) -> No
         read_published(answer, "hydra.test", now=now_ms())
 
 
-def test_a_key_that_everybody_has_is_none() -> None:
+def test_advisory_30_a_key_that_everybody_has_is_none() -> None:
     """Advisory CVE-2026-24044: the key that one chart gave to all its installations."""
     assert is_compromised(VerifyKey.from_base64(COMPROMISED))
     assert not is_compromised(HYDRA.key.verify_key)
