@@ -94,6 +94,28 @@ async def test_advisory_05_a_body_that_is_no_json_is_400(site: FederationSite, h
         assert answer.status == 400
 
 
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"1", b'{"":1}'])
+async def test_a_body_of_nothing_but_tiny_values_is_400(
+    site: FederationSite, hydra: RemoteServer, value: bytes
+) -> None:
+    """It would be forty times as large in memory."""
+    values = b",".join([value] * 500_000)
+    raw = b'{"edus":[{"content":{"x":[%s]},"edu_type":"m.x"}],"origin":"hydra.test","pdus":[]}' % values
+    answer = await site.signed(hydra, "PUT", "/_matrix/federation/v1/send/1", {}, raw=raw)
+    assert (answer.status, answer.json["errcode"]) == (400, "M_BAD_JSON")
+
+
+async def test_texts_may_be_full_of_whatever_they_like(
+    site: FederationSite, hydra: RemoteServer, inbound: Inbound
+) -> None:
+    """They are one value each."""
+    text = ',[{\\"' * 8_000
+    events = [hydra.pdu(version="11", room_id=ROOM, content={"body": text, "n": n}).event for n in range(20)]
+    content = body(hydra, *(event.pdu for event in events))
+    answer = await site.signed(hydra, "PUT", "/_matrix/federation/v1/send/1", content)
+    assert answer.json == {"pdus": {event.event_id: {} for event in events}}
+
+
 async def test_advisory_26_an_impossible_number_stops_nothing_but_its_event(
     site: FederationSite, hydra: RemoteServer, inbound: Inbound
 ) -> None:
