@@ -57,6 +57,13 @@ SELECT user_id, key_id, signer_id, signer_key_id, signature FROM json_to_records
 ON CONFLICT (user_id, key_id, signer_id, signer_key_id) DO UPDATE SET signature = excluded.signature
 WHERE s.signature <> excluded.signature
 """
+_FORGET = """
+WITH signed AS (DELETE FROM key_signatures WHERE user_id = %(user_id)s),
+    others AS (DELETE FROM user_signatures WHERE user_id = %(user_id)s RETURNING target_id),
+    signed_others AS (DELETE FROM key_signatures k USING others o
+        WHERE k.user_id = o.target_id AND k.user_id <> %(user_id)s AND k.signer_id = %(user_id)s)
+DELETE FROM cross_signing_keys WHERE user_id = %(user_id)s
+"""
 _DUE = "INSERT INTO device_list_dues (user_id, device_id) SELECT %s, unnest(%s::text[])"
 
 
@@ -102,6 +109,10 @@ class CrossSigningStore:
         """Add signatures; how many were new."""
         rows = JsonRows([signature._asdict() for signature in signatures])
         return await txn.execute("key_signatures_add", _SIGN, (rows,))
+
+    async def forget_txn(self, txn: Transaction, user_id: str) -> bool:
+        """Remove a user's keys and every signature by or on them; False if there were no keys."""
+        return await txn.execute("cross_signing_forget", _FORGET, {"user_id": user_id}) > 0
 
     async def due_txn(self, txn: Transaction, user_id: str, device_ids: Sequence[str]) -> None:
         """Have it told that those devices of a user changed; an empty id stands for the cross-signing keys."""

@@ -53,6 +53,7 @@ WITH emptied AS (DELETE FROM backed_up_keys WHERE user_id = %(user_id)s AND vers
 UPDATE key_backups SET deleted = true, auth_data = '{}' WHERE user_id = %(user_id)s AND version = %(version)s AND NOT
 deleted
 """
+_FORGET = "DELETE FROM key_backups WHERE user_id = %s"
 _COUNT = "SELECT count(*) FROM key_backups WHERE user_id = %s AND NOT deleted"
 # The specification's order: verified ones, then those that reach further back, then those forwarded less often.
 _PUT = """
@@ -121,6 +122,10 @@ class KeyBackupStore:
         """Delete a backup with its keys; False if there is none."""
         params = {"user_id": user_id, "version": version}
         return await self._database.execute("key_backups_delete", _DELETE, params) == 1
+
+    async def forget_txn(self, txn: Transaction, user_id: str) -> None:
+        """Delete all backups of a user, the numbers of deleted ones too."""
+        await txn.execute("key_backups_forget", _FORGET, (user_id,))
 
     async def put_keys_txn(
         self, txn: Transaction, user_id: str, version: int, keys: Sequence[BackedUpKey]

@@ -21,6 +21,7 @@ from homeserver.app.elsewhere import Elsewhere, readers_of
 from homeserver.app.lives import Departures
 from homeserver.clientapi.token_authenticator import GuessBrake, TokenAuthenticator
 from homeserver.config import Config
+from homeserver.devices.departure import KeyDeparture
 from homeserver.devices.services import (
     DeviceServices,
     build_device_services,
@@ -57,7 +58,9 @@ from homeserver.unread.service import Unread
 from homeserver.web.authentication import Authenticator
 from homeserver.web.rate_limits import RateLimits
 from storage.account_data import AccountDataStore
+from storage.cross_signing import CrossSigningStore
 from storage.gaps import GapStore
+from storage.key_backups import KeyBackupStore
 from storage.notifications import NotificationStore
 from storage.presence import PresenceStore
 from storage.profiles import ProfileStore
@@ -138,6 +141,15 @@ class Services:
         return await self.accounts.gate.ensure_first_account_token()
 
 
+def _key_departure(core: Core, elsewhere: Elsewhere) -> KeyDeparture:
+    return KeyDeparture(
+        database=core.database,
+        cross_signing=CrossSigningStore(core.database),
+        backups=KeyBackupStore(core.database),
+        lists=elsewhere.device_ground.lists,
+    )
+
+
 def _run(work: Any) -> None:
     Deferred.fromCoroutine(work)
 
@@ -162,7 +174,9 @@ def build_services(
         core.database,
         registration_secret=registration_secret,
         arrivals=data.profiles,
-        departures=Departures(departure, data.profiles, data.account_data, data.presence),
+        departures=Departures(
+            departure, data.profiles, data.account_data, data.presence, _key_departure(core, elsewhere)
+        ),
         guesses=GuessBrake(limits),
     )
     users, published = UserStore(core.database), PublishedRoomStore(core.database)
