@@ -31,7 +31,9 @@ SELECT array_agg(device_id), pg_notify('tokens_revoked', %(user_id)s) FROM gone
 
 _DELETE_OTHERS = """
 WITH gone AS (
-    DELETE FROM devices WHERE user_id = %(user_id)s AND device_id IS DISTINCT FROM %(kept)s RETURNING device_id)
+    DELETE FROM devices d WHERE user_id = %(user_id)s AND device_id IS DISTINCT FROM %(kept)s
+      AND NOT EXISTS (SELECT FROM dehydrated_devices z WHERE z.user_id = d.user_id AND z.device_id = d.device_id)
+    RETURNING device_id)
 SELECT array_agg(device_id), pg_notify('tokens_revoked', %(user_id)s) FROM gone
 """
 
@@ -99,7 +101,10 @@ class DeviceStore:
         return [] if row is None or row[0] is None else row[0]
 
     async def delete_others(self, user_id: str, kept: str | None) -> Sequence[str]:
-        """Delete all of a user's devices but `kept`, as `delete` does."""
+        """Delete all of a user's devices but `kept`, as `delete` does.
+
+        One that is dehydrated, with which nobody is logged in, stays to be sent room keys meanwhile.
+        """
         params = {"user_id": user_id, "kept": kept}
         row = await self._database.fetch_one("devices_delete_others", _DELETE_OTHERS, params)
         return [] if row is None or row[0] is None else row[0]

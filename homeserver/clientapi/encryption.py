@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from homeserver.clientapi.cross_signing import UNSTABLE_FLAGS, CrossSigningEndpoints
+from homeserver.clientapi.dehydrated_devices import DehydratedDeviceEndpoints
 from homeserver.clientapi.keys import KeyEndpoints
 from homeserver.clientapi.room_keys import RoomKeyEndpoints
 from homeserver.clientapi.to_device import ToDeviceEndpoints
@@ -28,4 +29,5 @@ def encryption_routes(devices: DeviceServices, position: Callable[[], int]) -> t
         *CrossSigningEndpoints(devices.cross_signing, devices.signatures).routes(),
         *RoomKeyEndpoints(devices.backups).routes(),
         *ToDeviceEndpoints(devices.to_device).routes(),
+        *DehydratedDeviceEndpoints(devices.dehydrated, position).routes(),
     )

@@ -15,6 +15,7 @@ from homeserver.devices.backups import KeyBackups
 from homeserver.devices.claiming import KeyClaim
 from homeserver.devices.counts import KeyCounts
 from homeserver.devices.cross_signing import CrossSigning, Reauthentication
+from homeserver.devices.dehydrated import DehydratedDevices
 from homeserver.devices.lists import DeviceLists
 from homeserver.devices.member_moves import MemberMoves
 from homeserver.devices.messages import ToDevice
@@ -28,6 +29,7 @@ from homeserver.rooms.user_rooms import UserRooms
 from homeserver.stream import Committer, Stream
 from storage.cross_signing import CrossSigningStore
 from storage.database import Database
+from storage.dehydrated_devices import DehydratedDeviceStore
 from storage.device_keys import DeviceKeyStore
 from storage.device_lists import CHANNEL, DUES, DeviceListStore
 from storage.key_backups import KeyBackupStore
@@ -99,6 +101,7 @@ class DeviceServices:
     signatures: Signatures
     to_device: ToDevice
     backups: KeyBackups
+    dehydrated: DehydratedDevices
     upkeep: Upkeep
 
     async def start(self) -> None:
@@ -201,6 +204,14 @@ def build_device_services(
         is_local=is_local,
         now=now,
     )
+    upload = KeyUpload(
+        database=database,
+        device_keys=device_keys,
+        one_time_keys=one_time_keys,
+        cross_signing=cross_signing,
+        lists=lists,
+        counts=counts,
+    )
     return DeviceServices(
         database=database,
         stream_store=stream_store,
@@ -208,14 +219,7 @@ def build_device_services(
         lists=lists,
         stored_keys=ground.stored_keys,
         counts=counts,
-        upload=KeyUpload(
-            database=database,
-            device_keys=device_keys,
-            one_time_keys=one_time_keys,
-            cross_signing=cross_signing,
-            lists=lists,
-            counts=counts,
-        ),
+        upload=upload,
         query=KeyQuery(
             stored=ground.stored_keys,
             cross_signing=cross_signing,
@@ -243,5 +247,14 @@ def build_device_services(
         ),
         to_device=to_device,
         backups=KeyBackups(database, KeyBackupStore(database)),
+        dehydrated=DehydratedDevices(
+            database=database,
+            store=DehydratedDeviceStore(database),
+            upload=upload,
+            lists=lists,
+            counts=counts,
+            to_device=to_device,
+            now=now,
+        ),
         upkeep=Upkeep(reactor, lists, to_device),
     )

@@ -8,6 +8,7 @@ device.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from homeserver.devices.counts import KeyCounts
@@ -31,6 +32,16 @@ MOST_ONE_TIME_KEYS: Final = 1_000
 """Unclaimed, of all algorithms, per device: clients keep up to a hundred."""
 MOST_CLAIMED_KEPT: Final = 1_000
 MOST_FALLBACK_ALGORITHMS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedKeys:
+    """An upload whose form was found to be right."""
+
+    identity: str | None
+    """Canonical JSON."""
+    one_time: list[OneTimeKey]
+    fallback: list[OneTimeKey]
 
 
 class KeyUpload:
@@ -67,6 +78,33 @@ class KeyUpload:
         Raises BadJson for what has not the form of keys, InvalidSignature, TooLarge, InvalidParam for a one-time key
         whose id another key has, Forbidden for a device that has a cross-signing key's name.
         """
+        keys = await self.checked(
+            user_id,
+            device_id,
+            device_keys=device_keys,
+            one_time_keys=one_time_keys,
+            fallback_keys=fallback_keys,
+        )
+
+        async def work(txn: Transaction) -> bool:
+            return await self.put_txn(txn, user_id, device_id, keys)
+
+        if keys.identity is not None or keys.one_time or keys.fallback:
+            if await self._database.transaction("keys_upload", work):
+                await self._lists.settle((user_id,))
+            await self._counts.moved([(user_id, device_id)])
+        return (await self._counts.of(user_id, device_id)).one_time
+
+    async def checked(
+        self,
+        user_id: str,
+        device_id: str,
+        *,
+        device_keys: Mapping[str, Any] | None,
+        one_time_keys: Mapping[str, Any],
+        fallback_keys: Mapping[str, Any],
+    ) -> CheckedKeys:
+        """What `put_txn` takes of a device that may not exist yet. Raises as `upload`."""
         identity = None if device_keys is None else _identity(device_keys, user_id, device_id)
         one_time, fallback = _keys(one_time_keys), _keys(fallback_keys)
         if len(one_time) > MOST_ONE_TIME_KEYS:
@@ -75,23 +113,19 @@ class KeyUpload:
             raise InvalidParam("There can only be one fallback key per algorithm")
         if identity is not None:
             await self._check_name(user_id, device_id)
+        return CheckedKeys(identity, one_time, fallback)
 
-        async def work(txn: Transaction) -> bool:
-            if not await self._device_keys.lock_device_txn(txn, user_id, device_id):
-                raise Unknown("This device was deleted")
-            if one_time:
-                await self._add_txn(txn, user_id, device_id, one_time)
-            if fallback:
-                await self._put_fallback_txn(txn, user_id, device_id, fallback)
-            if identity is None:
-                return False
-            return await self._device_keys.put_txn(txn, user_id, device_id, identity)
-
-        if identity is not None or one_time or fallback:
-            if await self._database.transaction("keys_upload", work):
-                await self._lists.settle((user_id,))
-            await self._counts.moved([(user_id, device_id)])
-        return (await self._counts.of(user_id, device_id)).one_time
+    async def put_txn(self, txn: Transaction, user_id: str, device_id: str, keys: CheckedKeys) -> bool:
+        """Take them within a transaction; whether the identity keys changed, which is then to be settled."""
+        if not await self._device_keys.lock_device_txn(txn, user_id, device_id):
+            raise Unknown("This device was deleted")
+        if keys.one_time:
+            await self._add_txn(txn, user_id, device_id, keys.one_time)
+        if keys.fallback:
+            await self._put_fallback_txn(txn, user_id, device_id, keys.fallback)
+        if keys.identity is None:
+            return False
+        return await self._device_keys.put_txn(txn, user_id, device_id, keys.identity)
 
     async def _add_txn(self, txn: Transaction, user_id: str, device_id: str, keys: list[OneTimeKey]) -> None:
         known = {

@@ -219,6 +219,8 @@ _CROSS_SIGNING_KEY = {"user_id": "$me", "usage": ["master"], "keys": {"ed25519:m
 
 _SESSION_KEY = {"first_message_index": 1, "forwarded_count": 0, "is_verified": True, "session_data": {"ciphertext": "c"}}
 
+_DEHYDRATED = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
+
 _ENCRYPTION = (
     _guests("POST", "/keys/upload", {"device_keys": {"user_id": "$me", "device_id": "$device", "algorithms": ["m.olm.v1.curve25519-aes-sha2"], "keys": {"ed25519:$device": "made+up"}, "signatures": {"$me": {"ed25519:$device": "made+up"}}}, "one_time_keys": {"signed_curve25519:AAAA": {"key": "k", "signatures": {"$me": {"ed25519:$device": "s"}}}}, "fallback_keys": {"signed_curve25519:AAAB": {"key": "k", "fallback": True, "signatures": {}}}}),
     _guests("POST", "/keys/query", {"device_keys": {"$bob": [], "$me": ["$device"]}, "timeout": 1000}),
@@ -241,6 +243,11 @@ _ENCRYPTION = (
     _users("GET", "/room_keys/keys/{roomId}/{sessionId}", version="1"),
     _users("DELETE", "/room_keys/keys/{roomId}/{sessionId}", version="1"),
     _guests("PUT", "/sendToDevice/{eventType}/{txnId}", {"messages": {"$bob": {"*": {"any": "thing"}}}}),
+    _users("PUT", _DEHYDRATED, {"device_id": "SLEEPER", "device_data": {"algorithm": "a"}, "initial_device_display_name": "n", "device_keys": {"user_id": "$me", "device_id": "SLEEPER", "algorithms": ["a"], "keys": {"ed25519:SLEEPER": "k"}, "signatures": {"$me": {"ed25519:SLEEPER": "s"}}, "dehydrated": True}, "one_time_keys": {}, "fallback_keys": {}}),
+    _users("GET", _DEHYDRATED),
+    _users("DELETE", _DEHYDRATED),
+    _users("GET", _DEHYDRATED + "/{deviceId}/events", **{"from": "d1"}),
+    _users("POST", _DEHYDRATED + "/{deviceId}/events", {"next_batch": "d1"}),
 )  # fmt: skip
 
 ENDPOINTS: tuple[Endpoint, ...] = (*_ACCOUNTS, *_SYNC, *_ROOMS, *_BESIDE, *_ENCRYPTION)

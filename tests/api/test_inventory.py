@@ -135,7 +135,13 @@ PROMISED = {
     "uk.timedout.msc4323": ("GET", "/uk.timedout.msc4323/admin/suspend/{userId}"),
 }
 """Feature → what it means a client may call, where it has a path of its own."""
-WITHOUT_PATHS = {"com.beeper.msc4169", "org.matrix.msc3981", "org.matrix.msc4222"}
+WITHOUT_PATHS = {
+    "com.beeper.msc4169",
+    "io.element.e2ee_forced.private",
+    "io.element.e2ee_forced.trusted_private",
+    "org.matrix.msc3981",
+    "org.matrix.msc4222",
+}
 
 
 def test_unstable_features_answer_at_their_unstable_paths(wire: Wire, world: World) -> None:
