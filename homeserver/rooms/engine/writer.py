@@ -59,6 +59,10 @@ class LoadFirst(Exception):
     """Raised by a `Work` that cannot go on without what its `load` loads."""
 
 
+class HeadMoved(Exception):
+    """Raised by the `load` of a `Work` that has read what is newer than the head it was given."""
+
+
 class Work(Protocol):
     """Something else than a plan that is done on a room's newest head, in the same batches as plans are."""
 
@@ -72,7 +76,9 @@ class Work(Protocol):
         is undone if it raises: LoadFirst or MissingEvents to be run again, anything else to fail."""
         ...
 
-    async def load(self) -> None: ...
+    async def load(self) -> None:
+        """Load what is lacking. Raises HeadMoved."""
+        ...
 
     def landed(self, room: Room, working: WorkingRoom) -> None:
         """The batch stands."""
@@ -193,7 +199,10 @@ class RoomWriter:
         room = await self._tools.cache.get(self._room_id)
         if room is None:
             raise NotFound("Unknown room")
-        planned, working = await self._plan(room, taken)
+        try:
+            planned, working = await self._plan(room, taken)
+        except HeadMoved:
+            return await self._after_conflict([pending for pending in taken if not pending.done.called])
         refused = [pending for pending in taken if pending.refused is not None]
         if refused:
             await self._answer_refused(refused)

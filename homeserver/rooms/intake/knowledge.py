@@ -16,7 +16,7 @@ from homeserver.events import RoomEvent
 from homeserver.rooms.engine import RoomHead
 from homeserver.rooms.engine.head import StateKey
 from homeserver.rooms.engine.snapshots import State
-from homeserver.rooms.engine.writer import LoadFirst
+from homeserver.rooms.engine.writer import HeadMoved, LoadFirst
 from homeserver.stream.changes import Change
 from storage.events import EventStore, StoredEvent
 from storage.received import Awaiting, NamedEvent, ReceivedStore
@@ -77,6 +77,7 @@ class Knowledge:
         self, head: RoomHead, *, events: EventStore, received: ReceivedStore, states: States
     ) -> None:
         self._head = head
+        self._head_moved = False
         self._events = events
         self._received = received
         self._states = states
@@ -181,7 +182,11 @@ class Knowledge:
     # Loading.
 
     async def load(self) -> None:
-        """Learn what was asked: one query for each kind of question."""
+        """Learn what was asked: one query for each kind of question.
+
+        Raises HeadMoved if that turns out to be of the room as another process has written it since: ordinals and
+        snapshots that are still free by this head are taken there.
+        """
         room = self._head.room
         if self._wanted_ids:
             ids, self._wanted_ids = list(self._wanted_ids), set()
@@ -210,6 +215,8 @@ class Knowledge:
             named = await self._received.named(ids)
             self._named.update((event_id, named.get(event_id)) for event_id in ids)
         await self._load_citations(room)
+        if self._head_moved:
+            raise HeadMoved
 
     def _check_found(self, lost: set[int]) -> None:
         if lost:
@@ -236,6 +243,8 @@ class Knowledge:
     def _take(self, stored: StoredEvent) -> RoomEvent:
         if stored.room != self._head.room:
             return RoomEvent(stored, self._head.room_id, self._head.version)
+        newest = max(stored.snapshot or 0, stored.current_snapshot or 0, stored.after_snapshot or 0)
+        self._head_moved |= stored.ordinal >= self._head.next_ordinal or newest >= self._head.next_snapshot
         entry = self._by_ordinal.get(stored.ordinal)
         if entry is None:
             entry = RoomEvent(stored, self._head.room_id, self._head.version)

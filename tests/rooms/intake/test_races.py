@@ -71,6 +71,27 @@ async def test_two_processes(database: Database) -> None:
     await one.check_states(again, dag)
 
 
+async def test_what_is_looked_up_is_newer_than_the_head(database: Database) -> None:
+    """Another process has written the room, which was not heard of yet, and an event from there builds on that."""
+    one = await Process.open(database)
+    room, dag = await one.room_with(DAVE, ERIN)
+    two = await Process.open(database)
+    held = await two.engine.cache.get(room.room_id)
+    assert held is not None
+    topics = [dag.topic(DAVE, "one", prev=ends(room))]
+    topics.append(dag.topic(DAVE, "two", prev=ids(topics[0])))
+    behind = held.head
+    await one.accept(room, *topics)
+    held.head, held.beyond = behind, 0
+    left = dag.topic(ERIN, "left", prev=ids(topics[0]))
+    await two.accept(held, left)
+    await two.check(held, dag)
+    held.head, held.beyond = behind, 0
+    history = dag.say(ERIN, "aside", prev=ids(topics[1]))
+    (verdict,) = await two.intake.receive_history(room.room_id, [history])
+    assert verdict.outcome is Outcome.ACCEPTED
+
+
 async def test_stored_as_an_outlier_meanwhile(database: Database) -> None:
     one = await Process.open(database)
     room, dag = await one.room_with(DAVE)
