@@ -52,6 +52,8 @@ class Ground:
         self._batch_ordinals: dict[int, RoomEvent] = {}
         for entry in moving.appended:
             self.add(entry)
+        self.contested = 0
+        """Events that states resolved so far differed in: what there was to think about."""
         self._state_ids: tuple[object, dict[str, RoomEvent], dict[int, RoomEvent]] | None = None
         self._lenses: dict[tuple[int, int], Lens] = {}
 

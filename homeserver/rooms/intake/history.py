@@ -21,6 +21,7 @@ from homeserver.rooms.engine.moving import MovingHead
 from homeserver.rooms.engine.rows import event_row, placed_row, relation_row
 from homeserver.rooms.engine.snapshots import NOTHING
 from homeserver.rooms.engine.working import DUMMY
+from homeserver.rooms.engine.writer import HeadMoved
 from homeserver.rooms.intake.before import state_after, state_given, state_of_all
 from homeserver.rooms.intake.finding import Found, find, gap_rows, stored_event
 from homeserver.rooms.intake.ground import CREATE, Ground
@@ -28,6 +29,7 @@ from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from homeserver.rooms.intake.judging import misfit, refused_by_citation, refused_by_state
 from homeserver.rooms.intake.knowledge import Knowledge, Lacking
 from homeserver.rooms.intake.redacting import late_redactions, redact_target, strike_late
+from homeserver.rooms.intake.resolving import MOST_CONTESTED
 from homeserver.stream.committer import Row
 from storage.events import HIDDEN, REJECTED
 from storage.received import ReceivedStore
@@ -56,6 +58,8 @@ class _Placing:
     placed: dict[str, _Placed] = field(default_factory=dict)
     children: dict[str, list[RoomEvent]] = field(default_factory=dict)
     """By previous event, those of this attempt that name it."""
+    left: list[Incoming] = field(default_factory=list)
+    """What was not looked at to the end, because of `MOST_CONTESTED`."""
 
     def place_all(self, events: Sequence[Incoming]) -> None:
         """Place what can be: upwards from what is known before them, then downwards. Raises Lacking."""
@@ -69,10 +73,15 @@ class _Placing:
         before = len(waiting) + 1
         while waiting and len(waiting) < before:
             before = len(waiting)
-            waiting = [incoming for incoming in waiting if not self._place(incoming)]
-            waiting.reverse()
-            waiting = [incoming for incoming in waiting if not self._place(incoming)]
-            waiting.reverse()
+            for _ in range(2):
+                waiting = [incoming for incoming in waiting if self._is_enough or not self._place(incoming)]
+                waiting.reverse()
+        if self._is_enough:
+            self.left = waiting
+
+    @property
+    def _is_enough(self) -> bool:
+        return bool(self.placed) and self.ground.contested >= MOST_CONTESTED
 
     def _ask_ahead(self, incoming: Incoming) -> None:
         event, ground = incoming.event, self.ground
@@ -216,14 +225,20 @@ class HistoryDeed:
         self._received = received
         self._learn = learn
         self._own_server = own_server
+        self.left: Sequence[Incoming] = ()
+        """What of the events another turn must be taken for."""
 
     async def run(self) -> dict[str, Verdict]:
-        """Verdicts by event id."""
+        """Verdicts by event id, on all but those left."""
         for _ in range(MAX_TRIES):
             room = await self._cache.get(self._room_id)
             if room is None:
                 raise NotFound("Unknown room")
-            placing = await self._place(room)
+            try:
+                placing = await self._place(room)
+            except HeadMoved:
+                self._cache.mark_stale(self._room_id)
+                continue
             if not placing.placed:
                 missing = any(v.outcome is Outcome.MISSING for v in placing.verdicts.values())
                 if not missing or await self._received.head(room.key) == placing.base.head:
@@ -235,6 +250,7 @@ class HistoryDeed:
             try:
                 if await self._received.commit_history(*placing.rows()):
                     self._land(room, placing)
+                    self.left = placing.left
                     return placing.verdicts
             except AlreadyStored:
                 logger.info("history of %s was stored by another process at the same time", self._room_id)

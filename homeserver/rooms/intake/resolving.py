@@ -21,6 +21,10 @@ from homeserver.rooms.engine.snapshots import State
 from homeserver.rooms.intake.ground import CREATE, Ground, key_of
 from storage.events import REJECTED
 
+MOST_CONTESTED = 1000
+"""Events that states differ in, thought about in one turn (some 50 µs each). States that a server tells can differ in
+all members of a large room; one such resolution must be waited for, several must not follow without a pause."""
+
 POWER_LEVELS: StateKey = ("m.room.power_levels", "")
 
 
@@ -33,6 +37,7 @@ def resolve_states(ground: Ground, states: Sequence[State]) -> BitMap:
     if common == union:
         return common
     contested = {entry.stored.ordinal: entry for entry in ground.all_at(union - common)}
+    ground.contested += len(contested)
     source = _Source(ground, common, contested)
     shared = source.prepare(states)
     maps = []

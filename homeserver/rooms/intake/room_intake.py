@@ -22,6 +22,7 @@ from homeserver.rooms.intake.history import HistoryDeed
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from homeserver.rooms.intake.knowledge import Knowledge, Lacking, States
 from homeserver.rooms.intake.receiving import Receiving
+from homeserver.rooms.intake.resolving import MOST_CONTESTED
 from storage.events import EventStore
 from storage.received import ReceivedStore
 
@@ -147,16 +148,20 @@ class RoomIntake:
         """
         if len(events) > MAX_HISTORY:
             raise ValueError(f"more than {MAX_HISTORY} events of the past at once")
-        deed = HistoryDeed(
-            room_id,
-            events,
-            cache=self._engine.cache,
-            member_events=self._engine.member_events,
-            received=self._received,
-            learn=self.knowledge,
-            own_server=self._engine.server_name,
-        )
-        verdicts: Mapping[str, Verdict] = await self._engine.do_alone(room_id, deed)
+        verdicts: dict[str, Verdict] = {}
+        left: Sequence[Incoming] = events
+        while left:
+            deed = HistoryDeed(
+                room_id,
+                left,
+                cache=self._engine.cache,
+                member_events=self._engine.member_events,
+                received=self._received,
+                learn=self.knowledge,
+                own_server=self._engine.server_name,
+            )
+            verdicts.update(await self._engine.do_alone(room_id, deed))
+            left = deed.left
         return [verdicts[incoming.event.event_id] for incoming in events]
 
     async def prepare(self, room_id: str, plan: Plan, users: Sequence[str] = ()) -> Prepared:
@@ -227,6 +232,8 @@ class _Reception:
         receiving = Receiving(ground, working.own_server, outbound=self._outbound)
         verdicts: list[Verdict] = []
         for incoming in self._events:
+            if verdicts and ground.contested >= MOST_CONTESTED:
+                break
             mark = working.moving.mark() if verdicts and self._loads >= PATIENCE else None
             try:
                 verdicts.append(receiving.receive(incoming))

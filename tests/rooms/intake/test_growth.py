@@ -5,12 +5,34 @@ from __future__ import annotations
 
 import pytest
 
-from homeserver.rooms.intake.incoming import Incoming
+from homeserver.rooms.intake import history, room_intake
+from homeserver.rooms.intake.incoming import Incoming, Outcome
 from storage.database import Database
 from tests.rooms.intake.dag import ids
 from tests.rooms.intake.intake_fixture import DAVE, ERIN, Process, ends
 
 CHANGES = 1500
+
+
+async def test_much_to_resolve_is_done_in_turns(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others get the reactor, and the room, between one resolution and the next; the outcome is the same."""
+    for module in (room_intake, history):
+        monkeypatch.setattr(module, "MOST_CONTESTED", 1)
+    process = await Process.open(database)
+    room, dag = await process.room_with(DAVE, ERIN)
+    base, before = ends(room), room.head.head
+    branches = [dag.topic(user, user, prev=base) for user in (DAVE, ERIN)]
+    merges = [dag.say(DAVE, f"{number}", prev=ids(*branches)) for number in range(5)]
+    await process.accept(room, *branches, *merges)
+    assert room.head.head - before > 1
+    await process.check(room, dag)
+    await process.check_states(room, dag)
+    past = [dag.say(ERIN, f"{number}", prev=ids(*branches)) for number in range(5)]
+    before = room.head.head
+    verdicts = await process.intake.receive_history(room.room_id, past)
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.ACCEPTED] * 5
+    assert room.head.head - before == 5
+    await process.check_states(room, dag)
 
 
 @pytest.mark.reactor_timeout(300)
