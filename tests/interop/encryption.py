@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encrypted conversation of `js/encryption.mjs`, and what must have been seen in it, wherever the accounts are."""
+"""The encrypted scenarios in `js/`, and what must have been seen in the great one, wherever the accounts are."""
 
 import json
 
@@ -19,13 +19,13 @@ _SPOKEN = {
 """Step → how many devices listen, what is said."""
 
 
-def held(*accounts: tuple[str, str, str]) -> Record:
-    """Let two accounts, each (base URL, user id, password), hold the conversation; what their devices saw."""
+def held(*accounts: tuple[str, str, str], scenario: str = "encryption") -> Record:
+    """Let two accounts, each (base URL, user id, password), hold a conversation; what their devices saw."""
     arguments = [
         json.dumps({"baseUrl": base_url, "user": user_id, "password": password})
         for base_url, user_id, password in accounts
     ]
-    return record_of(js_client("encryption"), *arguments)
+    return record_of(js_client(scenario), *arguments)
 
 
 def assert_all_is_read(record: Record) -> None:

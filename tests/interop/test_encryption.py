@@ -22,6 +22,20 @@ def test_four_devices_talk_in_secret(lares_server: ServerProcess) -> None:
     assert_all_is_read(record)
 
 
+def test_what_is_said_meanwhile_is_read_at_the_next_log_in(lares_server: ServerProcess) -> None:
+    """A dehydrated device is sent the keys while nobody is logged in; another takes its place once it was opened."""
+    alice, bob = (lares_server.register(f"sleepy-{name}") for name in ("alice", "bob"))
+    accounts = [(lares_server.base_url, account.user_id, account.password) for account in (alice, bob)]
+    record = held(*accounts, scenario="dehydration")
+    assert record["here"] == [{"read": ["are you there?"]}]
+    assert record["supported"] == [{"dehydration": True}]
+    back = record["back"][0]
+    assert back["read"] == ["are you there?", "you were gone"]
+    assert back["found"]["completed"] and back["found"]["keys"] >= 1 and "error" not in back["found"], back
+    refused = record["refused"][0]["requests"]
+    assert not [request for request in refused if not request.startswith("404 ")], refused
+
+
 def test_nio_devices_talk_in_secret(lares_server: ServerProcess, tmp_path: Path) -> None:
     """In a room that the server made encrypted by itself; a late device reads what is said from then on."""
     accounts = [
