@@ -6,11 +6,13 @@ Nothing asks, answers or sends before `start`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import REGISTRY
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 
 from federation.authentication import RequestAuthentication
@@ -91,6 +93,8 @@ from storage.room_hosts import RoomHostStore
 from storage.server_keys import ServerKeyStore
 from storage.server_memberships import ServerMembershipStore
 from storage.state import StateStore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,17 +302,28 @@ class Federation:
         self.inbound.start()
 
     async def stop(self) -> None:
-        """End it; the services have ended, and the database is still there."""
-        await self.inbound.stop()
-        await self.links.loose_ends.stop()
-        await self.links.history.stop()
-        await self.links.membership.stop()
-        await self.links.device_lists.stop()
-        await self.links.introductions.stop()
-        await self.links.announcer.stop()
-        await self.links.outbound.stop()
-        await self.links.availability.stop()
-        self.links.http.close()
+        """End it; the services have ended, and the database is still there. A part that fails to end keeps no other
+        from it.
+        """
+        links = self.links
+        for part in (
+            self.inbound,
+            links.loose_ends,
+            links.history,
+            links.membership,
+            links.device_lists,
+            links.introductions,
+            links.announcer,
+            links.outbound,
+            links.availability,
+        ):
+            try:
+                await part.stop()
+            except CancelledError:
+                raise  # there is no more time
+            except Exception:
+                logger.exception("a part of federation did not end well")
+        links.http.close()
 
 
 def build_federation(
