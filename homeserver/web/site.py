@@ -312,6 +312,11 @@ class Site(ServerFactory):
             self._record(exchange, _CLIENT_GONE)
             return
         refusal = _refusal(route, error)
+        if refusal is None and exchange.channel is None and self._shutting_down.fired:
+            # It had all the time there was, and what it stands on is being taken down: no fault of anybody's.
+            log.info("the stop cut a request off: %s %s: %r", exchange.method, exchange.label, error)
+            self._record(exchange, _CLIENT_GONE)
+            return
         if refusal is None:
             log.error("request failed: %s %s", exchange.method, exchange.label, exc_info=error)
             self._finish(exchange, 500, _INTERNAL, None)

@@ -356,6 +356,20 @@ async def test_no_more_connections_than_allowed(pending: Pending) -> None:
     await server.stop()
 
 
+async def test_what_a_stop_cuts_off_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """However it fails then: what it stands on is gone."""
+    waiting = Pending()
+    server = Loopback((Route("GET", "/wait", waiting.handle, under=ROOT, auth=Auth.NONE),))
+    connection = await server.connect()
+    connection.send(request_bytes("GET", "/wait"))
+    await waiting.entered
+    await server.server.stop(0.0)
+    await connection.end()
+    waiting.gate.errback(RuntimeError("the database is closed"))
+    assert "status=499" in server.lines.getvalue()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_stopping_lets_polls_return_and_work_finish() -> None:
     polling, waiting = Pending(), Pending()
     server = Loopback(
