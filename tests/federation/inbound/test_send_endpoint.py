@@ -94,7 +94,7 @@ async def test_advisory_05_a_body_that_is_no_json_is_400(site: FederationSite, h
         assert answer.status == 400
 
 
-@pytest.mark.parametrize("value", [b"[]", b"{}", b"1", b'{"":1}'])
+@pytest.mark.parametrize("value", [b"[]", b"{}", b"1", b'{"":1}', b'""', b'"\\\\"', b'","'])
 async def test_a_body_of_nothing_but_tiny_values_is_400(
     site: FederationSite, hydra: RemoteServer, value: bytes
 ) -> None:
@@ -109,7 +109,7 @@ async def test_texts_may_be_full_of_whatever_they_like(
     site: FederationSite, hydra: RemoteServer, inbound: Inbound
 ) -> None:
     """They are one value each."""
-    text = ',[{\\"' * 8_000
+    text = ',[{\\"\n\\' * 5_500
     events = [hydra.pdu(version="11", room_id=ROOM, content={"body": text, "n": n}).event for n in range(20)]
     content = body(hydra, *(event.pdu for event in events))
     answer = await site.signed(hydra, "PUT", "/_matrix/federation/v1/send/1", content)
