@@ -13,31 +13,25 @@ from tests.faults.load import RETRIES
 from tests.serving import Account, ServerProcess, serving
 from tests.waiting import wait_until
 
-ROUNDS = 3
-MESSAGES = 240
+ROUNDS = 2
+MESSAGES = 160
 FORGETFUL = 4
 """Every so many responses the device dies before it has kept the token, and asks again from the one before."""
 
 
-class Device:
-    """A device that follows `/sync` from a thread, and comes back after whatever happens."""
+class Device(threading.Thread):
+    """A device that follows `/sync`, and comes back after whatever happens."""
 
     def __init__(self, server: ServerProcess, token: str, wanted: int) -> None:
+        super().__init__()
         self._server = server
         self._token = token
         self._wanted = wanted
-        self._thread = threading.Thread(target=self._run)
         self.kept: list[int] = []
         self.seen_before_dying: list[int] = []
         self.failures: list[str] = []
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         query = {"timeout": "2000"}
         for number in range(1, RETRIES * 10):
             answer = self._sync(query)
@@ -70,24 +64,18 @@ class Device:
         return body
 
 
-class Sender:
+class Sender(threading.Thread):
     """Sends numbers to all devices of a user, one after the other, each until it is acknowledged."""
 
     def __init__(self, server: ServerProcess, account: Account, target: str) -> None:
+        super().__init__()
         self._server = server
         self._account = account
         self._target = target
-        self._thread = threading.Thread(target=self._run)
         self.acknowledged = 0
         self.failures: list[str] = []
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
         for n in range(MESSAGES):
             self._send(n)
 
@@ -121,14 +109,15 @@ def test_messages_to_devices_survive(tmp_path: Path) -> None:
         second = server.call("POST", "/_matrix/client/v3/login", login).body["access_token"]
         devices = [Device(server, token, MESSAGES) for token in (bob.access_token, second)]
         sender = Sender(server, alice, bob.user_id)
-        for each in (*devices, sender):
+        everybody: list[Device | Sender] = [sender, *devices]
+        for each in everybody:
             each.start()
         for n in range(1, ROUNDS + 1):
             enough = n * MESSAGES // (ROUNDS + 1)
             wait_until(lambda enough=enough: sender.acknowledged >= enough, "messages are acknowledged")  # type: ignore[misc]
             server.kill()
             server.start()
-        for each in (sender, *devices):
+        for each in everybody:
             each.join()
             assert each.failures == []
         for device in devices:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from nio import (
@@ -100,6 +101,15 @@ class Device:
             await self.client.room_send(room_id, "m.room.message", content, ignore_unverified_devices=True)
         )
 
+    def has_heard(self, text: str) -> bool:
+        """Whether the message was read."""
+        return text in self.heard
+
+    def sees_both(self, room_id: str) -> bool:
+        """Whether it knows of two members of the room."""
+        rooms = self.client.rooms
+        return room_id in rooms and len(rooms[room_id].users) == 2
+
     def knows(self, user_id: str, device_id: str) -> bool:
         """Whether the keys of a device are here."""
         return any(device.id == device_id for device in self.client.device_store.active_user_devices(user_id))
@@ -121,10 +131,7 @@ async def gather(alice: Device, bob: Device) -> str:
     await bob.until("the invitation", lambda: room_id in bob.client.invited_rooms)
     checked(await bob.client.join(room_id))
     for device in (alice, bob):
-        rooms = device.client.rooms
-        await device.until(
-            "both members", lambda rooms=rooms: room_id in rooms and len(rooms[room_id].users) == 2
-        )
+        await device.until("both members", partial(device.sees_both, room_id))
     saw("gathered", encrypted=[device.client.rooms[room_id].encrypted for device in (alice, bob)])
     return room_id
 
@@ -146,11 +153,11 @@ async def conversation(store: str, first: dict[str, str], second: dict[str, str]
         await alice.until("the late device's keys", lambda: alice.knows(user_id, device_id))
         await alice.say(room_id, "how many are you?")
         for device in (bob, late):
-            await device.until("the question", lambda device=device: "how many are you?" in device.heard)
+            await device.until("the question", partial(device.has_heard, "how many are you?"))
         await late.until("Alice's keys", lambda: alice.client.user_id in late.client.device_store.users)
         await late.say(room_id, "two")
         for device in (alice, bob):
-            await device.until("the answer", lambda device=device: "two" in device.heard)
+            await device.until("the answer", partial(device.has_heard, "two"))
         for name, device in (("alice", alice), ("bob", bob), ("late", late)):
             saw("heard", device=name, texts=device.heard, problems=device.problems)
     finally:
