@@ -119,7 +119,8 @@ class RoomArrival:
         `partial`, `state` lacks members. `progress` hears how many events are stored. Idempotent.
         Raises ArrivalRefused if create event, state and join do not go together.
         """
-        by_key = _by_key(state)
+        # Some servers count the join in already.
+        by_key = _by_key([each for each in state if each.event.event_id != event.event.event_id])
         _check_create(room_id, version, by_key)
         try:
             key = await self._store.stub(room_id, str(version))
@@ -127,7 +128,7 @@ class RoomArrival:
             raise ArrivalRefused(str(error)) from error
         visibility = visibility_of({k: incoming.event for k, incoming in by_key.items()})
         stand = await self._outliers.take_in(
-            key, room_id, version, [*auth_chain, *state], visibility=visibility, progress=progress
+            key, room_id, version, [*auth_chain, *by_key.values()], visibility=visibility, progress=progress
         )
         pieces = _accepted(by_key, stand)
         _check_join(event.event, version, pieces, stand, partial is not None)
@@ -293,7 +294,9 @@ def _rows(
             arrival.partial is not None and domain_of(user_id) == server_name and member.membership != "join"
         )
 
-    changes = changes_between(head, after, keeps=keeps, renews=lambda user_id: user_id == event.state_key)
+    changes = changes_between(
+        head, after, own_server=server_name, keeps=keeps, renews=lambda user_id: user_id == event.state_key
+    )
     kept = [m for user, m in head.members.items() if (MEMBER, user) not in after and keeps(user, m)]
     before = head.next_snapshot
     row: Row = {

@@ -227,7 +227,7 @@ class RoomCompletion:
         def renews(user_id: str) -> bool:
             return head.is_joined(user_id) and domain_of(user_id) == self._server_name
 
-        changes = changes_between(head, state, keeps=keeps, renews=renews)
+        changes = changes_between(head, state, own_server=self._server_name, keeps=keeps, renews=renews)
         row: Row = {
             "room": head.room,
             "expected": head.head,

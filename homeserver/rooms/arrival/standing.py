@@ -17,7 +17,7 @@ from homeserver.events import RoomEvent
 from homeserver.protocol.events import Event
 from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.rooms.engine import RoomHead
-from homeserver.rooms.engine.head import StateKey
+from homeserver.rooms.engine.head import StateKey, host_of
 from homeserver.stream.changes import Change
 from homeserver.stream.committer import Row
 from storage.events import OUTLIER, StoredEvent
@@ -89,18 +89,20 @@ def changes_between(
     head: RoomHead,
     state: State,
     *,
+    own_server: str,
     keeps: Callable[[str, Member], bool],
     renews: Callable[[str], bool] = lambda _user: False,
 ) -> Changes:
     """From the room as it was known to `state`.
 
     `keeps(user, member)` says of a user without a place in `state` whether what they were stands; `renews(user)` of one
-    who stays what they were whether their interval begins anew.
+    who stays what they were whether their interval begins anew. What is known of members on `own_server` may have come
+    to the room's doorway, and be no part of its state yet.
     """
     changes = Changes()
     before = ordinals_of(head)
     for key, piece in state.items():
-        if before.get(key) != piece.ordinal:
+        if before.get(key) != piece.ordinal or (key[0] == MEMBER and host_of(key[1]) == own_server):
             changes.current.append({"type": key[0], "state_key": key[1], "ordinal": piece.ordinal})
     for key in before:
         if key in state or (key[0] == MEMBER and keeps(key[1], head.members[key[1]])):

@@ -15,7 +15,7 @@ from storage.database import Database
 from storage.state import StateStore
 from tests.federation.servers import RemoteServer
 from tests.rooms.arrival.arrival_fixture import Arrivals
-from tests.rooms.arrival.remote_room import RemoteRoom
+from tests.rooms.arrival.remote_room import RemoteRoom, incoming
 from tests.rooms.engine_fixture import ALICE, BOB
 
 VERSIONS = ["1", "3", "6", "10", "11", "12"]
@@ -306,6 +306,45 @@ async def test_a_room_told_by_other_rules_leaves_nothing_behind(
         await arrivals.enter(lie, event, answer)
     room = await arrivals.join(remote, ALICE)
     assert room.head.membership("@fay:other.test") == "join"
+
+
+@pytest.mark.parametrize("stayed", [False, True])
+async def test_invites_from_before_are_part_of_the_state(
+    database: Database, hydra: RemoteServer, stayed: bool
+) -> None:
+    """Somebody else of ours who was invited before is, in the room's present state, what their membership says."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra)
+    if stayed:
+        for user in (ALICE, BOB):
+            remote.member(user, "invite", sender=hydra.user())
+        await arrivals.join(remote, ALICE)
+        for user in (ALICE, BOB):
+            await arrivals.process.set_membership(remote.id, user, "leave")
+            remote.member(user, "leave", by=arrivals.us)
+    invite = remote.member(BOB, "invite", sender=hydra.user())
+    assert await arrivals.out_of_band.invited(remote.version, incoming(invite), [])
+    room = await arrivals.join(remote, ALICE)
+    assert room.head.membership(BOB) == "invite"
+    (current,) = (await arrivals.process.engine.events.current_state([room.key])).values()
+    assert {stored.event_id for stored in current} == {b.event.event_id for b in remote.state.values()}
+
+
+async def test_an_answer_that_counts_us_in_already(database: Database, hydra: RemoteServer) -> None:
+    """The join is no part of the state before it."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra)
+    event, answer = arrivals.asked(remote, ALICE)
+    answer["state"].append(event.event.pdu)
+    room = await arrivals.enter(remote, event, answer)
+    (stored,) = (await arrivals.process.engine.events.by_ids([event.event.event_id])).values()
+    assert room.head.is_joined(ALICE)
+    assert stored.replaces is None
+    private = RemoteRoom(hydra, join_rule="invite")
+    event, answer = arrivals.asked(private, ALICE)
+    answer["state"].append(event.event.pdu)
+    with pytest.raises(ArrivalRefused):
+        await arrivals.enter(private, event, answer)
 
 
 async def test_two_events_for_one_piece_of_state_are_refused(database: Database, hydra: RemoteServer) -> None:
