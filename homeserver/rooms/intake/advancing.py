@@ -87,7 +87,11 @@ def _built_on(ground: Ground, entry: RoomEvent, previous: Sequence[RoomEvent]) -
         below = [ground.event(event_id) for event_id in fresh]
         ground.check()
         waiting.extend(
-            each for each in below if each is not None and each.stored.flags & (REJECTED | SOFT_FAILED)
+            each
+            for each in below
+            if each is not None
+            and each.stored.room == ground.head.room
+            and each.stored.flags & (REJECTED | SOFT_FAILED)
         )
     return found
 

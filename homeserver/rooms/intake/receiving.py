@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 
 from homeserver.events import RoomEvent
-from homeserver.protocol.events import Event
+from homeserver.protocol.events import Event, is_create
 from homeserver.rooms.engine.head import StateKey, host_of
 from homeserver.rooms.engine.moving import MEMBER
 from homeserver.rooms.engine.working import DUMMY
@@ -42,6 +42,8 @@ class Receiving:
         reason = misfit(event, ground.head)
         if reason:
             return Verdict(event.event_id, Outcome.REJECTED, reason)
+        if is_create(event.pdu):  # the room's own; where its place is not known, that is in the past
+            return Verdict(event.event_id, Outcome.KNOWN)
         found = find(ground, event)
         if isinstance(found, Verdict):
             return found
