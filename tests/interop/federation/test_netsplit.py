@@ -20,8 +20,8 @@ from tests.interop.federation.people import Person, Refused
 from tests.serving import free_port
 
 NAMES = ("a", "b", "c")
-ROUNDS = 4
-ACTIONS = 8
+ROUNDS = 3
+ACTIONS = 7
 """Per server and round."""
 
 
