@@ -23,6 +23,10 @@ class BackingOff(Unreachable):
     """Not tried: the server failed lately and it is not time yet to ask it again."""
 
 
+class NotAsked(RemoteFailure):
+    """Too much was under way on this side to ask: nothing is known of the server."""
+
+
 class RemoteError(RemoteFailure):
     """The server answered with an error."""
 

@@ -11,11 +11,11 @@ from typing import Any, Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
-from federation.client.errors import Unreachable
+from federation.client.errors import NotAsked, Unreachable
 from federation.client.wire import Answer
-from federation.discovery import DiscoveryFailed
+from federation.discovery import DiscoveryBusy, DiscoveryFailed
 from homeserver.outgoing import Caps, OutgoingClient, OutgoingError, Target
-from homeserver.outgoing.errors import AddressDenied, ConnectFailed, NameNotFound, TlsFailed
+from homeserver.outgoing.errors import AddressDenied, ConnectFailed, NameNotFound, Overloaded, TlsFailed
 
 _NOT_TAKEN: Final = (NameNotFound, AddressDenied, ConnectFailed, TlsFailed)
 _PURPOSE: Final = "federation"
@@ -74,6 +74,8 @@ class HttpWire:
                 failure = error
                 if self._reactor.seconds() >= deadline:
                     break
+            except Overloaded as error:
+                raise NotAsked(destination, str(error)) from error
             except OutgoingError as error:
                 raise Unreachable(destination, str(error)) from error
             else:
@@ -87,6 +89,8 @@ class HttpWire:
         looking: Deferred[Sequence[Target]] = Deferred.fromCoroutine(self._discovery.find(destination))
         try:
             return await looking.addTimeout(timeout, self._reactor)
+        except DiscoveryBusy as error:
+            raise NotAsked(destination, str(error)) from error
         except DiscoveryFailed as error:
             raise Unreachable(destination, str(error)) from error
         except DeferredTimeout as error:

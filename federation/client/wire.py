@@ -34,6 +34,7 @@ class Wire(Protocol):
         """The answer, whatever its status; redirects are answers.
 
         `target` is sent exactly as it is, `body` as JSON. `timeout` (seconds) covers everything from the look-up of
-        the name to the last byte, `max_size` (bytes) the body. Raises Unreachable.
+        the name to the last byte, `max_size` (bytes) the body. Raises Unreachable, and NotAsked
+        where too much is under way on this side.
         """
         ...

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from federation.discovery.discovery import DiscoveryFailed, Resolution, ServerDiscovery
+from federation.discovery.discovery import DiscoveryBusy, DiscoveryFailed, Resolution, ServerDiscovery
 from federation.discovery.srv import NameServer, SrvLookup
 from federation.discovery.well_known import WellKnownCache
 from homeserver.outgoing import OutgoingClient
 
-__all__ = ["DiscoveryFailed", "Resolution", "ServerDiscovery", "make_discovery"]
+__all__ = ["DiscoveryBusy", "DiscoveryFailed", "Resolution", "ServerDiscovery", "make_discovery"]
 
 
 def make_discovery(

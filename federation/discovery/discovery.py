@@ -35,6 +35,10 @@ class DiscoveryFailed(Exception):
     """The name leads nowhere; the message says why."""
 
 
+class DiscoveryBusy(DiscoveryFailed):
+    """Too much is being looked up on this side: nothing is known of where the name leads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resolution:
     """How a server was found. `srv` holds what was asked for, in that order."""
@@ -73,7 +77,7 @@ class ServerDiscovery:
         except IdentifierError as error:
             raise DiscoveryFailed(f"{server_name[:255]!r} is not a server name") from error
         except Overloaded as error:
-            raise DiscoveryFailed(str(error)) from error
+            raise DiscoveryBusy(str(error)) from error
 
     def doubt(self, server_name: str) -> None:
         """None of the places answered: look soon whether the server has moved."""

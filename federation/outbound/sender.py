@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from federation.client.errors import Unreachable
+from federation.client.errors import BackingOff, NotAsked, Unreachable
 from federation.outbound.delivery import Outcome
 from federation.outbound.lane import Lane
 from federation.outbound.loading import Load, Loader
@@ -287,6 +287,8 @@ class Sender:
         failure = outcome.failure
         if failure is None:
             self._availability.delivered(name)
+        elif isinstance(failure, NotAsked | BackingOff):
+            pass  # nothing new is known of the server
         elif isinstance(failure, Unreachable):
             self._availability.failed(name, failure.reason)
         else:

@@ -11,10 +11,10 @@ from twisted.internet.defer import Deferred
 
 from federation.client.availability import AlwaysAvailable
 from federation.client.client import FederationClient
-from federation.client.errors import RemoteError, Unreachable
+from federation.client.errors import NotAsked, RemoteError, Unreachable
 from federation.client.http_wire import HttpWire
 from federation.client.metrics import ClientMetrics
-from federation.discovery import DiscoveryFailed
+from federation.discovery import DiscoveryBusy, DiscoveryFailed
 from homeserver.config.sections import Federation
 from homeserver.outgoing import OutgoingClient, Target, make_client
 from storage.database import Database
@@ -35,6 +35,8 @@ class Places:
         self.doubted: list[str] = []
 
     async def find(self, server_name: str) -> Sequence[Target]:
+        if server_name == "busy.test":
+            raise DiscoveryBusy("too much is looked up")
         if server_name == "slow.test":
             await Deferred()
         if server_name not in self.places:
@@ -124,6 +126,34 @@ async def test_a_request_that_was_taken_is_not_sent_to_the_next_place() -> None:
         with pytest.raises(Unreachable):
             await client.put("hydra.test", ("v1", "send", "1"), {}, timeout=0.2)
         assert (len(slow.received), second.received) == (1, [])
+
+
+async def test_a_server_is_not_blamed_for_what_is_too_much_on_this_side() -> None:
+    """Neither where names are looked up nor where connections are made."""
+
+    class Remembering(AlwaysAvailable):
+        def failed(self, destination: str) -> None:
+            failed.append(destination)
+
+    failed: list[str] = []
+    async with outgoing() as http:
+        places = Places(**{"hydra.test": [plain(1)]})
+        wire = HttpWire(reactor, discovery=places, http=http)
+        client = FederationClient(
+            server_name=US,
+            signing_key=KEY,
+            wire=wire,
+            availability=Remembering(),
+            metrics=ClientMetrics(),
+        )
+        http.close()
+        for name in ("hydra.test", "busy.test"):
+            with pytest.raises(NotAsked):
+                await client.get(name, VERSION)
+        assert (failed, places.doubted) == ([], [])
+        with pytest.raises(Unreachable):
+            await client.get("unknown.test", VERSION)
+        assert failed == ["unknown.test"]
 
 
 async def test_finding_takes_no_longer_than_the_request_may() -> None:

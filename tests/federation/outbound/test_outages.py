@@ -10,6 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from federation.client.errors import NotAsked
 from federation.outbound.delivery import Outcome
 from federation.outbound.loading import Loader
 from federation.outbound.sender import Progress, Sender
@@ -82,6 +83,22 @@ async def test_pauses_grow_and_outlive_a_restart(database: Database) -> None:
     await second.settle()
     assert others.bodies(A) == ["owed"]
     await second.stop()
+
+
+async def test_what_is_too_much_on_this_side_is_soon_tried_again(database: Database) -> None:
+    """And is nothing that the server is remembered for."""
+    process = await Process.open(database)
+    room = await process.room_with(A)
+    busy = True
+    process.others.refuse = lambda name, _transaction: NotAsked(name, "too much") if busy else None
+    await process.say(room, "owed")
+    await process.settle()
+    assert process.outbound.availability.is_well(A) and process.others.received == {}
+    busy = False
+    await process.pass_time(31)
+    await process.settle()
+    assert process.others.bodies(A) == ["owed"]
+    await process.stop()
 
 
 def _later(process: Process) -> Clock:
