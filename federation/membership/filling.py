@@ -8,7 +8,7 @@ asking again and again; fetching is `federation.inbound.missing`'s, completing `
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 from prometheus_client import Counter
@@ -123,7 +123,7 @@ class PartialFiller:
             return
         beating = self._beat(entered.room)
         try:
-            await self._complete(entered)
+            await self._complete(entered, room.head.other_hosts(self._server_name))
         except CancelledError:
             await self._partial.release(entered.room)
             raise
@@ -145,8 +145,9 @@ class PartialFiller:
         finally:
             beating.stop()
 
-    async def _complete(self, entered: PartialRoom) -> None:
-        servers = list(dict.fromkeys((entered.destination, *entered.servers)))
+    async def _complete(self, entered: PartialRoom, hosts: Collection[str]) -> None:
+        # Who let us in may have named nobody else; whoever sends events meanwhile is there, too.
+        servers = list(dict.fromkeys((entered.destination, *entered.servers, *sorted(hosts))))
         # The first attempts keep to the server that let us in; later ones begin with others, too.
         turn = entered.attempts % len(servers) if entered.attempts > 2 else 0
         logger.info("filling room %s by way of %s", entered.room_id, servers[turn])

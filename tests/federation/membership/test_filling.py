@@ -107,6 +107,26 @@ async def test_another_server_fills_it(database: Database, hydra: RemoteServer) 
     assert (await federation.house.head(room.id)).joined_count == 7
 
 
+async def test_who_is_heard_of_later_may_fill_it(database: Database, hydra: RemoteServer) -> None:
+    """The server that let us in named nobody else, and tells no state: others are asked that turn out to be there."""
+    other = RemoteServer("other.test")
+    federation = await Federation.open(database, hydra, other)
+    room = RemoteRoom(hydra)
+    room.fill(3, hydra)
+    resident, second = Resident(hydra, room), Resident(other, room)
+    resident.twist_answer = lambda answer: answer.update(servers_in_room=["hydra.test"])
+    await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+    second._before = resident._before
+    late = room.member("@late:other.test", "join", by=other)
+    (verdict,) = await federation.intake.real.receive(room.id, [incoming(late)])
+    assert verdict.outcome is Outcome.ACCEPTED
+    hydra.reachable = False
+    federation.filler.start()
+    await whole(federation, room.id)
+    await federation.filler.stop()
+    assert (await federation.house.head(room.id)).joined_count == 6
+
+
 async def test_failing_it_is_tried_again_later(database: Database, hydra: RemoteServer) -> None:
     """With growing pauses, by any process, and after a restart."""
     federation = await Federation.open(database, hydra)
