@@ -88,7 +88,9 @@ class DeviceAnnouncer:
         if self._working is not None:
             self._again = True
             return
-        self._working = Deferred.fromCoroutine(self._work())
+        working = Deferred.fromCoroutine(self._work())
+        if not working.called:  # a database that takes nothing more says so at once
+            self._working = working
 
     async def introduce(self, user_ids: Collection[str], servers: Collection[str]) -> None:
         """Tell servers that did not share a room with these users before of all of their devices."""

@@ -105,6 +105,7 @@ class RemoteLists:
         self._named: set[str] = set()
         """Those that wait or are being read."""
         self._reading: set[Deferred[None]] = set()
+        self._going_on = False
         self._stopping = False
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._round()))
         self._loop.clock = reactor
@@ -203,11 +204,15 @@ class RemoteLists:
         self._go_on()
 
     def _go_on(self) -> None:
+        if self._going_on:  # one that failed at once; twenty thousand of them would be too deep
+            return
+        self._going_on = True
         while self._waiting and len(self._reading) < AT_ONCE:
             user_id = self._waiting.popleft()
             reading: Deferred[None] = Deferred.fromCoroutine(self._read(user_id))
             self._reading.add(reading)
             reading.addBoth(self._done, reading, user_id)
+        self._going_on = False
 
     def _done(self, _result: object, reading: Deferred[None], user_id: str) -> None:
         self._reading.discard(reading)

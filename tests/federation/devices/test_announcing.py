@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from homeserver.devices.messages import digest
-from storage.database import Database
+from storage.database import Database, DatabaseUnavailable
 from tests.devices.devices_fixture import Identity
 from tests.devices.test_messages import Client
 from tests.federation.devices.neighbourhood import THEIRS, XENIA, YVES, Neighbourhood
@@ -63,6 +65,23 @@ async def test_what_could_not_be_announced_is_announced_later(database: Database
     assert [update["stream_id"] for update in updates] == [1, 2, 3, 4]
     assert [update["prev_id"] for update in updates] == [[], [1], [2], [3]]
     await other.announcer.stop()
+
+
+async def test_a_database_that_takes_nothing_for_a_while_stops_no_announcement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses at once when too much waits for it."""
+    here = await Neighbourhood.open(database)
+
+    async def refuse(*_args: object) -> None:
+        raise DatabaseUnavailable
+
+    with monkeypatch.context() as overloaded:
+        overloaded.setattr(database, "transaction", refuse)
+        here.announcer.due()
+    await here.process.upload(await here.process.log_in(ALICE, "PHONE"))
+    await here.quiet()
+    assert len(_updates(here)) == 1
 
 
 async def test_cross_signing_keys_are_announced_without_the_private_one(database: Database) -> None:
