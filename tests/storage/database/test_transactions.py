@@ -262,7 +262,7 @@ def _turn() -> Deferred[None]:
 
 async def test_waiting_ends_when_no_connection_comes(database_url: str) -> None:
     database = Database(reactor, database_url, pool=PoolSettings(size=1, wait_timeout=0.05))
-    blocker = Deferred.fromCoroutine(database.fetch("sleep", "SELECT pg_sleep(0.3)"))
+    blocker = Deferred.fromCoroutine(database.fetch("sleep", "SELECT pg_sleep(1.5)"))
     while database.statistics()["waiting"]:
         await _turn()
     with pytest.raises(DatabaseUnavailable):
