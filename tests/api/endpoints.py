@@ -217,7 +217,12 @@ _BESIDE = (
 
 _CROSS_SIGNING_KEY = {"user_id": "$me", "usage": ["master"], "keys": {"ed25519:made+up": "made+up"}}
 
-_SESSION_KEY = {"first_message_index": 1, "forwarded_count": 0, "is_verified": True, "session_data": {"ciphertext": "c"}}
+_SESSION_KEY = {
+    "first_message_index": 1,
+    "forwarded_count": 0,
+    "is_verified": True,
+    "session_data": {"ciphertext": "c"},
+}
 
 _DEHYDRATED = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 
