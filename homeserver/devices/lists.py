@@ -114,10 +114,14 @@ class DeviceLists:
             return DeviceListNews(found) if found else NOTHING
         left = set()
         for shared in await self._store.sharing(user_id, rooms, since, upto):
-            if shared.after and not shared.throughout:
+            if not shared.after:
+                found.discard(
+                    shared.user_id
+                )  # memory knows where they were when it changed, not that they went
+                if shared.before:
+                    left.add(shared.user_id)
+            elif not shared.throughout:
                 found.add(shared.user_id)
-            elif shared.before and not shared.after:
-                left.add(shared.user_id)
         return DeviceListNews(found, left)
 
     # Writing.

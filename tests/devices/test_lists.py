@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 
 import orjson
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from homeserver.protocol.tokens import SyncToken
@@ -193,6 +193,7 @@ def _sharing(rooms: list[set[str]], user: str) -> set[str]:
     return {other for room in rooms if user in room for other in room} - {user}
 
 
+@example(steps=[("join", 0, 0), ("change", 0, 0), ("join", 2, 0), ("change", 0, 0), ("leave", 0, 0)])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, min_size=5, max_size=30))
 async def test_what_is_told_is_exact_over_any_history(
