@@ -88,6 +88,7 @@ class Crowd:
             if person is not first:
                 person.join(self.room_id, first.server.server_name)
         self.said: list[str] = []
+        self._roll_calls = 0
 
     def act(self, name: str) -> None:
         """One of the things that a leader or a guest of that server may do; acknowledged or refused."""
@@ -116,9 +117,17 @@ class Crowd:
             assert refusal.status in (403, 404), refusal
 
     def agree(self) -> None:
-        """Wait until all servers have all that was said and the same state."""
+        """Wait until all servers have all that was said and the same state.
+
+        The leaders speak in turn, each having heard the one before, so that whatever only one server accepted is built
+        upon by all: after the last, every server's room ends in that one event.
+        """
         for leader in self.leaders.values():
-            leader.say(self.room_id, "is everybody there?")
+            self._roll_calls += 1
+            call = f"is everybody there? {self._roll_calls}"
+            leader.say(self.room_id, call)
+            for other in self.leaders.values():
+                other.hears(self.room_id, call)
         for leader in self.leaders.values():
             leader.until(lambda me: not self._lacking(me), f"what was said: {self._lacking(leader)}")
         first, *others = self.leaders.values()
