@@ -75,7 +75,8 @@ def test_every_request_is_answered_well(fuzzed: World, endpoint: Endpoint) -> No
         since = fuzzed.me.syncs(fuzzed.values["since"])["next_batch"]
         caller = fuzzed.passer_by() if "/logout" in endpoint.template else fuzzed.caller(endpoint)
         answer = caller.call(asked.method, asked.target, asked.body, headers=asked.headers)
-        assert answer.status < 500, answer
+        # 502 says that another server, which a parameter named, could not be reached.
+        assert answer.status < 500 or answer.status == 502, answer
         check_cors(answer)
         if answer.status >= 400:
             check_error_form(answer)

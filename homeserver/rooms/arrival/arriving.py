@@ -41,6 +41,7 @@ from homeserver.stream.committer import Row
 from storage.arrivals import ArrivalStore, OtherVersion
 from storage.events import OUTLIER, REJECTED, SOFT_FAILED, EventStore
 from storage.rooms import Member
+from storage.stream import AlreadyStored
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,11 @@ class RoomArrival:
         ]
         row, users = _rows(room.head, arrival, ordinal, gaps, self._server_name)
 
-        await self._committer.write("arrival", [row], users=users, landed=room_moved(self._stream, room.key))
+        moved = room_moved(self._stream, room.key)
+        try:
+            await self._committer.write("arrival", [row], users=users, landed=moved)
+        except AlreadyStored:
+            return False  # another process stored one of the events between our looks
         return await self._stands(arrival.event.event.event_id)
 
 
