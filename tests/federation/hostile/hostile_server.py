@@ -121,7 +121,7 @@ class HostileServer(RemoteServer):
     def hears(self, body: str) -> None:
         """Wait until a message with that body came in a transaction."""
         with self._news:
-            assert self._news.wait_for(lambda: body in self._bodies, 3 * PATIENCE), f"never heard {body!r}"
+            assert self._news.wait_for(lambda: body in self._bodies, PATIENCE), f"never heard {body!r}"
 
     def _take_transaction(self, request: Received) -> Any:
         if self.refuses_transactions:
