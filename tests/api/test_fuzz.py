@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.api.endpoints import ENDPOINTS, Endpoint
 from tests.api.generators import Attempt, attempts
-from tests.api.wire import check_cors, check_error_form
+from tests.api.wire import check_cors, check_error_form, check_error_object
 from tests.api.world import World
 from tests.serving import Answer, ServerProcess
 
@@ -85,7 +85,7 @@ def test_every_request_is_answered_well(fuzzed: World, endpoint: Endpoint) -> No
         assert answer.status < 500 or _names_another_server(answer), answer
         check_cors(answer)
         if answer.status >= 400:
-            check_error_form(answer)
+            check_error_object(answer)
             assert fuzzed.me.news(since) == [], "refused, and yet something happened"
 
     attempt()

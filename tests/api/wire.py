@@ -91,6 +91,11 @@ def check_refusal(answer: Answer, status: int, errcode: str) -> None:
 def check_error_form(answer: Answer) -> None:
     """Every 4xx is the standard error response, with the headers browsers ask for."""
     assert 400 <= answer.status < 500, answer
+    check_error_object(answer)
+
+
+def check_error_object(answer: Answer) -> None:
+    """The standard error response, whatever its status."""
     assert answer.headers["content-type"] == JSON, answer
     assert isinstance(answer.body, dict), answer
     # An interactive authentication that has only begun needs no code.
