@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sourced by the other scripts: owns the making and refreshing of `.venv`, and nothing that runs in it.
 #
-# `ensure_environment run|test` leaves a `.venv` that holds what setup.py asks for, in the versions of
-# constraints.txt; `test` adds the tools of the tests. It does nothing when a stamp of the same inputs is there.
+# `ensure_environment run|test` leaves a `.venv` that holds what setup.py asks for (what calls need, too), in the
+# versions of constraints.txt; `test` adds the tools of the tests. It does nothing when a stamp of the same inputs is
+# there.
 # Sets: root (the checkout), python (the interpreter of .venv).
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -62,8 +63,8 @@ stamp_of_inputs() {
 stamped() { [ "$(cat "$venv/.stamp-$1" 2>/dev/null)" = "$2" ] && [ -x "$venv/bin/python" ]; }
 
 refresh_environment() {
-  local level=$1 stamp=$2 extra='' base log
-  [ "$level" = run ] || extra="[$level]"
+  local level=$1 stamp=$2 extra='[calls]' base log
+  [ "$level" = run ] || extra="[calls,$level]"
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     base=$(find_python) || return 1
     say "creating .venv with $base (once)…"

@@ -13,8 +13,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-# Wanted by nothing yet and large, so the scripts never install it.
-UNPINNED_EXTRAS = {"calls"}
 
 
 def requirements() -> list[Requirement]:
@@ -25,8 +23,8 @@ def requirements() -> list[Requirement]:
     given = {keyword.arg: keyword.value for keyword in call.value.keywords}
     extras = ast.literal_eval(given["extras_require"])
     texts = ast.literal_eval(given["install_requires"])
-    for name in extras.keys() - UNPINNED_EXTRAS:
-        texts += extras[name]
+    for further in extras.values():
+        texts += further
     return [Requirement(text) for text in texts]
 
 
