@@ -12,6 +12,7 @@ from homeserver.app.core import Core
 from homeserver.app.services import Services
 from homeserver.clientapi import create_room, encryption, reading, rooms, syncing, user_data
 from homeserver.clientapi.accounts import account_routes, discovery_routes
+from homeserver.clientapi.calls import call_routes
 from homeserver.clientapi.encryption import encryption_routes
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.reading import reading_routes
@@ -83,6 +84,7 @@ def build_routes(
             search=data.search,
             mutual_rooms=data.mutual_rooms,
         ),
+        call_routes(config, turn=services.calls.turn),
         discovery_routes(config, features),
     )
     return [route for group in groups for route in group]

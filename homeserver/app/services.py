@@ -16,6 +16,7 @@ from homeserver.account_data.service import AccountData
 from homeserver.account_data.upgrades import CarryOver
 from homeserver.accounts import Accounts, build_accounts
 from homeserver.accounts.reauthentication import Reauthentication
+from homeserver.app.calls import Calls, build_calls
 from homeserver.app.core import Core, now_ms
 from homeserver.app.elsewhere import Elsewhere, readers_of
 from homeserver.app.lives import Departures
@@ -113,6 +114,7 @@ class Services:
     sync: SyncService
     long_poll: LongPoll
     wanted_filters: WantedFilters
+    calls: Calls
 
     async def start(self) -> None:
         """Hear the other processes, and begin what runs by itself."""
@@ -273,6 +275,7 @@ def build_services(
         sync=sync,
         long_poll=LongPoll(sync, core.stream, foreign_wakes, reactor),
         wanted_filters=WantedFilters(accounts.filters),
+        calls=build_calls(config),
     )
 
 

@@ -8,6 +8,7 @@ sentence that opens with the path of the key to change.
 from collections.abc import Iterator
 from itertools import combinations
 
+from homeserver.config.call_sections import Turn
 from homeserver.config.sections import Config
 
 # Two spellings of one key: a strict client refuses a document that has both.
@@ -23,6 +24,8 @@ def contradictions(config: Config) -> Iterator[str]:
     yield from _registration(config)
     yield from _well_known(config)
     yield from _federation(config)
+    yield from _turn(config.turn)
+    yield from _rtc(config)
 
 
 def missing_files(config: Config) -> Iterator[str]:
@@ -34,6 +37,10 @@ def missing_files(config: Config) -> Iterator[str]:
             named.append((f"listeners[{index}].tls.private_key", listener.tls.private_key))
     if config.federation.ca_file is not None:
         named.append(("federation.ca_file", config.federation.ca_file))
+    if config.turn.shared_secret_file is not None:
+        named.append(("turn.shared_secret_file", config.turn.shared_secret_file))
+    if config.rtc.api_secret_file is not None:
+        named.append(("rtc.api_secret_file", config.rtc.api_secret_file))
     for where, path in named:
         try:
             path.open("rb").close()
@@ -77,3 +84,37 @@ def _federation(config: Config) -> Iterator[str]:
         yield "federation.old_keys: names a key id twice"
     if config.server_name in config.federation.notaries:
         yield "federation.notaries: names this server itself"
+
+
+def _turn(turn: Turn) -> Iterator[str]:
+    has_secret = turn.shared_secret is not None or turn.shared_secret_file is not None
+    has_login = turn.username is not None or turn.password is not None
+    if turn.shared_secret is not None and turn.shared_secret_file is not None:
+        yield "turn.shared_secret_file: turn.shared_secret is given, too; one of them is enough"
+    if has_secret and has_login:
+        yield "turn.username: turn.shared_secret makes the credentials; remove either it, or username and password"
+    elif has_login and (turn.username is None or turn.password is None):
+        yield f"turn.{'username' if turn.username is None else 'password'}: must be given, too"
+    relays = any(uri.startswith("turn") for uri in turn.uris)
+    if relays and not has_secret and not has_login:
+        yield "turn.shared_secret: must be given, or no client could use what turn.uris names"
+    if not relays and (has_secret or has_login):
+        yield "turn.uris: must name a turn: or turns: URI, which the credentials given here are for"
+
+
+def _rtc(config: Config) -> Iterator[str]:
+    rtc = config.rtc
+    if rtc.api_secret is not None and rtc.api_secret_file is not None:
+        yield "rtc.api_secret_file: rtc.api_secret is given, too; one of them is enough"
+    given = {
+        "livekit_url": rtc.livekit_url is not None,
+        "api_key": rtc.api_key is not None,
+        "api_secret": rtc.api_secret is not None or rtc.api_secret_file is not None,
+    }
+    if any(given.values()):
+        yield from (f"rtc.{name}: must be given, too" for name, there in given.items() if not there)
+    elif rtc.livekit_api_url is not None or rtc.full_access_servers:
+        yield "rtc.livekit_url: must be given, or the other keys of rtc mean nothing"
+    for name in _SPELLINGS[0] if rtc.livekit_url is not None else ():
+        if name in config.well_known.client:
+            yield f"well_known.client.{name}: comes from rtc.livekit_url and cannot be set here, too"

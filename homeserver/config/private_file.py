@@ -40,6 +40,22 @@ def read(path: Path) -> str:
         raise StartRefused(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
 
 
+def given_or_read(given: str | None, path: Path | None) -> str | None:
+    """A secret that is configured as text or as the file that holds it, without the line's end; None for neither.
+
+    Raises StartRefused if the file is missing, unreadable or empty.
+    """
+    if given is not None or path is None:
+        return given
+    try:
+        secret = read(path).strip()
+    except FileNotFoundError as error:
+        raise StartRefused(f"cannot read {path}: {error.strerror}") from error
+    if not secret:
+        raise StartRefused(f"{path} is empty, and should hold a secret")
+    return secret
+
+
 def _create(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

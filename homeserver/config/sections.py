@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from immutables import Map
 
 from homeserver.config import values
+from homeserver.config.call_sections import Rtc, Turn
 from homeserver.config.option import option, rest, section
 from homeserver.config.server_name import is_local
 from homeserver.config.units import Bytes, Seconds
@@ -360,6 +361,10 @@ class Config:
     room_directory: RoomDirectory = section(RoomDirectory, doc="The public list of rooms.")
     user_directory: UserDirectory = section(UserDirectory, doc="The search for users.")
     presence: Presence = section(Presence, doc="Who is online.")
+    turn: Turn = section(
+        Turn, doc="Calls between two people: the server that relays what cannot go directly."
+    )
+    rtc: Rtc = section(Rtc, doc="Calls between many: the LiveKit server they meet on.")
     appservices: tuple[Path, ...] = option(
         default=(),
         doc="Registration files of bridges and other application services.",

@@ -16,6 +16,13 @@ from homeserver.protocol.room_versions import STABLE_ROOM_VERSIONS
 from homeserver.protocol.signing import ALGORITHM, VerifyKey
 
 _NAMESPACED_KEY: Final = re.compile(r"[A-Za-z0-9_.-]+")
+# RFC 7064 and RFC 7065, with the two transports browsers know.
+_TURN_URI: Final = re.compile(
+    r"(?:(?P<turn>turns?):|stuns?:)"
+    r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+    r"(?(turn)(?:\?transport=(?:udp|tcp))?)"
+)
 
 
 def server_name(value: str) -> str | None:
@@ -34,6 +41,26 @@ def http_url(value: str) -> str | None:
         return "must be a URL that starts with https:// or http:// and names a host"
     if parts.query or parts.fragment or parts.username is not None:
         return "must be a URL without user name, query and fragment"
+    return None
+
+
+def websocket_url(value: str) -> str | None:
+    """An absolute ws or wss URL with a host, without query and fragment."""
+    if not value.startswith(("ws://", "wss://")):
+        return "must be a URL that starts with wss:// or ws:// and names a host"
+    problem = http_url(f"http{value[2:]}")
+    return problem.replace("https://", "wss://").replace("http://", "ws://") if problem else None
+
+
+def turn_uris(value: tuple[str, ...]) -> str | None:
+    """URIs of TURN and STUN servers."""
+    for uri in value:
+        match = _TURN_URI.fullmatch(uri)
+        if match is None or not 0 < int(match["port"] or 3478) <= 65535:
+            return (
+                "must be URIs such as turn:turn.example.org, turns:turn.example.org:443?transport=tcp or "
+                f"stun:turn.example.org; {uri!r} is none"
+            )
     return None
 
 

@@ -255,4 +255,6 @@ _ENCRYPTION = (
     _users("POST", _DEHYDRATED + "/{deviceId}/events", {"next_batch": "d1"}),
 )  # fmt: skip
 
-ENDPOINTS: tuple[Endpoint, ...] = (*_ACCOUNTS, *_SYNC, *_ROOMS, *_BESIDE, *_ENCRYPTION)
+_CALLS = (_users("GET", "/voip/turnServer"),)
+
+ENDPOINTS: tuple[Endpoint, ...] = (*_ACCOUNTS, *_SYNC, *_ROOMS, *_BESIDE, *_ENCRYPTION, *_CALLS)

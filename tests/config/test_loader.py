@@ -205,6 +205,52 @@ def test_secrets_stay_out_of_repr() -> None:
             "well_known: {contacts: [{role: m.role.admin}]}",
             "well_known.contacts[0]: needs matrix_id or email",
         ),
+        (
+            "turn: {uris: [turn.example.org], shared_secret: s}",
+            "turn.uris: must be URIs such as turn:turn.example.org, turns:turn.example.org:443?transport=tcp or ",
+        ),
+        ("turn: {uris: ['turn:h:99999'], shared_secret: s}", "turn.uris: must be URIs such as turn:"),
+        ("turn: {uris: ['turn:h?transport=sctp'], shared_secret: s}", "turn.uris: must be URIs such as"),
+        ("turn: {uris: ['turn://h'], shared_secret: s}", "turn.uris: must be URIs such as turn:"),
+        ("turn: {uris: ['stun:h?transport=udp']}", "turn.uris: must be URIs such as turn:"),
+        ("turn: {uris: ['turn:h']}", "turn.shared_secret: must be given, or no client could use"),
+        ("turn: {uris: ['turns:h'], username: u}", "turn.password: must be given, too"),
+        ("turn: {uris: ['turn:h'], password: p}", "turn.username: must be given, too"),
+        (
+            "turn: {uris: ['turn:h'], shared_secret: s, username: u, password: p}",
+            "turn.username: turn.shared_secret makes the credentials",
+        ),
+        ("turn: {uris: ['stun:h'], shared_secret: s}", "turn.uris: must name a turn: or turns: URI"),
+        ("turn: {shared_secret: s}", "turn.uris: must name a turn: or turns: URI"),
+        ("turn: {uris: ['turn:h'], shared_secret: ''}", "turn.shared_secret: must not be empty"),
+        (
+            "turn: {uris: ['turn:h'], shared_secret: s, shared_secret_file: /dev/null}",
+            "turn.shared_secret_file: turn.shared_secret is given, too",
+        ),
+        (
+            "turn: {uris: ['turn:h'], shared_secret_file: none}",
+            "turn.shared_secret_file: cannot read /etc/lares/none: No such file",
+        ),
+        (
+            "turn: {uris: ['turn:h'], shared_secret: s, credential_lifetime: 10s}",
+            "turn.credential_lifetime: must be at least 60",
+        ),
+        (
+            "rtc: {livekit_url: 'https://h', api_key: k, api_secret: s}",
+            "rtc.livekit_url: must be a URL that starts with wss:// or ws://",
+        ),
+        ("rtc: {livekit_url: 'wss://', api_key: k, api_secret: s}", "rtc.livekit_url: must be a URL that"),
+        ("rtc: {livekit_url: 'wss://h', api_key: k}", "rtc.api_secret: must be given, too"),
+        ("rtc: {api_key: k, api_secret: s}", "rtc.livekit_url: must be given, too"),
+        ("rtc: {full_access_servers: [a.org]}", "rtc.livekit_url: must be given, or the other keys"),
+        (
+            "rtc: {livekit_url: 'wss://h', api_key: k, api_secret: s, api_secret_file: /dev/null}",
+            "rtc.api_secret_file: rtc.api_secret is given, too",
+        ),
+        (
+            "{rtc: {livekit_url: 'wss://h', api_key: k, api_secret: s}, well_known: {client: {m.rtc_foci: []}}}",
+            "well_known.client.m.rtc_foci: comes from rtc.livekit_url",
+        ),
         ("appservices: [none.yaml]", "appservices[0]: cannot read /etc/lares/none.yaml: No such file"),
         (
             "federation: {ca_file: /dev/null, verify_certificates: false}",
