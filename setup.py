@@ -46,6 +46,7 @@ setup(
         "argon2-cffi>=23.1",
         "prometheus-client>=0.20",
         "PyYAML>=6.0",
+        "PyJWT>=2.8",
     ],
     extras_require={
         "calls": ["aiortc>=1.9"],
