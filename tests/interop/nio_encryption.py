@@ -18,6 +18,7 @@ from nio import (
     AsyncClient,
     AsyncClientConfig,
     ErrorResponse,
+    KeysQueryResponse,
     MegolmEvent,
     RoomMessageText,
     RoomPreset,
@@ -55,7 +56,7 @@ class Device:
         self._loop: asyncio.Task[None] | None = None
         self.client.add_event_callback(self._read, RoomMessageText)
         self.client.add_event_callback(self._unreadable, MegolmEvent)
-        self.client.add_response_callback(self._synced, (SyncResponse, SyncError))
+        self.client.add_response_callback(self._answered, (SyncResponse, SyncError, KeysQueryResponse))
 
     async def _read(self, _room: object, event: Any) -> None:
         self.heard.append(event.body)
@@ -65,7 +66,7 @@ class Device:
     async def _unreadable(self, _room: object, event: Any) -> None:
         self.problems.append(f"not to be read: {event.event_id}")
 
-    async def _synced(self, response: object) -> None:
+    async def _answered(self, response: object) -> None:
         if isinstance(response, SyncError):
             self.problems.append(f"sync: {response}")
         self._wake()

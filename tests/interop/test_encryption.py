@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """matrix-js-sdk with its crypto in Rust, on two accounts with two devices each: nothing stays unreadable.
 
-matrix-nio with its own crypto besides.
+matrix-nio with its own crypto besides, and a room where mautrix with libolm meets both.
 """
 
 import json
 from pathlib import Path
 
+from tests.interop.common_room import CLIENTS, assert_all_understand_each_other
 from tests.interop.conversation import record_of
 from tests.interop.encryption import assert_all_is_read, held
 from tests.interop.environments import python
@@ -50,3 +51,15 @@ def test_nio_devices_talk_in_secret(lares_server: ServerProcess, tmp_path: Path)
         {"device": "bob", "texts": said, "problems": []},
         {"device": "late", "texts": said[2:], "problems": []},
     ]
+
+
+def test_all_kinds_of_clients_share_a_room(lares_server: ServerProcess) -> None:
+    """Whatever crypto they bring, everybody reads everybody, once each; the room was encrypted by the server."""
+    host = lares_server.register("common-host")
+    accounts = [lares_server.register(f"common-{number}") for number in range(CLIENTS)]
+    body = {"preset": "private_chat", "invite": [account.user_id for account in accounts]}
+    made = lares_server.call("POST", "/_matrix/client/v3/createRoom", body, token=host.access_token)
+    assert made.status == 200, made
+    assert_all_understand_each_other(
+        [(lares_server.base_url, account.user_id, account.password) for account in accounts]
+    )

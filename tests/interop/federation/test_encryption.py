@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.interop.common_room import assert_all_understand_each_other
 from tests.interop.encryption import assert_all_is_read, held
 from tests.interop.federation.conftest import Federation
 from tests.interop.federation.lares import LaresServer
@@ -19,6 +20,19 @@ def test_devices_talk_in_secret(federation: Federation, near: str, far: str) -> 
     meeting = f"{near}-{far}".replace(" ", "-")
     accounts = [_account(federation, server, f"secret-{meeting}") for server in (near, far)]
     assert_all_is_read(held(*accounts))
+
+
+def test_all_kinds_of_clients_share_a_room_from_three_servers(federation: Federation) -> None:
+    """matrix-js-sdk here, matrix-nio at a Synapse, mautrix at another server of ours; the host is at the first."""
+    accounts = [_account(federation, server, "common") for server in ("lares", "synapse", "other lares")]
+    host = federation.person("lares", "common-host")
+    content = {"algorithm": "m.megolm.v1.aes-sha2"}
+    host.create_room(
+        preset="private_chat",
+        invite=[user_id for _, user_id, _ in accounts],
+        initial_state=[{"type": "m.room.encryption", "state_key": "", "content": content}],
+    )
+    assert_all_understand_each_other(accounts)
 
 
 def _account(federation: Federation, name: str, localpart: str) -> tuple[str, str, str]:
