@@ -35,7 +35,8 @@ def python() -> Path:
         _run(
             [str(target / "bin" / "python"), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)],
             "let pip reach a package index (its settings are honoured), or remove the pins it cannot find "
-            f"from {REQUIREMENTS}",
+            f"from {REQUIREMENTS}; for Python 3.13 and newer it must compile python-olm: install cmake and a C++ "
+            "compiler, or run the tests with Python 3.11 or 3.12",
         )
 
     return _ensured("python", [REQUIREMENTS], install) / "bin" / "python"
