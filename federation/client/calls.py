@@ -294,6 +294,17 @@ class FederationCalls:
         )
         return Reading(destination, answer).whole()
 
+    async def openid_userinfo(self, destination: str, access_token: str) -> str:
+        """`GET /v1/openid/userinfo`: the user an OpenID token stands for."""
+        answer = await self._client.get(
+            destination,
+            ("v1", "openid", "userinfo"),
+            query={"access_token": access_token},
+            timeout=10.0,
+            max_size=_SMALL,
+        )
+        return Reading(destination, answer).text("sub")
+
     async def query_directory(self, destination: str, room_alias: str) -> AliasAnswer:
         """`GET /v1/query/directory`: where an alias leads."""
         answer = await self._client.get(

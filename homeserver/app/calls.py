@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
+from homeserver.app.core import Core
+from homeserver.calls.rtc.admission import Admission
+from homeserver.calls.rtc.callers import Callers, OwnTokens, RemoteTokens
+from homeserver.calls.rtc.sfu import LiveKitRooms
+from homeserver.calls.rtc.tokens import LiveKitTokens
 from homeserver.calls.turn import TurnCredentials, turn_credentials
 from homeserver.config import Config
+from homeserver.config.private_file import given_or_read
+from homeserver.outgoing import OutgoingClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,8 +22,36 @@ class Calls:
     """Each None where it is not configured."""
 
     turn: TurnCredentials | None
+    admission: Admission | None
 
 
-def build_calls(config: Config) -> Calls:
+def build_calls(
+    config: Config, core: Core, *, http: OutgoingClient, own_tokens: OwnTokens, remote_tokens: RemoteTokens
+) -> Calls:
     """As configured. Raises StartRefused if a file of secrets cannot be read."""
-    return Calls(turn=turn_credentials(config.turn))
+    return Calls(
+        turn=turn_credentials(config.turn),
+        admission=_admission(config, core, http, own_tokens, remote_tokens),
+    )
+
+
+def _admission(
+    config: Config, core: Core, http: OutgoingClient, own_tokens: OwnTokens, remote_tokens: RemoteTokens
+) -> Admission | None:
+    rtc = config.rtc
+    secret = given_or_read(rtc.api_secret, rtc.api_secret_file)
+    if rtc.livekit_url is None or rtc.api_key is None or secret is None:
+        return None
+    tokens = LiveKitTokens(api_key=rtc.api_key, api_secret=secret, clock=time.time)
+    return Admission(
+        url=rtc.livekit_url,
+        callers=Callers(
+            server_name=config.server_name,
+            full_access=frozenset(rtc.full_access_servers),
+            own=own_tokens,
+            remote=remote_tokens,
+            rooms=core.cache,
+        ),
+        rooms=LiveKitRooms(http=http, url=rtc.api_url, tokens=tokens),
+        tokens=tokens,
+    )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from homeserver.app.core import Core
+from homeserver.calls.rtc.callers import NoRemoteTokens, RemoteTokens
 from homeserver.config import Config
 from homeserver.devices.remote import (
     Announcing,
@@ -50,6 +51,7 @@ class Elsewhere:
     device_ground: DeviceGround
     keys: RemoteKeys
     devices: RemoteDevices
+    openid: RemoteTokens
 
 
 def nowhere_else(config: Config, core: Core) -> Elsewhere:
@@ -66,6 +68,7 @@ def nowhere_else(config: Config, core: Core) -> Elsewhere:
         device_ground=device_ground(config, core, NoAnnouncing()),
         keys=NoRemoteKeys(),
         devices=NoRemoteDevices(),
+        openid=NoRemoteTokens(),
     )
 
 

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.app.core import Core
 from homeserver.app.services import Services
-from homeserver.clientapi import create_room, encryption, reading, rooms, syncing, user_data
+from homeserver.clientapi import calls, create_room, encryption, reading, rooms, syncing, user_data
 from homeserver.clientapi.accounts import account_routes, discovery_routes
 from homeserver.clientapi.calls import call_routes
 from homeserver.clientapi.encryption import encryption_routes
@@ -46,6 +46,7 @@ def build_routes(
             *syncing.UNSTABLE_FLAGS,
             *user_data.UNSTABLE_FLAGS,
             *encryption.UNSTABLE_FLAGS,
+            *calls.unstable_flags(config),
             *create_room.forced_encryption(config.rooms.encrypted_by_default),
         )
     )
@@ -84,7 +85,7 @@ def build_routes(
             search=data.search,
             mutual_rooms=data.mutual_rooms,
         ),
-        call_routes(config, turn=services.calls.turn),
+        call_routes(config, turn=services.calls.turn, admission=services.calls.admission),
         discovery_routes(config, features),
     )
     return [route for group in groups for route in group]

@@ -46,6 +46,7 @@ from federation.keys.own import OwnKeys, configured_old_keys
 from federation.membership.assembly import RemoteMembership
 from federation.outbound.building import Outbound, build_outbound, start_availability
 from federation.queries.directories import FederatedDirectories
+from federation.queries.openid import FederatedOpenId
 from federation.queries.profiles import FederatedProfiles
 from federation.queries.spaces import FederatedSummaries
 from federation.serving.devices import DeviceServing
@@ -70,7 +71,7 @@ from homeserver.app.elsewhere import Elsewhere, device_ground
 from homeserver.app.services import Services
 from homeserver.config import Config, StartRefused
 from homeserver.devices.services import build_stored_keys
-from homeserver.outgoing import OutgoingClient, make_client
+from homeserver.outgoing import OutgoingClient
 from homeserver.protocol.signing import SigningKey
 from homeserver.receipts.remote import RemoteReceipts
 from homeserver.rooms.arrival.outliers import Outliers
@@ -101,7 +102,6 @@ logger = logging.getLogger(__name__)
 class Links:
     """What asks other servers, and what takes up their answers. Built before the services."""
 
-    http: OutgoingClient
     availability: Availability
     own_keys: OwnKeys
     key_store: ServerKeyStore
@@ -122,10 +122,10 @@ class Links:
     """For the services."""
 
 
-async def build_links(reactor: Any, config: Config, core: Core, signing_key: SigningKey) -> Links:
-    """Build them. Raises StartRefused for keys or authorities that cannot be used."""
-    http = make_client(reactor, config.federation)
-    REGISTRY.register(http.metrics)
+async def build_links(
+    reactor: Any, config: Config, core: Core, signing_key: SigningKey, http: OutgoingClient
+) -> Links:
+    """Build them. Raises StartRefused for keys that cannot be used."""
     wire = HttpWire(reactor, discovery=make_discovery(reactor, http), http=http)
     own_keys = _own_keys(config, signing_key)
     key_store = ServerKeyStore(core.database)
@@ -219,7 +219,6 @@ async def build_links(reactor: Any, config: Config, core: Core, signing_key: Sig
     loose_ends = LooseEnds(engine=core.engine, cache=core.cache, scheduler=reactor)
     core.stream.subscribe(loose_ends)
     return Links(
-        http=http,
         availability=availability,
         own_keys=own_keys,
         key_store=key_store,
@@ -248,6 +247,7 @@ async def build_links(reactor: Any, config: Config, core: Core, signing_key: Sig
             device_ground=ground,
             keys=FederatedKeys(calls, device_lists),
             devices=FederatedDevices(outbound.outbox),
+            openid=FederatedOpenId(calls=calls),
         ),
     )
 
@@ -323,7 +323,6 @@ class Federation:
                 raise  # there is no more time
             except Exception:
                 logger.exception("a part of federation did not end well")
-        links.http.close()
 
 
 def build_federation(

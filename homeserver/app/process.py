@@ -36,6 +36,7 @@ from homeserver.config.sections import Listener
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.logging import set_up
 from homeserver.observability.metrics import HttpMetrics
+from homeserver.outgoing import OutgoingClient, make_client
 from homeserver.protocol.signing import SigningKey
 from homeserver.web.listeners import WebServer, check_listener
 from storage.database import DatabaseFailure
@@ -95,6 +96,7 @@ class _Process:
         self._embedded: EmbeddedPostgres | None = None
         self._starting: Deferred[None] | None = None
         self._core: Core | None = None
+        self._http: OutgoingClient | None = None
         self._services: Services | None = None
         self._federation: Federation | None = None
         self._web: WebServer | None = None
@@ -211,9 +213,15 @@ class _Process:
     async def _start(self, dsn: str, signing_key: SigningKey, registration_secret: str) -> None:
         config, reactor = self._config, self._reactor
         core = self._core = await build_core(reactor, config, dsn, signing_key)
-        links = await build_links(reactor, config, core, signing_key) if config.federation.enabled else None
+        http = self._http = make_client(reactor, config.federation)
+        REGISTRY.register(http.metrics)
+        links = (
+            await build_links(reactor, config, core, signing_key, http) if config.federation.enabled else None
+        )
         elsewhere = nowhere_else(config, core) if links is None else links.elsewhere
-        services = self._services = build_services(reactor, config, core, registration_secret, elsewhere)
+        services = self._services = build_services(
+            reactor, config, core, http, registration_secret, elsewhere=elsewhere
+        )
         await services.start()
         routes = build_routes(reactor, config, core, services, REGISTRY)
         if links is not None:
@@ -288,6 +296,8 @@ class _Process:
             await self._attempt("services", self._services.stop(), STEP)
         if self._federation is not None:
             await self._attempt("federation", self._federation.stop(), STEP)
+        if self._http is not None:
+            self._http.close()
         if self._core is not None:
             await self._attempt("commits", self._core.stop(), STEP)
         logger.info("stopped")

@@ -28,6 +28,7 @@ from homeserver.devices.services import (
     build_device_services,
 )
 from homeserver.directory import DirectoryIndex, MutualRooms, UserSearch
+from homeserver.outgoing import OutgoingClient
 from homeserver.presence.board import Board
 from homeserver.presence.service import CHANNEL as PRESENCE
 from homeserver.presence.service import Presence
@@ -157,7 +158,13 @@ def _run(work: Any) -> None:
 
 
 def build_services(
-    reactor: Any, config: Config, core: Core, registration_secret: str, elsewhere: Elsewhere
+    reactor: Any,
+    config: Config,
+    core: Core,
+    http: OutgoingClient,
+    registration_secret: str,
+    *,
+    elsewhere: Elsewhere,
 ) -> Services:
     """Build every service; nothing runs before `start`."""
     remote = elsewhere.rooms
@@ -275,7 +282,9 @@ def build_services(
         sync=sync,
         long_poll=LongPoll(sync, core.stream, foreign_wakes, reactor),
         wanted_filters=WantedFilters(accounts.filters),
-        calls=build_calls(config),
+        calls=build_calls(
+            config, core, http=http, own_tokens=accounts.openid, remote_tokens=elsewhere.openid
+        ),
     )
 
 

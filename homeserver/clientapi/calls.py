@@ -3,12 +3,26 @@
 
 import time
 
+from homeserver.calls.rtc.admission import Admission
 from homeserver.calls.turn import TurnCredentials
+from homeserver.clientapi import rtc
+from homeserver.clientapi.livekit import LiveKitEndpoints
+from homeserver.clientapi.rtc import RtcEndpoints
 from homeserver.clientapi.voip import VoipEndpoints
 from homeserver.config.sections import Config
 from homeserver.web.routing import Route
 
 
-def call_routes(config: Config, *, turn: TurnCredentials | None) -> tuple[Route, ...]:
-    """The endpoints of calls; what is not configured answers as if it did not exist."""
-    return VoipEndpoints(turn, allow_guests=config.turn.allow_guests, clock=time.time).routes()
+def unstable_flags(config: Config) -> tuple[str, ...]:
+    """What `/versions` may promise of calls, as configured."""
+    return () if config.rtc.livekit_url is None else (rtc.FLAG,)
+
+
+def call_routes(
+    config: Config, *, turn: TurnCredentials | None, admission: Admission | None
+) -> tuple[Route, ...]:
+    """The endpoints of calls. Without an SFU those of group calls do not exist."""
+    voip = VoipEndpoints(turn, allow_guests=config.turn.allow_guests, clock=time.time)
+    if admission is None:
+        return voip.routes()
+    return (*voip.routes(), *RtcEndpoints(config).routes(), *LiveKitEndpoints(admission).routes())

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from homeserver.clientapi.rtc import WELL_KNOWN_KEY, transports
 from homeserver.config.sections import Config, Contact
 from homeserver.errors import NotFound
 from homeserver.web.replies import JsonBytes, Reply
@@ -55,9 +56,13 @@ class WellKnownEndpoints:
 
 
 def client_document(config: Config) -> dict[str, object]:
-    """Where clients find this server, whether they should encrypt new rooms, and the operator's further keys."""
+    """Where clients find this server, whether they should encrypt new rooms, where group calls meet, and the operator's
+    further keys.
+    """
+    foci = transports(config)
     return {
         "io.element.e2ee": {"default": config.rooms.encrypted_by_default != "off"},
+        **({WELL_KNOWN_KEY: foci} if foci else {}),
         **config.well_known.client,
         "m.homeserver": {"base_url": config.base_url.rstrip("/")},
     }

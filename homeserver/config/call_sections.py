@@ -81,3 +81,11 @@ class Rtc:
         doc="Servers, besides this one, whose users may begin calls on this LiveKit. Users of any other may join "
         "those that were begun.",
     )
+
+    @property
+    def api_url(self) -> str:
+        """Where this server reaches LiveKit, over http or https. To be asked only where LiveKit is configured."""
+        if self.livekit_api_url is not None:
+            return self.livekit_api_url
+        assert self.livekit_url is not None, "rtc.livekit_url is not configured"
+        return f"http{self.livekit_url.removeprefix('ws')}"
