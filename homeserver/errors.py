@@ -13,6 +13,7 @@ the error object are keyword arguments, `**{"org.example.key": …}` where the n
     MatrixError                           M_UNKNOWN, an internal failure: answered without its message
      ├─ Unknown                           M_UNKNOWN, the request's fault, told
      │   └─ RemoteServerFailed            not the request's fault: another server could not be asked, or failed
+     ├─ RefusedElsewhere(status, errcode) what another server said, passed on as it said it
      ├─ Unrecognized                      M_UNRECOGNIZED
      ├─ BadRequest                        what was sent makes no sense
      │   ├─ NotJson  BadJson  InvalidParam  MissingParam  TooLarge  UnknownPos
@@ -70,6 +71,24 @@ class RemoteServerFailed(Unknown):
     """M_UNKNOWN, answered with 502: a server without which it cannot be done is down, or does not make sense."""
 
     default_message = "The other server could not be reached"
+
+
+class RefusedElsewhere(MatrixError):
+    """A server that decides about it refuses, and what it answered is the answer: status, code and message.
+
+    As a code within this server it counts as M_FORBIDDEN.
+    """
+
+    errcode = "M_FORBIDDEN"
+
+    def __init__(self, status: int, errcode: str, message: str, **fields: object) -> None:
+        super().__init__(message, **fields)
+        self.status = status
+        self.told_errcode = errcode
+
+    def as_dict(self) -> dict[str, object]:
+        """The other server's error object."""
+        return {**super().as_dict(), "errcode": self.told_errcode}
 
 
 class Unrecognized(MatrixError):

@@ -20,9 +20,10 @@ from federation.client.answers import (
     StateIds,
 )
 from federation.client.availability import Patience
-from federation.client.client import FederationClient
+from federation.client.client import POLICY, FederationClient
 from federation.client.errors import RemoteError
 from federation.client.reading import Reading
+from homeserver.protocol.signing import POLICY_KEY_ID
 
 Joining = Literal["join", "knock", "leave"]
 
@@ -281,6 +282,23 @@ class FederationCalls:
             destination, ("v1", "send", transaction_id), transaction, timeout=60.0, max_size=_SMALL
         )
         return Reading(destination, answer).object("pdus", {})
+
+    async def policy_sign(self, destination: str, pdu: Mapping[str, Any], *, timeout: float) -> str:
+        """`POST /_matrix/policy/v1/sign`: the policy server's signature of an event, unchecked.
+
+        Every event waits for it, so no pause after failures is heeded here: who asks sees to that.
+        """
+        answer = await self._client.post(
+            destination,
+            ("v1", "sign"),
+            pdu,
+            under=POLICY,
+            timeout=timeout,
+            max_size=_SMALL,
+            patience=Patience.IGNORE_BACKOFF,
+        )
+        signed = Reading(destination, Reading(destination, answer).object(destination))
+        return signed.text(POLICY_KEY_ID)
 
     # Queries
 

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 Query = Mapping[str, str | Sequence[str]]
 DEFAULT_TIMEOUT: Final = 30.0
 DEFAULT_SIZE: Final = 32 * 2**20
-_PREFIX: Final = "/_matrix/federation/"
+FEDERATION: Final = "/_matrix/federation/"
+POLICY: Final = "/_matrix/policy/"
 #: What a proxy says of a server that is away. A 500 is not among them: one request that breaks a server must not
 #: keep all others from it.
 _AWAY: Final = frozenset({502, 503, 504, 520, 521, 522, 523, 524, 525, 526, 530})
@@ -42,8 +43,8 @@ class FederationClient:
     Every method gives the answer's JSON (any integer exactly, no NaN) and raises RemoteError for an answer with an
     error status, BackingOff where the server was not tried, Unreachable where nothing usable came back.
 
-    `path` holds the segments after `/_matrix/federation`, such as ("v2", "send_join", room_id, event_id); they are
-    percent-encoded here. `timeout` is in seconds, `max_size` the answer's, in bytes.
+    `path` holds the segments after `/_matrix/federation` (`under`: another prefix), such as ("v2", "send_join",
+    room_id, event_id); they are percent-encoded here. `timeout` is in seconds, `max_size` the answer's, in bytes.
     """
 
     def __init__(
@@ -98,19 +99,20 @@ class FederationClient:
         path: Sequence[str],
         body: Mapping[str, Any] | bytes,
         *,
+        under: str = FEDERATION,
         query: Query | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         max_size: int = DEFAULT_SIZE,
         patience: Patience = Patience.NORMAL,
     ) -> Any:
         """POST, otherwise as `put`."""
-        how = _How(query, _encoded(body), timeout, max_size, patience)
+        how = _How(query, _encoded(body), timeout, max_size, patience, under)
         return await self._request(destination, "POST", path, how)
 
     async def _request(self, destination: str, method: str, path: Sequence[str], how: "_How") -> Any:
         endpoint, content = path[1], how.content
         self._check(destination, endpoint, how.patience)
-        target = target_of(path, how.query)
+        target = target_of(path, how.query, how.under)
         headers = {
             "Authorization": authorization(
                 origin=self._server_name,
@@ -191,11 +193,12 @@ class _How:
     timeout: float
     max_size: int
     patience: Patience
+    under: str = FEDERATION
 
 
-def target_of(path: Sequence[str], query: Query | None) -> str:
+def target_of(path: Sequence[str], query: Query | None, under: str = FEDERATION) -> str:
     """Path and query as they are sent and signed."""
-    target = _PREFIX + "/".join(quote(segment, safe="") for segment in path)
+    target = under + "/".join(quote(segment, safe="") for segment in path)
     if not query:
         return target
     pairs = [

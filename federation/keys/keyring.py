@@ -33,6 +33,7 @@ from homeserver.protocol.identifiers import is_valid_server_name
 from homeserver.protocol.signing import (
     VerifyKey,
     check_json_signature,
+    origin_key_ids,
     required_signing_domains,
     signing_key_ids,
 )
@@ -113,7 +114,7 @@ class Keyring:
             return KeyExpired("the event is dated further ahead than any key is valid")
         needs = []
         for server_name in servers:
-            key_ids = signing_key_ids(event.pdu, server_name)
+            key_ids = origin_key_ids(event, server_name)
             if not key_ids:
                 return SignatureError(f"no signature of {server_name}")
             readable = [key_id for key_id in key_ids if len(key_id) <= _LONGEST_KEY_ID]

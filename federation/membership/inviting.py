@@ -59,7 +59,9 @@ class Prepared(Protocol):
 class InviteIntake(Protocol):
     """Builds and takes in; `RoomIntake` is one."""
 
-    async def prepare(self, room_id: str, plan: Plan, users: Sequence[str] = ()) -> Prepared: ...
+    async def prepare(
+        self, room_id: str, plan: Plan, users: Sequence[str] = (), *, recommended: bool = False
+    ) -> Prepared: ...
 
     async def receive(
         self, room_id: str, events: Sequence[Incoming], *, outbound: bool = False, users: Sequence[str] = ()
@@ -85,7 +87,8 @@ class RemoteInviting:
 
     async def invite(self, room_id: str, user_id: str, plan: Plan, *, users: Sequence[str]) -> str:
         """As `RemoteRooms.invite`."""
-        prepared = await self._intake.prepare(room_id, plan, users)
+        # Before the invited user's server sees it: what the room's policy server refuses is shown to nobody.
+        prepared = await self._intake.prepare(room_id, plan, users, recommended=True)
         event = prepared.event
         room = await self._cache.get(room_id)
         if room is None:
@@ -148,7 +151,9 @@ def with_signature(destination: str, event: Event, answer: Mapping[str, Any]) ->
     }
     if not usable or len(usable) > MOST_SIGNATURES:
         raise BadAnswer(destination, "the invite came back without its signature")
-    pdu = {**event.pdu, "signatures": {**event.pdu["signatures"], destination: usable}}
+    signatures = event.pdu["signatures"]  # among them of the same server, if that is the room's policy server
+    signatures = {**signatures, destination: {**usable, **signatures.get(destination, {})}}
+    pdu = {**event.pdu, "signatures": signatures}
     text = encode_canonical(pdu, strict=event.room_version.strict_canonical_json)
     check_pdu_size(text)
     return Incoming(Event.from_pdu(pdu, event.room_version, event.event_id), text.decode())

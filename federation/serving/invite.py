@@ -21,7 +21,7 @@ from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.events import Event
 from homeserver.protocol.hashes import essential_bytes
 from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
-from homeserver.protocol.signing import VerifyKey, signing_key_ids
+from homeserver.protocol.signing import VerifyKey, origin_key_ids
 from homeserver.rooms.engine import Room, RoomCache
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.incoming import Incoming, Outcome
@@ -171,7 +171,7 @@ class ReceiveInvite:
         """
         if "third_party_invite" not in event.content:
             return
-        key_ids = signing_key_ids(event.pdu, origin)[:8]
+        key_ids = origin_key_ids(event, origin)[:8]
         keys = await self._keys.request_keys(origin, key_ids) if key_ids else {}
         data = essential_bytes(event.pdu, event.room_version)
         signatures = event.pdu["signatures"].get(origin, {})

@@ -58,7 +58,9 @@ class Prepared(Protocol):
 class Intake(Receiving, Protocol):
     """`homeserver.rooms.intake.RoomIntake`, as far as it is used here."""
 
-    async def prepare(self, room_id: str, plan: Plan, users: Sequence[str] = ()) -> Prepared: ...
+    async def prepare(
+        self, room_id: str, plan: Plan, users: Sequence[str] = (), *, recommended: bool = False
+    ) -> Prepared: ...
 
 
 class Exchanging(Protocol):
@@ -135,7 +137,7 @@ class ThreepidOnBind:
         room = await self._cache.get(room_id)
         if room is not None and room.head.is_resident(self._server_name):
             plan = third_party_plan(sender, user_id, signed)
-            prepared = await self._intake.prepare(room_id, plan, (sender, user_id))
+            prepared = await self._intake.prepare(room_id, plan, (sender, user_id), recommended=True)
             await accept(self._intake, Incoming(prepared.event, prepared.json))
         elif host_of(sender) != self._server_name:
             event = {

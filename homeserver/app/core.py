@@ -17,6 +17,7 @@ from homeserver.protocol.signing import SigningKey
 from homeserver.rooms.access import RoomGate
 from homeserver.rooms.engine import RoomCache, RoomEngine
 from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.recommending import PolicyServers
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.engine.writer import WriterTools
 from homeserver.rooms.user_rooms import UserRooms
@@ -63,10 +64,25 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-async def build_core(reactor: Any, config: Config, dsn: str, signing_key: SigningKey) -> Core:
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The database, before anything knows what is in it."""
+
+    database: Database
+    origin: str
+    """Names this process to the others."""
+
+    @classmethod
+    def open(cls, reactor: Any, dsn: str) -> Ground:
+        """It connects when it is first asked something."""
+        return cls(Database(reactor, dsn), secrets.token_hex(8))
+
+
+async def build_core(
+    reactor: Any, config: Config, ground: Ground, signing_key: SigningKey, policy_servers: PolicyServers
+) -> Core:
     """Connect and build. The stream is heard from the first moment, so that nothing falls between."""
-    database = Database(reactor, dsn)
-    origin = secrets.token_hex(8)
+    database, origin = ground.database, ground.origin
     stream_store = StreamStore(database, origin)
     stream = Stream(origin=origin, position=await stream_store.position())
 
@@ -104,6 +120,7 @@ async def build_core(reactor: Any, config: Config, dsn: str, signing_key: Signin
             listening=stream.listeners,
             signer=Signer(config.server_name, signing_key),
             now=now_ms,
+            policy_servers=policy_servers,
         )
     )
     gate = RoomGate(

@@ -11,22 +11,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import REGISTRY
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 
 from federation.authentication import RequestAuthentication
 from federation.client.calls import FederationCalls
-from federation.client.client import FederationClient
-from federation.client.http_wire import HttpWire
-from federation.client.metrics import ClientMetrics
 from federation.destinations import Availability
 from federation.devices.announcing import DeviceAnnouncer
 from federation.devices.introducing import Introductions
 from federation.devices.lists import RemoteLists
 from federation.devices.messages import FederatedDevices
 from federation.devices.remote_keys import FederatedKeys
-from federation.discovery import make_discovery
 from federation.edus.device_list_update import DeviceListEdus
 from federation.edus.direct_to_device import DirectToDeviceEdus
 from federation.edus.presence import PresenceEdus
@@ -44,7 +39,7 @@ from federation.keys.keyring import Keyring
 from federation.keys.notary import Notary
 from federation.keys.own import OwnKeys, configured_old_keys
 from federation.membership.assembly import RemoteMembership
-from federation.outbound.building import Outbound, build_outbound, start_availability
+from federation.outbound.building import Outbound, build_outbound
 from federation.queries.directories import FederatedDirectories
 from federation.queries.openid import FederatedOpenId
 from federation.queries.profiles import FederatedProfiles
@@ -68,10 +63,10 @@ from federation.serving.threepid_onbind import ThreepidOnBind
 from homeserver.account_data.invite_permissions import InvitePermissions
 from homeserver.app.core import Core, now_ms
 from homeserver.app.elsewhere import Elsewhere, device_ground
+from homeserver.app.reach import Reach
 from homeserver.app.services import Services
 from homeserver.config import Config, StartRefused
 from homeserver.devices.services import build_stored_keys
-from homeserver.outgoing import OutgoingClient
 from homeserver.protocol.signing import SigningKey
 from homeserver.receipts.remote import RemoteReceipts
 from homeserver.rooms.arrival.outliers import Outliers
@@ -123,26 +118,14 @@ class Links:
 
 
 async def build_links(
-    reactor: Any, config: Config, core: Core, signing_key: SigningKey, http: OutgoingClient
+    reactor: Any, config: Config, core: Core, signing_key: SigningKey, reach: Reach
 ) -> Links:
     """Build them. Raises StartRefused for keys that cannot be used."""
-    wire = HttpWire(reactor, discovery=make_discovery(reactor, http), http=http)
+    calls, availability = reach.calls, reach.availability
     own_keys = _own_keys(config, signing_key)
     key_store = ServerKeyStore(core.database)
     keyring = Keyring(
-        own=own_keys, store=key_store, wire=wire, notaries=config.federation.notaries, now=now_ms
-    )
-    availability = await start_availability(reactor, core.database, origin=core.origin, now=now_ms)
-    metrics = ClientMetrics()
-    REGISTRY.register(metrics)
-    calls = FederationCalls(
-        FederationClient(
-            server_name=config.server_name,
-            signing_key=signing_key,
-            wire=wire,
-            availability=availability,
-            metrics=metrics,
-        )
+        own=own_keys, store=key_store, wire=reach.wire, notaries=config.federation.notaries, now=now_ms
     )
     pause = _pause(reactor)
     signer = Signer(config.server_name, signing_key)

@@ -23,10 +23,11 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from homeserver import __version__
-from homeserver.app.core import Core, build_core
+from homeserver.app.core import Core, Ground, build_core
 from homeserver.app.elsewhere import nowhere_else
 from homeserver.app.endpoints import build_routes
 from homeserver.app.federation import Federation, build_federation, build_links
+from homeserver.app.reach import build_reach
 from homeserver.app.services import Services, build_services
 from homeserver.app.stop_signals import StopRequested, StopSignals
 from homeserver.config import Config, StartRefused
@@ -38,6 +39,7 @@ from homeserver.observability.logging import set_up
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.outgoing import OutgoingClient, make_client
 from homeserver.protocol.signing import SigningKey
+from homeserver.rooms.engine.recommending import NoPolicyServers
 from homeserver.web.listeners import WebServer, check_listener
 from storage.database import DatabaseFailure
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -212,12 +214,17 @@ class _Process:
 
     async def _start(self, dsn: str, signing_key: SigningKey, registration_secret: str) -> None:
         config, reactor = self._config, self._reactor
-        core = self._core = await build_core(reactor, config, dsn, signing_key)
+        ground = Ground.open(reactor, dsn)
         http = self._http = make_client(reactor, config.federation)
         REGISTRY.register(http.metrics)
-        links = (
-            await build_links(reactor, config, core, signing_key, http) if config.federation.enabled else None
+        reach = (
+            await build_reach(reactor, config, ground, signing_key, http)
+            if config.federation.enabled
+            else None
         )
+        policy_servers = NoPolicyServers() if reach is None else reach.policy_servers
+        core = self._core = await build_core(reactor, config, ground, signing_key, policy_servers)
+        links = None if reach is None else await build_links(reactor, config, core, signing_key, reach)
         elsewhere = nowhere_else(config, core) if links is None else links.elsewhere
         services = self._services = build_services(
             reactor, config, core, http, registration_secret, elsewhere=elsewhere

@@ -64,6 +64,11 @@ class RoomEvent:
             replaced = stored.replaced_position
         self.stored = stored._replace(position=position, replaced_position=replaced)
 
+    def sign(self, event: Event, pdu: str) -> None:
+        """Hold the same event with a further signature. For one that nobody else has seen yet."""
+        self.stored = self.stored._replace(pdu=pdu)
+        self._event = event
+
     def redact(self, pdu: str, redaction: StoredEvent) -> None:
         """Hold the redacted form from now on."""
         self.stored = self.stored._replace(

@@ -23,6 +23,8 @@ from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.unpadded_base64 import decode_base64, encode_base64
 
 ALGORITHM: Final = "ed25519"
+POLICY_KEY_ID: Final = "ed25519:policy_server"
+"""Under which a policy server recommends events (`policy_servers`): never a key that proves where an event is from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,11 @@ def signing_key_ids(value: dict[str, Any], server_name: str) -> tuple[str, ...]:
     return tuple(key_id for key_id in by_key if key_id.startswith(ALGORITHM + ":"))
 
 
+def origin_key_ids(event: Event, server_name: str) -> tuple[str, ...]:
+    """The ids of the keys under which ``server_name`` claims the event as its own."""
+    return tuple(key_id for key_id in signing_key_ids(event.pdu, server_name) if key_id != POLICY_KEY_ID)
+
+
 def check_event_signatures(event: Event, keys: Mapping[str, Mapping[str, VerifyKey]]) -> None:
     """Check the signatures of every server that must have signed the event.
 
@@ -154,7 +161,9 @@ def check_event_signatures(event: Event, keys: Mapping[str, Mapping[str, VerifyK
     """
     data = essential_bytes(event.pdu, event.room_version)
     for server_name in required_signing_domains(event):
-        _check_signatures(event.pdu, server_name, keys.get(server_name, {}), data)
+        known = keys.get(server_name, {})
+        usable = {key_id: known[key_id] for key_id in origin_key_ids(event, server_name) if key_id in known}
+        _check_signatures(event.pdu, server_name, usable, data)
 
 
 def _check_signatures(

@@ -33,6 +33,7 @@ from homeserver.errors import (
     LimitExceeded,
     MatrixError,
     MissingToken,
+    RefusedElsewhere,
     RemoteServerFailed,
     UiaRequired,
     Unknown,
@@ -368,6 +369,8 @@ def _refusal(route: Route, error: Exception) -> tuple[int, dict[str, object]] | 
         return None
     if isinstance(error, RemoteServerFailed):  # of all codes it has the one that says least
         return 502, fields
+    if isinstance(error, RefusedElsewhere):
+        return error.status, fields
     return route.statuses.get(error.errcode) or STATUSES.get(error.errcode, 400), fields
 
 

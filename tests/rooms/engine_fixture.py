@@ -16,6 +16,7 @@ from homeserver.protocol.signing import SigningKey
 from homeserver.rooms.access import RoomGate
 from homeserver.rooms.engine import Draft, Room, RoomCache, RoomEngine, RoomHead
 from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.recommending import NoPolicyServers, PolicyServers
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.engine.writer import WriterTools
 from homeserver.rooms.user_rooms import UserRooms
@@ -47,7 +48,12 @@ class Engine:
 
     @classmethod
     async def open(
-        cls, database: Database, *, budget: int = 50_000_000, clock: Callable[[], int] | None = None
+        cls,
+        database: Database,
+        *,
+        budget: int = 50_000_000,
+        clock: Callable[[], int] | None = None,
+        policy_servers: PolicyServers | None = None,
     ) -> Engine:
         """Assembled as `homeserver/app.py` does, without HTTP."""
         origin = secrets.token_hex(8)
@@ -73,6 +79,7 @@ class Engine:
                 listening=stream.listeners,
                 signer=Signer("localhost", SigningKey.from_seed("ed25519:test", bytes(32))),
                 now=clock or (lambda: next(ticks)),
+                policy_servers=policy_servers or NoPolicyServers(),
             )
         )
         gate = RoomGate(

@@ -21,6 +21,7 @@ from homeserver.rooms.engine.cache import Room, RoomCache
 from homeserver.rooms.engine.drafts import DirectoryEntry, Draft, SendTransaction
 from homeserver.rooms.engine.head import RoomHead
 from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.recommending import PolicyServers, sign_guarded
 from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
 from homeserver.rooms.engine.writer import Deed, Plan, RoomWriter, Work, WriterTools, Written, concerned
 from homeserver.stream import RoomCommit
@@ -46,6 +47,10 @@ class RoomEngine:
     @property
     def signer(self) -> Signer:
         return self._tools.signer
+
+    @property
+    def policy_servers(self) -> PolicyServers:
+        return self._tools.policy_servers
 
     @property
     def active_writers(self) -> int:
@@ -199,6 +204,9 @@ class RoomEngine:
         working.append(replace(create, origin_server_ts=self._new_create_time()))
         for draft in plan(working.head):
             working.append(draft)
+        if working.guarded:
+            for refusal in (await sign_guarded(tools.policy_servers, working, working.guarded)).values():
+                raise refusal
         rooms: list[Room] = []
 
         def landed(commit: RoomCommit) -> list[str]:

@@ -8,11 +8,13 @@ the other state and small, since they are many; their events are loaded when nee
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from enum import Enum, auto
 from typing import Any
 
 from immutables import Map
 
 from homeserver.events import RoomEvent
+from homeserver.protocol.policy_servers import POLICY, PolicyServer
 from homeserver.protocol.power_levels import PowerLevels
 from homeserver.protocol.room_versions import RoomVersion, room_version
 from homeserver.protocol.server_acl import ServerAcl
@@ -24,10 +26,17 @@ StateKey = tuple[str, str]
 _EMPTY: Mapping[str, Any] = {}
 
 
+class _Unread(Enum):
+    """In place of what was not read from the state yet, where None is something that may be read."""
+
+    UNREAD = auto()
+
+
 class RoomHead:
     """See the module. Fields are those of the tables `rooms`, `current_state` and `memberships`."""
 
     __slots__ = (
+        "_named_policy_server",
         "_power_levels",
         "_server_acl",
         "depth",
@@ -82,6 +91,7 @@ class RoomHead:
         of them; None: it is, or they are not at hand."""
         self._power_levels: PowerLevels | None = None
         self._server_acl: ServerAcl | None = None
+        self._named_policy_server: PolicyServer | _Unread | None = _Unread.UNREAD
 
     @classmethod
     def of(cls, loaded: LoadedRoom) -> RoomHead:
@@ -182,6 +192,20 @@ class RoomHead:
         return self._server_acl
 
     @property
+    def policy_server(self) -> PolicyServer | None:
+        """The policy server that the room uses now; None for most rooms, at the cost of a look at one field."""
+        named = self._named_policy_server
+        if named is _Unread.UNREAD:
+            entry = self.state_event(*POLICY)
+            named = None if entry is None else PolicyServer.from_content(entry.event.content)
+            self._named_policy_server = named
+        if named is None or named.is_enabled(self.hosts):
+            return named
+        # While most members are not known, the servers that are said to be in the room are.
+        told = self.partial_servers
+        return named if told is not None and named.is_enabled(told) else None
+
+    @property
     def power_levels(self) -> PowerLevels:
         """Levels in force, defaults and creators included."""
         if self._power_levels is None:
@@ -208,6 +232,7 @@ class RoomHead:
         """After a state event in place was redacted."""
         self._power_levels = None
         self._server_acl = None
+        self._named_policy_server = _Unread.UNREAD
 
     @property
     def weight(self) -> int:
@@ -242,7 +267,9 @@ def host_of(user_id: str) -> str:
 
 ALLOWS_ALL = ServerAcl.from_content({"allow": ["*"]})
 
-DERIVED_FROM = frozenset((("m.room.power_levels", ""), ("m.room.create", ""), ("m.room.server_acl", "")))
+DERIVED_FROM = frozenset(
+    (("m.room.power_levels", ""), ("m.room.create", ""), ("m.room.server_acl", ""), POLICY)
+)
 """State that `forget_derived` goes with."""
 
 SUMMARY_TYPES = frozenset(

@@ -17,6 +17,7 @@ from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.canonical_json import encode_canonical
+from homeserver.protocol.events import Event
 from homeserver.protocol.redaction import redact
 from homeserver.protocol.relations import relation_of
 from homeserver.rooms.engine.drafts import SendTransaction
@@ -174,6 +175,13 @@ class MovingHead:
         self.rows.events.append(event_row(stored, transaction=transaction))
         self.rows.offsets.append(len(self.appended))
         self.relate(entry)
+
+    def sign(self, entry: RoomEvent, event: Event, pdu: str) -> None:
+        """One of ours gets a further signature, by which it becomes no other event."""
+        entry.sign(event, pdu)
+        for row in self.rows.events:
+            if row["ordinal"] == entry.stored.ordinal:
+                row["pdu"] = pdu
 
     def add_received(self, entry: RoomEvent) -> None:
         """An event from outside takes the next position. It moves nothing by itself."""

@@ -20,6 +20,7 @@ from homeserver.protocol.event_auth import auth_types_for, check_event_auth
 from homeserver.protocol.event_format import MAX_PREV_EVENTS
 from homeserver.protocol.events import Event
 from homeserver.protocol.hashes import reference_hash
+from homeserver.protocol.policy_servers import PolicyServer, needs_recommendation
 from homeserver.protocol.signing import SigningKey
 from homeserver.protocol.unpadded_base64 import encode_base64
 from homeserver.rooms.engine.drafts import Draft
@@ -49,6 +50,14 @@ class Signer:
     key: SigningKey
 
 
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """An event of ours that must not be written before the room's policy server has signed it."""
+
+    policy_server: PolicyServer
+    entry: RoomEvent
+
+
 class WorkingRoom:
     """A copy of a head with the events appended so far. `head` is always the room as of the last of them."""
 
@@ -66,6 +75,7 @@ class WorkingRoom:
         self._member_events = member_events
         self._loaded = loaded
         self._now = now
+        self._guarded: list[Guarded] = []
 
     @property
     def head(self) -> RoomHead:
@@ -75,6 +85,14 @@ class WorkingRoom:
     @property
     def appended(self) -> list[RoomEvent]:
         return self.moving.appended
+
+    @property
+    def guarded(self) -> list[Guarded]:
+        """Those appended that a policy server has a say in."""
+        if not self._guarded:
+            return []
+        standing = set(map(id, self.appended))
+        return [each for each in self._guarded if id(each.entry) in standing]
 
     @property
     def own_server(self) -> str:
@@ -120,6 +138,9 @@ class WorkingRoom:
             current_snapshot=head.next_snapshot if event.is_state else head.snapshot,
         )
         entry = RoomEvent(stored, event.room_id, event.room_version, event)
+        policy_server = head.policy_server
+        if policy_server is not None and needs_recommendation(draft.type, draft.state_key):
+            self._guarded.append(Guarded(policy_server, entry))
         self.moving.add_own(
             entry,
             transaction=draft.transaction,

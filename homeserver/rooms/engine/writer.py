@@ -20,7 +20,9 @@ from homeserver.rooms.engine.cache import Room, RoomCache
 from homeserver.rooms.engine.drafts import Draft, SendTransaction
 from homeserver.rooms.engine.head import RoomHead
 from homeserver.rooms.engine.member_events import MemberEvents
-from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
+from homeserver.rooms.engine.moving import Mark
+from homeserver.rooms.engine.recommending import PolicyServers, sign_guarded
+from homeserver.rooms.engine.working import Guarded, MissingEvents, Signer, WorkingRoom
 from homeserver.stream import Committer, RoomCommit
 from storage.database import ConnectionLost
 from storage.events import EventStore
@@ -29,6 +31,10 @@ from storage.stream import AlreadyStored
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 50
+GUARDED_BATCH = 8
+"""The same in a room with a policy server, which is asked about all of them at once."""
+GUARDED_TRIES = 10
+"""As `MAX_TRIES`, where each round costs the policy server a request."""
 MAX_TRIES = 200
 """Rounds of losing the race before a request is given up; each round somebody else's event was written.
 
@@ -112,6 +118,8 @@ class _Pending:
     tries: int = 0
     first: int = 0
     last: int = 0
+    mark: Mark | None = None
+    """The room before it."""
     refused: Exception | None = None
     """Why it is not written, unless its transaction turns out to stand."""
 
@@ -127,6 +135,7 @@ class WriterTools:
     listening: Listening
     signer: Signer
     now: Callable[[], int]
+    policy_servers: PolicyServers
 
 
 class RoomWriter:
@@ -179,10 +188,12 @@ class RoomWriter:
     def _take(self) -> list[_Pending]:
         """What goes into one batch: the first of the queue, and what is not too much together with it."""
         weight = count = 0
+        held = self._tools.cache.held(self._room_id)
+        most = MAX_BATCH if held is None or held.head.policy_server is None else GUARDED_BATCH
         for pending in self._queue:
             weight += 1 if pending.work is None else pending.work.weight
             alone = pending.deed is not None
-            if count and (weight > MAX_BATCH or alone):
+            if count and (weight > most or alone):
                 break
             count += 1
             if alone:
@@ -206,17 +217,21 @@ class RoomWriter:
         refused = [pending for pending in taken if pending.refused is not None]
         if refused:
             await self._answer_refused(refused)
+        guarded = working.guarded
+        again: list[_Pending] = []
+        if guarded:
+            planned, again = await self._signed(planned, working, guarded)
         if working.moving.is_empty:
             self._resolve(planned, ())
-            return []
+            return again
         committed = await self._commit(room, working)
         if committed:
             for pending in planned:
                 if pending.work is not None:
                     pending.work.landed(room, working)
             self._resolve(planned, working.appended)
-            return []
-        return await self._after_conflict(planned)
+            return again
+        return await self._after_conflict(planned, GUARDED_TRIES if guarded else MAX_TRIES) + again
 
     async def _plan(self, room: Room, taken: list[_Pending]) -> tuple[list[_Pending], WorkingRoom]:
         """Run the plans, one on top of the other, loading what they turn out to need."""
@@ -261,6 +276,29 @@ class RoomWriter:
                 )
             ordinals = missing
 
+    async def _signed(
+        self, planned: list[_Pending], working: WorkingRoom, guarded: Sequence[Guarded]
+    ) -> tuple[list[_Pending], list[_Pending]]:
+        """Have the policy server sign what was drafted; give what can be committed, and what must be planned anew.
+
+        What it refuses is answered, and undone together with all that was drafted on top of it. The room's turn is kept
+        meanwhile: another event of this process would take the drafts' place, and each would be asked about again.
+        """
+        failures = await sign_guarded(self._tools.policy_servers, working, guarded)
+        good: list[_Pending] = []
+        again: list[_Pending] = []
+        refused: list[_Pending] = []
+        for pending in planned:
+            pending.refused = next(
+                (failures[n] for n in range(pending.first, pending.last) if n in failures), None
+            )
+            (refused if pending.refused is not None else again if refused else good).append(pending)
+        if refused:
+            assert refused[0].mark is not None
+            working.moving.roll_back(refused[0].mark)
+            await self._answer_refused(refused)
+        return good, again
+
     async def _answer_refused(self, refused: list[_Pending]) -> None:
         """What would be refused now was perhaps sent by the very same transaction, before the room changed."""
         standing = await self._standing(refused)
@@ -280,7 +318,7 @@ class RoomWriter:
 
     @staticmethod
     def _run(room: Room, pending: _Pending, working: WorkingRoom) -> None:
-        mark = working.moving.mark()
+        mark = pending.mark = working.moving.mark()
         pending.first = len(working.appended)
         try:
             if pending.work is not None:
@@ -346,7 +384,7 @@ class RoomWriter:
             self._tools.cache.struck(room, target, pdu, redaction)
         return concerned(head, self._tools.listening.users)
 
-    async def _after_conflict(self, planned: list[_Pending]) -> list[_Pending]:
+    async def _after_conflict(self, planned: list[_Pending], most_tries: int = MAX_TRIES) -> list[_Pending]:
         """The head had moved, or a transaction stood: answer those that stand, try the others again."""
         self._tools.cache.mark_stale(self._room_id)
         standing = await self._standing(planned)
@@ -356,8 +394,8 @@ class RoomWriter:
             pending.tries += 1
             if event_id is not None:
                 pending.done.callback(Written(replayed=event_id))
-            elif pending.tries >= MAX_TRIES:
-                pending.done.errback(TimeoutError(f"lost the race for {self._room_id} {MAX_TRIES} times"))
+            elif pending.tries >= most_tries:
+                pending.done.errback(TimeoutError(f"lost the race for {self._room_id} {pending.tries} times"))
             else:
                 again.append(pending)
         return again

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from homeserver.protocol.events import Event
+from homeserver.protocol.policy_servers import PolicyServer
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """That a room's policy server was asked about an event that came without its signature."""
+
+    policy_server: PolicyServer
+    refusal: str = ""
+    """Why it has none; empty: the event bears it now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +29,7 @@ class Incoming:
     """Canonical JSON of the PDU, without `unsigned`."""
     state_before: Collection[str] | None = None
     """Ids of the state before it, all stored here: for an event whose previous events cannot be had."""
+    asked: Asked | None = None
 
 
 class Outcome(Enum):
@@ -26,7 +37,8 @@ class Outcome(Enum):
 
     ACCEPTED = auto()
     SOFT_FAILED = auto()
-    """Stored, but not allowed by the present state: shown to nobody and built on by nothing of ours."""
+    """Stored, but not allowed by the present state, or not recommended by the room's policy server: shown to nobody
+    and built on by nothing of ours."""
     REJECTED = auto()
     """Stored as rejected for good, or not even that where it cannot be stored."""
     KNOWN = auto()

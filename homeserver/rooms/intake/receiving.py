@@ -8,9 +8,11 @@ memory raises `Lacking`; whoever drives the work then undoes what was begun, loa
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.events import Event, is_create
+from homeserver.protocol.policy_servers import PolicyServer, needs_recommendation
 from homeserver.rooms.engine.head import StateKey, host_of
 from homeserver.rooms.engine.moving import MEMBER
 from homeserver.rooms.engine.working import DUMMY
@@ -28,6 +30,14 @@ from storage.events import HIDDEN, REJECTED, SOFT_FAILED
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """An event that everything but the policy server's signature speaks for."""
+
+    policy_server: PolicyServer
+    event: Event
+
+
 class Receiving:
     """Of one attempt at a batch."""
 
@@ -35,6 +45,8 @@ class Receiving:
         self._ground = ground
         self._own_server = own_server
         self._outbound = outbound
+        self.unasked: list[Unasked] = []
+        """Events that were taken for good although nobody asked the room's policy server about them yet."""
 
     def receive(self, incoming: Incoming) -> Verdict:
         """Judge the event and put it where it belongs. Raises Lacking."""
@@ -53,6 +65,9 @@ class Receiving:
         if isinstance(before, Verdict):
             return before
         flags, reason = self._judge(found, before)
+        if not flags & (REJECTED | SOFT_FAILED):
+            reason = self._not_recommended(incoming, found)
+            flags |= SOFT_FAILED if reason else 0
         self._store(incoming, found, before, flags)
         if flags & REJECTED:
             return Verdict(event.event_id, Outcome.REJECTED, reason)
@@ -97,6 +112,25 @@ class Receiving:
                 logger.info("soft-failed %r: %s", event, reason)
                 return SOFT_FAILED | hidden, reason
         return hidden, ""
+
+    def _not_recommended(self, incoming: Incoming, found: Found) -> str:
+        """Why the room's policy server, if it uses one now, does not let it be (check 7).
+
+        Nobody is asked about an event that fails another check. Its signature must be of the event that is stored: in
+        versions 1 and 2 another may come under the same id.
+        """
+        policy_server, event = self._ground.head.policy_server, found.event
+        if policy_server is None or not needs_recommendation(event.type, event.state_key):
+            return ""
+        if policy_server.verifies(event, policy_server.signature_on(incoming.event)):
+            return ""
+        asked = incoming.asked
+        if asked is None or asked.policy_server != policy_server:
+            self.unasked.append(Unasked(policy_server, event))
+            return ""
+        reason = asked.refusal or "the policy server's signature is of another event"
+        logger.info("soft-failed %r: %s", event, reason)
+        return reason
 
     def _refused_by_present(self, found: Found, before: int) -> str:
         """Why the present state does not let it be, nor the one that would be with the event's branch added: somebody

@@ -13,15 +13,18 @@ from typing import Protocol
 
 from homeserver.errors import NotFound
 from homeserver.protocol.events import Event
+from homeserver.protocol.policy_servers import needs_recommendation
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.rooms.engine import Plan, Room, RoomEngine, RoomHead
+from homeserver.rooms.engine.recommending import signed_form
 from homeserver.rooms.engine.working import MissingEvents, WorkingRoom
 from homeserver.rooms.intake.ground import Ground
 from homeserver.rooms.intake.history import HistoryDeed
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from homeserver.rooms.intake.knowledge import Knowledge, Lacking, States
-from homeserver.rooms.intake.receiving import Receiving
+from homeserver.rooms.intake.receiving import Receiving, Unasked
+from homeserver.rooms.intake.recommending import ask_policy_servers
 from homeserver.rooms.intake.resolving import MOST_CONTESTED
 from storage.events import EventStore
 from storage.received import ReceivedStore
@@ -32,6 +35,8 @@ MAX_HISTORY = 500
 """Events of the past in one call; they are placed together."""
 PATIENCE = 6
 """Rounds of loading after which a portion is cut where it lacks something: beginning again and again costs more."""
+MAX_ASKED = 10
+"""Attempts at a portion between which a policy server is asked: one more than are needed while it stays the same."""
 MAX_LOADS = 1000
 """Rounds of loading for one portion: a bound for what cannot happen."""
 
@@ -43,6 +48,14 @@ class Prepared:
     event: Event
     json: str
     """Its PDU as canonical JSON, signed by this server."""
+
+
+class NotAsked(Exception):
+    """Events cannot be judged before a policy server was asked about them. Nothing was written."""
+
+    def __init__(self, unasked: Sequence[Unasked]) -> None:
+        super().__init__(f"{len(unasked)} events are without a policy server's signature")
+        self.unasked = unasked
 
 
 class Judged(Protocol):
@@ -116,11 +129,25 @@ class RoomIntake:
         for start in range(0, len(events), PORTION):
             portion = events[start : start + PORTION]
             while portion:
-                work = _Reception(self, portion, outbound=outbound)
-                done: list[Verdict] = await self._engine.do(room_id, work, users=users)
+                done, portion = await self._take_in(room_id, portion, outbound=outbound, users=users)
                 verdicts.extend(done)
-                portion = portion[len(done) :]
         return verdicts
+
+    async def _take_in(
+        self, room_id: str, portion: Sequence[Incoming], *, outbound: bool, users: Sequence[str]
+    ) -> tuple[list[Verdict], Sequence[Incoming]]:
+        """Verdicts on the first of the events, and the others. A policy server is asked between two attempts, while
+        others write the room.
+        """
+        for _ in range(MAX_ASKED):
+            work = _Reception(self, portion, outbound=outbound)
+            try:
+                done: list[Verdict] = await self._engine.do(room_id, work, users=users)
+            except NotAsked as lacking:
+                portion = await ask_policy_servers(self._engine.policy_servers, portion, lacking.unasked)
+            else:
+                return done, portion[len(done) :]
+        raise TimeoutError(f"the policy server of {room_id} changed {MAX_ASKED} times while it was asked")
 
     async def receive_outliers(
         self, room_id: str, version: RoomVersion, events: Sequence[Incoming]
@@ -164,10 +191,13 @@ class RoomIntake:
             left = deed.left
         return [verdicts[incoming.event.event_id] for incoming in events]
 
-    async def prepare(self, room_id: str, plan: Plan, users: Sequence[str] = ()) -> Prepared:
+    async def prepare(
+        self, room_id: str, plan: Plan, users: Sequence[str] = (), *, recommended: bool = False
+    ) -> Prepared:
         """The event of the plan's last draft, built, authorized and signed on the room's newest head; not written.
 
-        Raises what the plan raises, AuthError, EventFormatError, NotFound.
+        `recommended`: signed by the room's policy server, too, as an event must be before anybody outside sees it.
+        Raises what the plan raises, AuthError, EventFormatError, NotFound, then what `PolicyServers.sign` raises.
         """
         room = await self._engine.cache.get(room_id)
         if room is None:
@@ -191,7 +221,15 @@ class RoomIntake:
                         f"{missing.ordinals} of {room_id} are named but not stored"
                     ) from missing
             else:
-                return Prepared(entries[-1].event, entries[-1].stored.pdu)
+                prepared = Prepared(entries[-1].event, entries[-1].stored.pdu)
+                return await self._recommended(head, prepared) if recommended else prepared
+
+    async def _recommended(self, head: RoomHead, prepared: Prepared) -> Prepared:
+        policy_server, event = head.policy_server, prepared.event
+        if policy_server is None or not needs_recommendation(event.type, event.state_key):
+            return prepared
+        signature = await self._engine.policy_servers.sign(policy_server, event)
+        return Prepared(*signed_form(event, policy_server, signature))
 
     # For the works.
 
@@ -242,6 +280,8 @@ class _Reception:
                     raise
                 working.moving.roll_back(mark)
                 break
+        if receiving.unasked:
+            raise NotAsked(receiving.unasked)
         return verdicts
 
     def _ask_ahead(self, ground: Ground) -> None:

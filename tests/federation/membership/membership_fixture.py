@@ -44,8 +44,10 @@ class RecordingIntake:
     outcome: Outcome | None = None
     """What it says became of events instead of taking them."""
 
-    async def prepare(self, room_id: str, plan: Plan, users: Sequence[str] = ()) -> Prepared:
-        return await self.real.prepare(room_id, plan, users)
+    async def prepare(
+        self, room_id: str, plan: Plan, users: Sequence[str] = (), *, recommended: bool = False
+    ) -> Prepared:
+        return await self.real.prepare(room_id, plan, users, recommended=recommended)
 
     async def receive(
         self, room_id: str, events: Sequence[Incoming], *, outbound: bool = False, users: Sequence[str] = ()

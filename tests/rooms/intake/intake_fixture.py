@@ -10,6 +10,7 @@ from twisted.internet.task import deferLater
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine import Draft, Room
 from homeserver.rooms.engine.head import StateKey
+from homeserver.rooms.engine.recommending import PolicyServers
 from homeserver.rooms.engine.snapshots import state_at
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from homeserver.rooms.intake.knowledge import States
@@ -34,8 +35,8 @@ class Process:
     intake: RoomIntake
 
     @classmethod
-    async def open(cls, database: Database) -> Process:
-        engine = await Engine.open(database, clock=clock)
+    async def open(cls, database: Database, policy_servers: PolicyServers | None = None) -> Process:
+        engine = await Engine.open(database, clock=clock, policy_servers=policy_servers)
         states = States(RoomHistoryStore(database))
         engine.stream.subscribe(states)
         store = ArrivalStore(database)
