@@ -55,7 +55,14 @@ def build_routes(
     groups = (
         Operations(registry, check).routes(),
         account_routes(services.accounts, config, services.limits),
-        room_routes(services.rooms, services.reports, config.server_name, data.presence.active),
+        room_routes(
+            services.rooms,
+            services.delayed.events,
+            services.reports,
+            config.server_name,
+            active=data.presence.active,
+            limits=services.limits,
+        ),
         syncing_routes(
             reactor,
             long_poll=services.long_poll,

@@ -40,6 +40,9 @@ from homeserver.push_rules import AccountDataWithRules, PushRules
 from homeserver.receipts.recent import RecentReceipts
 from homeserver.receipts.service import Receipts
 from homeserver.reports import Reports
+from homeserver.rooms.delayed.events import DelayedDeparture
+from homeserver.rooms.delayed.events import Limits as DelayLimits
+from homeserver.rooms.delayed.services import DelayedServices, build_delayed_services
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.departure import RoomDeparture
 from homeserver.rooms.membership.propagation import ProfilePropagation
@@ -61,6 +64,7 @@ from homeserver.web.authentication import Authenticator
 from homeserver.web.rate_limits import RateLimits
 from storage.account_data import AccountDataStore
 from storage.cross_signing import CrossSigningStore
+from storage.delayed_events import DelayedEventStore
 from storage.gaps import GapStore
 from storage.key_backups import KeyBackupStore
 from storage.notifications import NotificationStore
@@ -108,6 +112,7 @@ class Services:
     users: UserStore
     data: UserData
     rooms: RoomServices
+    delayed: DelayedServices
     reading: ReadingServices
     reports: Reports
     devices: DeviceServices
@@ -127,9 +132,11 @@ class Services:
         await data.presence.start()
         await self.devices.start()
         await self.accounts.start()
+        self.delayed.timer.start()
 
     async def stop(self) -> None:
         """End it; the database is still there."""
+        await self.delayed.timer.stop()
         await self.devices.stop()
         await self.data.presence.stop()
         self.data.typing_news.stop()
@@ -184,7 +191,12 @@ def build_services(
         registration_secret=registration_secret,
         arrivals=data.profiles,
         departures=Departures(
-            departure, data.profiles, data.account_data, data.presence, _key_departure(core, elsewhere)
+            departure,
+            data.profiles,
+            data.account_data,
+            data.presence,
+            _key_departure(core, elsewhere),
+            DelayedDeparture(DelayedEventStore(core.database)),
         ),
         guesses=GuessBrake(limits),
     )
@@ -210,6 +222,18 @@ def build_services(
         whole=core.whole,
         default_version=config.rooms.default_version,
         encrypted_by_default=config.rooms.encrypted_by_default,
+    )
+    delayed = build_delayed_services(
+        reactor=reactor,
+        store=DelayedEventStore(core.database),
+        gate=core.gate,
+        sending=rooms.sending,
+        setting_state=rooms.setting_state,
+        users=users,
+        limits=DelayLimits(
+            max_delay_ms=int(config.delayed_events.max_delay * 1000),
+            max_scheduled=config.delayed_events.max_per_user,
+        ),
     )
     reading = build_reading_services(
         clock=reactor,
@@ -275,6 +299,7 @@ def build_services(
         users=users,
         data=data,
         rooms=rooms,
+        delayed=delayed,
         reading=reading,
         reports=Reports(store=ReportStore(core.database), gate=core.gate, users=users, now=now_ms),
         devices=devices,

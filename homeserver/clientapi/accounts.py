@@ -43,5 +43,5 @@ def discovery_routes(config: Config, features: UnstableFeatures) -> tuple[Route,
     return (
         *VersionEndpoints(features).routes(),
         *WellKnownEndpoints(config).routes(),
-        *CapabilityEndpoints(config.rooms.default_version).routes(),
+        *CapabilityEndpoints(config.rooms.default_version, config.delayed_events).routes(),
     )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the requester may do here. Client-server API, "Capabilities negotiation"."""
 
+from homeserver.config.sections import DelayedEvents
 from homeserver.protocol.room_versions import STABLE_ROOM_VERSIONS
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
@@ -10,7 +11,7 @@ from homeserver.web.routing import Route
 class CapabilityEndpoints:
     """`/capabilities`."""
 
-    def __init__(self, default_room_version: str) -> None:
+    def __init__(self, default_room_version: str, delayed_events: DelayedEvents) -> None:
         self._capabilities: dict[str, object] = {
             "m.change_password": {"enabled": True},
             "m.room_versions": {
@@ -23,6 +24,10 @@ class CapabilityEndpoints:
             "m.get_login_token": {"enabled": True},
             "m.profile_fields": {"enabled": True},
             "uk.tcpip.msc4133.profile_fields": {"enabled": True},
+            "org.matrix.msc4140.delayed_events": {
+                "max_delay_ms": int(delayed_events.max_delay * 1000),
+                "max_scheduled": delayed_events.max_per_user,
+            },
         }
         self._of_admins = {
             **self._capabilities,

@@ -6,7 +6,9 @@ Suspended users get as far as the services, which let them redact what they said
 
 from collections.abc import Callable
 
+from homeserver.clientapi.delayed_events import asked_delay, schedule
 from homeserver.errors import BadJson
+from homeserver.rooms.delayed.events import DelayedEvents
 from homeserver.rooms.engine import SendTransaction
 from homeserver.rooms.sending.messages import Sending
 from homeserver.rooms.sending.redactions import Redacting
@@ -25,12 +27,14 @@ class RoomSendingEndpoints:
         sending: Sending,
         redacting: Redacting,
         setting_state: SettingState,
+        delayed: DelayedEvents,
         active: Callable[[str], object],
     ) -> None:
         """`active` is told of users who do something (presence)."""
         self._sending = sending
         self._redacting = redacting
         self._setting_state = setting_state
+        self._delayed = delayed
         self._active = active
 
     def routes(self) -> tuple[Route, ...]:
@@ -49,7 +53,10 @@ class RoomSendingEndpoints:
         )
 
     async def send(self, request: MatrixRequest) -> Reply:
-        """`PUT /rooms/{roomId}/send/{eventType}/{txnId}`."""
+        """`PUT /rooms/{roomId}/send/{eventType}/{txnId}`; with a delay (MSC4140) it is only scheduled."""
+        delay = asked_delay(request)
+        if delay is not None:
+            return await schedule(self._delayed, request, request.json_object(), delay, None)
         room_id, event_type = request.param("room_id"), request.param("event_type")
         self._active(request.requester.user_id)
         event_id = await self._sending.send(
@@ -77,7 +84,11 @@ class RoomSendingEndpoints:
         return {"event_id": event_id}
 
     async def set_state(self, request: MatrixRequest) -> Reply:
-        """`PUT /rooms/{roomId}/state/{eventType}/{stateKey}`."""
+        """`PUT /rooms/{roomId}/state/{eventType}/{stateKey}`; with a delay (MSC4140) it is only scheduled."""
+        delay = asked_delay(request)
+        if delay is not None:
+            state_key = request.param("state_key", "")
+            return await schedule(self._delayed, request, request.json_object(), delay, state_key)
         event_id = await self._setting_state.set_state(
             request.requester,
             request.param("room_id"),

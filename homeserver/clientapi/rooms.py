@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from homeserver.clientapi.create_room import CreateRoomEndpoints
+from homeserver.clientapi.delayed_events import DelayedEventEndpoints
 from homeserver.clientapi.reporting import ReportingEndpoints
 from homeserver.clientapi.room_aliases import RoomAliasEndpoints
 from homeserver.clientapi.room_directory import RoomDirectoryEndpoints
@@ -14,12 +15,15 @@ from homeserver.clientapi.room_summary import RoomSummaryEndpoints
 from homeserver.clientapi.room_upgrade import RoomUpgradeEndpoints
 from homeserver.clientapi.spaces import SpaceEndpoints
 from homeserver.reports import Reports
+from homeserver.rooms.delayed.events import DelayedEvents
 from homeserver.rooms.services import RoomServices
+from homeserver.web.rate_limits import RateLimits
 from homeserver.web.routing import Route
 
 UNSTABLE_FLAGS: Final = (
     "com.beeper.msc4169",
     "org.matrix.msc2432",
+    "org.matrix.msc4140",
     "org.matrix.msc3827.stable",
     "org.matrix.msc4151",
 )
@@ -27,7 +31,13 @@ UNSTABLE_FLAGS: Final = (
 
 
 def room_routes(
-    rooms: RoomServices, reports: Reports, server_name: str, active: Callable[[str], object]
+    rooms: RoomServices,
+    delayed: DelayedEvents,
+    reports: Reports,
+    server_name: str,
+    *,
+    active: Callable[[str], object],
+    limits: RateLimits,
 ) -> tuple[Route, ...]:
     """All of them. `active` is told of users who do something."""
     return (
@@ -51,8 +61,10 @@ def room_routes(
             sending=rooms.sending,
             redacting=rooms.redacting,
             setting_state=rooms.setting_state,
+            delayed=delayed,
             active=active,
         ).routes(),
+        *DelayedEventEndpoints(delayed, limits).routes(),
         *RoomAliasEndpoints(aliases=rooms.aliases, locator=rooms.locator, server_name=server_name).routes(),
         *RoomDirectoryEndpoints(directory=rooms.directory, server_name=server_name).routes(),
         *RoomSummaryEndpoints(rooms.summaries).routes(),

@@ -209,6 +209,20 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DelayedEvents:
+    """Events that are sent later, by which group calls notice that somebody's device is gone."""
+
+    max_delay: Seconds = option(
+        default=Seconds(86_400), check=values.at_least(1), doc="The longest delay that may be asked for."
+    )
+    max_per_user: int = option(
+        default=100,
+        check=values.at_least(0),
+        doc="How many a user may have waiting at once; 0 forbids them, and with them reliable group calls.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
     """Someone to turn to about this server; at least one of the two addresses."""
 
@@ -361,6 +375,7 @@ class Config:
     room_directory: RoomDirectory = section(RoomDirectory, doc="The public list of rooms.")
     user_directory: UserDirectory = section(UserDirectory, doc="The search for users.")
     presence: Presence = section(Presence, doc="Who is online.")
+    delayed_events: DelayedEvents = section(DelayedEvents, doc="Events that are sent later.")
     turn: Turn = section(
         Turn, doc="Calls between two people: the server that relays what cannot go directly."
     )

@@ -20,6 +20,10 @@ from homeserver.protocol.events import Event
 from homeserver.protocol.filters import pick_fields
 from storage.events import StoredEvent
 
+DELAYED = "org.matrix.msc4140.delay_id"
+"""Stands for the device with events that the server sent later for their sender; their transaction id is the delay id,
+of which every client of the sender is told (MSC4140)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -71,8 +75,11 @@ def render(
         parts.append(_MEMBERSHIPS[membership])
         if prev_content and past.may_see_replaced(entry):
             parts.append(prev_content)
-    if stored.transaction_id is not None and _is_own(stored, reader):
-        parts.append(b',"transaction_id":' + orjson.dumps(stored.transaction_id))
+    if stored.transaction_id is not None:
+        if _is_own(stored, reader):
+            parts.append(b',"transaction_id":' + orjson.dumps(stored.transaction_id))
+        elif _is_delayed(stored, reader):
+            parts.append(b',"org.matrix.msc4140.delay_id":' + orjson.dumps(stored.transaction_id))
     if relations is not None:
         parts.append(b',"m.relations":' + relations)
     parts.append(b"}}")
@@ -108,6 +115,16 @@ def _is_own(stored: StoredEvent, reader: Reader) -> bool:
         and stored.device_id is not None
         and stored.device_id == reader.device_id
     )
+
+
+def _is_delayed(stored: StoredEvent, reader: Reader) -> bool:
+    """Whether the reader's user had the event sent later."""
+    return stored.sender == reader.user_id and stored.device_id == DELAYED
+
+
+def tells_own(stored: StoredEvent, reader: Reader) -> bool:
+    """Whether the event is shown to the reader with something that is told to nobody else."""
+    return stored.transaction_id is not None and (_is_own(stored, reader) or _is_delayed(stored, reader))
 
 
 def _shared(entry: RoomEvent) -> tuple[bytes, bytes]:

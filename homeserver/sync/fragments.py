@@ -15,7 +15,7 @@ from typing import Final
 
 import orjson
 
-from homeserver.events.rendering import Past, Reader, render
+from homeserver.events.rendering import Past, Reader, render, tells_own
 from homeserver.rooms.engine import RoomHead
 from homeserver.sync.sight import STAY
 from homeserver.sync.timeline import Timeline
@@ -75,12 +75,7 @@ class TimelineFragments:
 
 
 def _has_own(timeline: Timeline, reader: Reader) -> bool:
-    return any(
-        entry.stored.transaction_id is not None
-        and entry.stored.sender == reader.user_id
-        and entry.stored.device_id == reader.device_id
-        for entry in timeline.events
-    )
+    return any(tells_own(entry.stored, reader) for entry in timeline.events)
 
 
 def _written(

@@ -38,6 +38,8 @@ DEFAULTS: Final[Mapping[str, Limit]] = MappingProxyType(
         "messages": Limit(5, 50),
         "ephemeral": Limit(5, 50),
         "rtc": Limit(2, 60),
+        "delayed_event": Limit(1, 20),
+        "delayed_event_updates": Limit(50, 500),
         "joins": Limit(0.5, 15),
         "invites": Limit(0.5, 30),
         "rooms": Limit(0.1, 15),
@@ -45,6 +47,8 @@ DEFAULTS: Final[Mapping[str, Limit]] = MappingProxyType(
         "searches": Limit(2, 20),
         "reports": Limit(0.05, 10),
         "uploads": Limit(2, 50),
+        "downloads": Limit(50, 1000),
+        "thumbnails": Limit(50, 1000),
         "registration": Limit(0.05, 5),
         "registration_checks": Limit(1, 10),
         "login_address": Limit(0.1, 10),
@@ -59,13 +63,15 @@ DEFAULTS: Final[Mapping[str, Limit]] = MappingProxyType(
         "server_joins": Limit(1, 30),
         "server_invites": Limit(2, 60),
         "server_history": Limit(10, 100),
+        "server_media": Limit(20, 400),
         "server_address": Limit(200, 2000),
         "server_unproven": Limit(0.5, 60),
         "key_fetches": Limit(0.5, 60),
         "key_queries": Limit(5, 50),
     }
 )
-"""Class → limit, per key. `login_failed` is by account, `registration` and `login_address` by address.
+"""Class → limit, per key. `login_failed` is by account, `registration` and `login_address` by address, `delayed_event` by
+delay id: `delayed_event_updates` are all of an address, behind which a call service may look after many.
 
 Those named `server_…` are by the server that signed the request, but for what comes before that is known: by address,
 `server_address` counts signed requests, `server_unproven` those whose signature did not hold, `key_fetches` those whose

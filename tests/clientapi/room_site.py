@@ -17,11 +17,15 @@ from homeserver.observability.access_log import AccessLog
 from homeserver.observability.log_output import LogOutput
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.reports import Reports
+from homeserver.rooms.delayed.events import Limits
+from homeserver.rooms.delayed.services import build_delayed_services
 from homeserver.web.authentication import Requester
 from homeserver.web.listeners import WebServer
 from homeserver.web.rate_limits import RateLimits
 from storage.database import Database
+from storage.delayed_events import DelayedEventStore
 from storage.reports import ReportStore
+from storage.users import UserStore
 from tests.reactor import reactor
 from tests.rooms.services_fixture import House
 from tests.web.loopback import Answer, Connection, Tokens
@@ -59,12 +63,24 @@ class RoomSite:
         reports = Reports(
             store=self.reports, gate=house.engine.gate, users=_Everybody(), now=lambda: 1_700_000_000_000
         )
+        limits = RateLimits(reactor.seconds, enabled=False)
+        delayed = build_delayed_services(
+            reactor=reactor,
+            store=DelayedEventStore(database),
+            gate=house.engine.gate,
+            sending=house.rooms.sending,
+            setting_state=house.rooms.setting_state,
+            users=UserStore(database),
+            limits=Limits(max_delay_ms=86_400_000, max_scheduled=100),
+        )
         self.log = io.StringIO()
         self._server = WebServer(
             reactor,
-            routes=room_routes(house.rooms, reports, "localhost", lambda _user_id: None),
+            routes=room_routes(
+                house.rooms, delayed.events, reports, "localhost", active=lambda _user_id: None, limits=limits
+            ),
             authenticator=TOKENS,
-            limits=RateLimits(reactor.seconds, enabled=False),
+            limits=limits,
             metrics=HttpMetrics(),
             access_log=AccessLog(LogOutput(self.log)),
             max_body=1_000_000,

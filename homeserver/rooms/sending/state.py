@@ -8,6 +8,7 @@ levels, guests leave when they are no longer welcome. Member events are turned o
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from homeserver.errors import BadJson, Forbidden, NotFound
@@ -16,7 +17,7 @@ from homeserver.protocol.power_levels import DEFAULT_LEVELS, parse_level
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.aliases import CANONICAL, Aliases
-from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
+from homeserver.rooms.engine import Draft, RoomEngine, RoomHead, SendTransaction
 from homeserver.rooms.membership.changes import MembershipChanges
 from homeserver.rooms.membership.writing import MEMBER
 from homeserver.rooms.refusals import not_joined
@@ -33,6 +34,10 @@ class Guests(Protocol):
         """Those of the users who are guests."""
 
 
+class _Stands(Exception):
+    """The state is there already, and so nothing is to be written."""
+
+
 class SettingState:
     """Sends state events."""
 
@@ -45,9 +50,18 @@ class SettingState:
         self._guests = guests
 
     async def set_state(
-        self, actor: Actor, room_id: str, event_type: str, state_key: str, content: Mapping[str, Any]
+        self,
+        actor: Actor,
+        room_id: str,
+        event_type: str,
+        state_key: str,
+        content: Mapping[str, Any],
+        *,
+        transaction: SendTransaction | None = None,
     ) -> str:
         """Set a state event; its id. The same content by the same sender again makes no new event.
+
+        With a transaction that stands already: the id of its event. Memberships know no transactions.
 
         Raises Forbidden, BadJson, InvalidParam, BadAlias, AuthError, EventFormatError, CanonicalJsonError and what the
         membership verbs raise.
@@ -60,7 +74,7 @@ class SettingState:
         if event_type == "m.room.create":
             raise Forbidden("A room is created only once")
         await self._check_content(actor, room_id, event_type, state_key, content)
-        draft = Draft(event_type, actor.user_id, content, state_key)
+        draft = Draft(event_type, actor.user_id, content, state_key, transaction=transaction)
         if event_type == GUEST_ACCESS and state_key == "" and content.get("guest_access") != "can_join":
             return await self._close_to_guests(draft, room_id)
         return await self._set(draft, room_id)
@@ -97,14 +111,22 @@ class SettingState:
                 and same_content(present.event.content, draft.content)
             ):
                 first.append(present.stored.event_id)
+                if draft.transaction is not None and not gone:
+                    raise _Stands  # nothing would carry the transaction
                 return gone
             return (draft, *gone)
 
         try:
-            written = await self._engine.write(room_id, plan, users=(draft.sender, *leaving))
+            written = await self._engine.write(
+                room_id, plan, users=(draft.sender, *leaving), transaction=draft.transaction
+            )
         except NotFound as error:
             raise not_joined(draft.sender, room_id) from error
-        return first[0] if first else written.events[0].stored.event_id
+        except _Stands:
+            return first[0]
+        if first:
+            return first[0]
+        return written.events[0].stored.event_id if written.events else written.event_id
 
     async def _close_to_guests(self, draft: Draft, room_id: str) -> str:
         """Set the state, and have the guests leave who are there ("Guest access", server behaviour).
@@ -122,6 +144,7 @@ class SettingState:
                 break
             known |= newcomers
             event_id = await self._set(draft, room_id, await self._guests.guests_among(newcomers))
+            draft = replace(draft, transaction=None)  # what follows is another write
         return event_id
 
 
