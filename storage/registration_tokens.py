@@ -10,21 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage.database import Database, Transaction
+from storage.users import SERVERS_OWN
 
+_A_PERSON = f"NOT guest AND user_type IS DISTINCT FROM '{SERVERS_OWN}'"
 _PENDING = """
 (SELECT count(*) FROM uia_sessions s WHERE s.registration_token = t.token AND s.expires_ts > %(now)s)
 """
 _VALID = f"""(t.expires_ts IS NULL OR t.expires_ts > %(now)s)
     AND (t.uses_allowed IS NULL OR t.completed + {_PENDING} < t.uses_allowed)
-    AND NOT (t.first_account AND EXISTS (SELECT FROM users WHERE NOT guest))"""
+    AND NOT (t.first_account AND EXISTS (SELECT FROM users WHERE {_A_PERSON}))"""
 
 _IS_VALID = f"SELECT t.first_account FROM registration_tokens t WHERE t.token = %(token)s AND {_VALID}"  # noqa: S608
-_FIRST_ACCOUNT = """
+_FIRST_ACCOUNT = f"""
 SELECT t.token FROM registration_tokens t
 WHERE t.first_account AND (t.expires_ts IS NULL OR t.expires_ts > %(now)s) AND t.completed < t.uses_allowed
-    AND NOT EXISTS (SELECT FROM users WHERE NOT guest)
+    AND NOT EXISTS (SELECT FROM users WHERE {_A_PERSON})
 ORDER BY t.created_ts LIMIT 1
-"""
+"""  # noqa: S608
 _ADD = """
 INSERT INTO registration_tokens (token, uses_allowed, created_ts, expires_ts, first_account)
 VALUES (%s, %s, %s, %s, %s) ON CONFLICT (token) DO NOTHING
@@ -42,7 +44,7 @@ _COMPLETE = """
 UPDATE registration_tokens SET completed = completed + 1 WHERE token = %s RETURNING first_account
 """
 _FIRST_ACCOUNT_LOCK = "SELECT pg_advisory_xact_lock(hashtext('lares first account token'))"
-_NOBODY = "SELECT NOT EXISTS (SELECT FROM users WHERE NOT guest)"
+_NOBODY = f"SELECT NOT EXISTS (SELECT FROM users WHERE {_A_PERSON})"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,9 @@ from storage.database import Database, Transaction
 
 Flag = Literal["admin", "locked", "suspended"]
 
+SERVERS_OWN = "org.lares.server"
+"""The `user_type` of accounts that are the server's own: nobody is behind them."""
+
 _COLUMNS = (
     "user_id, password_hash, created_ts, admin, guest, deactivated, erased, locked, suspended, user_type"
 )
@@ -26,7 +29,7 @@ _BY_IDS = f"SELECT {_COLUMNS} FROM users WHERE user_id = ANY (%s)"  # noqa: S608
 _LOCK = f"SELECT {_COLUMNS} FROM users WHERE user_id = %s FOR SHARE"  # noqa: S608
 _EXISTING = "SELECT user_id FROM users WHERE user_id = ANY (%s)"
 _GUESTS = "SELECT user_id FROM users WHERE guest AND user_id = ANY (%s)"
-_ANY = "SELECT EXISTS (SELECT FROM users WHERE NOT guest)"
+_ANY = f"SELECT EXISTS (SELECT FROM users WHERE NOT guest AND user_type IS DISTINCT FROM '{SERVERS_OWN}')"  # noqa: S608
 
 _CREATE = """
 INSERT INTO users (user_id, password_hash, created_ts, admin, guest, user_type, terms_accepted)
@@ -142,7 +145,7 @@ class UserStore:
         return {str(row[0]) for row in rows}
 
     async def any(self) -> bool:
-        """Whether anybody ever had an account here, guests aside."""
+        """Whether anybody ever had an account here, guests and the server's own accounts aside."""
         row = await self._database.fetch_one("users_any", _ANY)
         return row is not None and bool(row[0])
 

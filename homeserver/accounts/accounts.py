@@ -56,6 +56,7 @@ class Accounts:
     uia: Uia
     gate: RegistrationGate
     usernames: Usernames
+    maker: AccountMaker
     login: Login
     login_tokens: LoginTokens
     registration: Registration
@@ -139,6 +140,7 @@ def build_accounts(
         uia=uia,
         gate=gate,
         usernames=usernames,
+        maker=maker,
         login_tokens=login_tokens,
         login=Login(
             server_name=config.server_name,

@@ -11,7 +11,12 @@ from urllib.parse import urlsplit
 from homeserver.config.option import Check
 from homeserver.config.server_name import server_name_problem
 from homeserver.protocol.errors import IdentifierError
-from homeserver.protocol.identifiers import is_valid_server_name, is_valid_user_id, parse_key_id
+from homeserver.protocol.identifiers import (
+    is_valid_server_name,
+    is_valid_user_id,
+    parse_key_id,
+    user_id_for_registration,
+)
 from homeserver.protocol.room_versions import STABLE_ROOM_VERSIONS
 from homeserver.protocol.signing import ALGORITHM, VerifyKey
 
@@ -128,6 +133,15 @@ def verify_key(value: str) -> str | None:
 def not_empty(value: tuple[object, ...] | str) -> str | None:
     """Text or a list with something in it."""
     return None if value else "must not be empty"
+
+
+def user_name(value: str) -> str | None:
+    """The name of an account, before the colon."""
+    try:
+        valid = user_id_for_registration(value, "example.org") == f"@{value}:example.org"
+    except IdentifierError:
+        valid = False
+    return None if valid else "must be a user name such as echo: a-z, 0-9 and . _ = - / +"
 
 
 def user_id(value: str) -> str | None:

@@ -87,8 +87,12 @@ def build_room_services(
     whole: WholeRooms,
     default_version: str,
     encrypted_by_default: EncryptedByDefault,
+    without_keys: frozenset[str] = frozenset(),
 ) -> RoomServices:
-    """Build them all. `RoomDeparture` and `ProfilePropagation`, which accounts and profiles need, are made apart."""
+    """Build them all. `RoomDeparture` and `ProfilePropagation`, which accounts and profiles need, are made apart.
+
+    `without_keys`: accounts of the server's own, for whom a room is not encrypted unless its creator says so.
+    """
     aliases = Aliases(store=alias_store, engine=engine, gate=gate, committer=committer, remote=remote)
     directory = RoomDirectory(
         store=published, cache=engine.cache, publication=publication, remote=remote_directories
@@ -150,6 +154,7 @@ def build_room_services(
             directory=directory,
             default_version=default_version,
             encrypted_by_default=encrypted_by_default,
+            without_keys=without_keys,
         ),
         upgrade=RoomUpgrade(
             engine=engine,

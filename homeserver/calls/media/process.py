@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
@@ -26,6 +26,9 @@ from homeserver.calls.media.messages import MOST_LINE
 logger = logging.getLogger(__name__)
 
 MODULE = "homeserver.calls.media"
+GRACE = 5.0
+"""Seconds it gets to end in."""
+REAPING = 0.05
 LOGGED = 2000
 """Bytes of what it writes to standard error that are logged when it dies."""
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -86,17 +89,21 @@ class MediaProcess:
             )
         self._protocol.send(json.dumps(command).encode() + b"\n")
 
-    async def stop(self) -> None:
-        """End it: by the end of its input, and if it has not gone by then, by force."""
-        protocol = self._protocol
+    def rest(self) -> Deferred[None]:
+        """Let it go, by the end of its input and if that is not enough by force; another is started when needed.
+        Fires when it has gone."""
+        protocol, self._protocol = self._protocol, None
         if protocol is None:
-            return
+            return succeed(None)
         ended = protocol.when_ended()
         protocol.close()
-        timer = self._reactor.callLater(5.0, protocol.kill)
-        await ended
-        if timer.active():
-            timer.cancel()
+        timer = self._reactor.callLater(GRACE, protocol.kill)
+
+        def gone(_: object) -> None:
+            if timer.active():
+                timer.cancel()
+
+        return ended.addCallback(gone)
 
     def _told(self, protocol: _Pipes, news: News) -> None:
         if protocol is self._protocol:
@@ -163,6 +170,13 @@ class _Pipes(ProcessProtocol):
 
     def errReceived(self, data: bytes) -> None:  # noqa: N802
         self._said = (self._said + data)[-LOGGED:]
+
+    def outConnectionLost(self) -> None:  # noqa: N802
+        """It is ending. The server has no handler of SIGCHLD, by which the reactor would learn that it has ended."""
+        if self._process.pid is not None:
+            self._process.reapProcess()
+        if self._process.pid is not None:
+            self._owner._reactor.callLater(REAPING, self.outConnectionLost)
 
     def processEnded(self, reason: Failure) -> None:  # noqa: N802
         self._owner._ended(self, self._said)

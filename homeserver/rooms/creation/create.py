@@ -43,6 +43,7 @@ class RoomCreation:
         directory: RoomDirectory,
         default_version: str,
         encrypted_by_default: EncryptedByDefault,
+        without_keys: frozenset[str] = frozenset(),
     ) -> None:
         self._engine = engine
         self._profiles = profiles
@@ -51,6 +52,7 @@ class RoomCreation:
         self._directory = directory
         self._default_version = room_version(default_version)
         self._encrypted_by_default = encrypted_by_default
+        self._without_keys = without_keys
         self._being_taken: set[str] = set()
 
     async def create(self, actor: Actor, wishes: RoomWishes) -> str:
@@ -67,6 +69,8 @@ class RoomCreation:
         check_initial_state(wishes, alias)
         profiles = await self._profiles.member_profiles((actor.user_id, *wishes.invite))
         encrypted = is_encrypted(wishes, self._encrypted_by_default)
+        if not self._without_keys.isdisjoint(wishes.invite):
+            encrypted = False
         plan = Blueprint(wishes, version, actor.user_id, alias, profiles, encrypted)
         room_id = await self._make_named(plan, alias)
         await self._invite_elsewhere(actor, room_id, wishes)
