@@ -45,6 +45,7 @@ setup(
         "immutables>=0.20",
         "argon2-cffi>=23.1",
         "prometheus-client>=0.20",
+        "Pillow>=10.3",
         "PyYAML>=6.0",
         "PyJWT>=2.8",
     ],

@@ -13,6 +13,7 @@ the error object are keyword arguments, `**{"org.example.key": …}` where the n
     MatrixError                           M_UNKNOWN, an internal failure: answered without its message
      ├─ Unknown                           M_UNKNOWN, the request's fault, told
      │   └─ RemoteServerFailed            not the request's fault: another server could not be asked, or failed
+     │       └─ RemoteTooLarge            M_TOO_LARGE
      ├─ RefusedElsewhere(status, errcode) what another server said, passed on as it said it
      ├─ Unrecognized                      M_UNRECOGNIZED
      ├─ BadRequest                        what was sent makes no sense
@@ -33,7 +34,7 @@ the error object are keyword arguments, `**{"org.example.key": …}` where the n
      │   ├─ CaptchaNeeded  CaptchaInvalid
      │   └─ ResourceLimitExceeded(admin_contact)  UserLimitExceeded(info_uri, can_upgrade)
      ├─ NotFound                          M_NOT_FOUND
-     │   └─ ThreepidNotFound
+     │   └─ ThreepidNotFound  NotYetUploaded
      ├─ ThreepidRefused                   third-party identifiers
      │   └─ ThreepidDenied  ThreepidInUse  ThreepidAuthFailed  ThreepidMediumNotSupported
      ├─ LimitExceeded(retry_after_ms)     M_LIMIT_EXCEEDED
@@ -71,6 +72,13 @@ class RemoteServerFailed(Unknown):
     """M_UNKNOWN, answered with 502: a server without which it cannot be done is down, or does not make sense."""
 
     default_message = "The other server could not be reached"
+
+
+class RemoteTooLarge(RemoteServerFailed):
+    """M_TOO_LARGE, answered with 502: what another server holds is larger than this one passes on."""
+
+    errcode = "M_TOO_LARGE"
+    default_message = "The content is too large"
 
 
 class RefusedElsewhere(MatrixError):
@@ -448,6 +456,13 @@ class NotFound(MatrixError):
 
     errcode = "M_NOT_FOUND"
     default_message = "Not found"
+
+
+class NotYetUploaded(NotFound):
+    """M_NOT_YET_UPLOADED, answered with 504: the upload was announced and has not come yet."""
+
+    errcode = "M_NOT_YET_UPLOADED"
+    default_message = "Content has not yet been uploaded"
 
 
 class ThreepidNotFound(NotFound):

@@ -5,8 +5,8 @@ Owns which failures send a request to the next place: only those after which the
 own finding (`federation.discovery`) nor connections (`homeserver.outgoing`).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -14,8 +14,10 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from federation.client.errors import NotAsked, Unreachable
 from federation.client.wire import Answer
 from federation.discovery import DiscoveryBusy, DiscoveryFailed
-from homeserver.outgoing import Caps, OutgoingClient, OutgoingError, Target
+from homeserver.outgoing import Caps, OutgoingClient, OutgoingError, ResponseHead, Sink, Target
 from homeserver.outgoing.errors import AddressDenied, ConnectFailed, NameNotFound, Overloaded, TlsFailed
+
+T = TypeVar("T")
 
 _NOT_TAKEN: Final = (NameNotFound, AddressDenied, ConnectFailed, TlsFailed)
 _PURPOSE: Final = "federation"
@@ -54,22 +56,51 @@ class HttpWire:
         max_size: int,
     ) -> Answer:
         """As `Wire.send`."""
+
+        async def ask(place: Target, left: float) -> Answer:
+            response = await self._http.request(
+                method,
+                place,
+                target,
+                # A server that works on the state of a large room is silent all the while.
+                caps=Caps(timeout=left, max_size=max_size, stall=left),
+                purpose=_PURPOSE,
+                headers=headers,
+                body=body,
+            )
+            return Answer(response.status, response.body)
+
+        return await self._somewhere(destination, timeout, ask)
+
+    async def stream(
+        self,
+        destination: str,
+        target: str,
+        sink: Sink,
+        *,
+        headers: Mapping[str, str],
+        timeout: float,
+        max_size: int,
+    ) -> ResponseHead:
+        """GET, the body to a sink. Raises as `Wire.send`, and what the sink raises."""
+
+        def ask(place: Target, left: float) -> Awaitable[ResponseHead]:
+            caps = Caps(timeout=left, max_size=max_size)
+            return self._http.stream(place, target, sink, caps=caps, purpose=_PURPOSE, headers=headers)
+
+        return await self._somewhere(destination, timeout, ask)
+
+    async def _somewhere(
+        self, destination: str, timeout: float, ask: Callable[[Target, float], Awaitable[T]]
+    ) -> T:
+        """The first of a server's places that takes a request; `ask` is told how many seconds are left."""
         deadline = self._reactor.seconds() + timeout
         places = await self._places(destination, timeout)
         failure: OutgoingError | None = None
         for place in places:
             left = max(_LEAST_SECONDS, deadline - self._reactor.seconds())
             try:
-                response = await self._http.request(
-                    method,
-                    place,
-                    target,
-                    # A server that works on the state of a large room is silent all the while.
-                    caps=Caps(timeout=left, max_size=max_size, stall=left),
-                    purpose=_PURPOSE,
-                    headers=headers,
-                    body=body,
-                )
+                return await ask(place, left)
             except _NOT_TAKEN as error:
                 failure = error
                 if self._reactor.seconds() >= deadline:
@@ -78,8 +109,6 @@ class HttpWire:
                 raise NotAsked(destination, str(error)) from error
             except OutgoingError as error:
                 raise Unreachable(destination, str(error)) from error
-            else:
-                return Answer(response.status, response.body)
         self._discovery.doubt(destination)
         raise Unreachable(
             destination, str(failure) if failure is not None else "it has no place"

@@ -18,6 +18,7 @@ from homeserver.devices.remote import (
     RemoteKeys,
 )
 from homeserver.devices.services import DeviceGround, build_device_ground, build_stored_keys
+from homeserver.media.remote import NoRemoteMedia, RemoteMedia
 from homeserver.presence.publication import NobodyElsewhere as NoPresence
 from homeserver.presence.publication import PresenceElsewhere
 from homeserver.profiles.lookup import NoRemoteProfiles, RemoteProfiles
@@ -52,6 +53,7 @@ class Elsewhere:
     keys: RemoteKeys
     devices: RemoteDevices
     openid: RemoteTokens
+    media: RemoteMedia
 
 
 def nowhere_else(config: Config, core: Core) -> Elsewhere:
@@ -69,6 +71,7 @@ def nowhere_else(config: Config, core: Core) -> Elsewhere:
         keys=NoRemoteKeys(),
         devices=NoRemoteDevices(),
         openid=NoRemoteTokens(),
+        media=NoRemoteMedia(),
     )
 
 

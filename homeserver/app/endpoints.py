@@ -14,6 +14,7 @@ from homeserver.clientapi import calls, create_room, encryption, reading, rooms,
 from homeserver.clientapi.accounts import account_routes, discovery_routes
 from homeserver.clientapi.calls import call_routes
 from homeserver.clientapi.encryption import encryption_routes
+from homeserver.clientapi.media import MediaEndpoints
 from homeserver.clientapi.push_rules import PushRuleEndpoints
 from homeserver.clientapi.reading import reading_routes
 from homeserver.clientapi.rooms import room_routes
@@ -80,6 +81,7 @@ def build_routes(
             limits=services.limits,
         ),
         encryption_routes(services.devices, lambda: core.stream.position),
+        MediaEndpoints(services.media).routes(),
         reading_routes(services.reading, tokens),
         PushRuleEndpoints(data.push_rules).routes(),
         user_data_routes(

@@ -38,6 +38,7 @@ from federation.keys.endpoints import KeyEndpoints
 from federation.keys.keyring import Keyring
 from federation.keys.notary import Notary
 from federation.keys.own import OwnKeys, configured_old_keys
+from federation.media.fetching import FederatedMedia
 from federation.membership.assembly import RemoteMembership
 from federation.outbound.building import Outbound, build_outbound
 from federation.queries.directories import FederatedDirectories
@@ -52,6 +53,7 @@ from federation.serving.join_answers import JoinAnswers
 from federation.serving.make_join import MakeJoin
 from federation.serving.make_knock import MakeKnock
 from federation.serving.make_leave import MakeLeave
+from federation.serving.media import MediaServing
 from federation.serving.reading import reading_routes
 from federation.serving.restricted_joins import RestrictedJoins
 from federation.serving.send import SendEndpoint
@@ -230,6 +232,14 @@ async def build_links(
             device_ground=ground,
             keys=FederatedKeys(calls, device_lists),
             devices=FederatedDevices(outbound.outbox),
+            media=FederatedMedia(
+                server_name=config.server_name,
+                signing_key=signing_key,
+                wire=reach.wire,
+                http=reach.http,
+                availability=availability,
+                max_size=int(config.media.max_upload_size),
+            ),
             openid=FederatedOpenId(calls=calls),
         ),
     )
@@ -345,6 +355,7 @@ def build_federation(
                 now=now_ms,
                 breathe=_pause(reactor),
             ),
+            *MediaServing(services.media).routes(),
             *DeviceServing(
                 server_name=config.server_name,
                 stored=services.devices.stored_keys,

@@ -24,12 +24,14 @@ from twisted.python.failure import Failure
 
 from homeserver import __version__
 from homeserver.app.core import Core, Ground, build_core
+from homeserver.app.echo import start_echo
 from homeserver.app.elsewhere import nowhere_else
 from homeserver.app.endpoints import build_routes
 from homeserver.app.federation import Federation, build_federation, build_links
 from homeserver.app.reach import build_reach
 from homeserver.app.services import Services, build_services
 from homeserver.app.stop_signals import StopRequested, StopSignals
+from homeserver.calls.echo.service import Echo
 from homeserver.config import Config, StartRefused
 from homeserver.config import registration_secret as registration_secrets
 from homeserver.config import signing_key as signing_keys
@@ -100,6 +102,7 @@ class _Process:
         self._core: Core | None = None
         self._http: OutgoingClient | None = None
         self._services: Services | None = None
+        self._echo: Echo | None = None
         self._federation: Federation | None = None
         self._web: WebServer | None = None
         self._watch: LoopingCall | None = None
@@ -230,6 +233,7 @@ class _Process:
             reactor, config, core, http, registration_secret, elsewhere=elsewhere
         )
         await services.start()
+        self._echo = await start_echo(reactor, config, core, services)
         routes = build_routes(reactor, config, core, services, REGISTRY)
         if links is not None:
             federation = self._federation = build_federation(reactor, config, core, links, services)
@@ -247,6 +251,7 @@ class _Process:
             metrics=metrics,
             access_log=self._access_log,
             max_body=int(config.limits.max_request_body),
+            spools=services.media.blobs.spools,
             trusted_proxies=config.trusted_proxies,
         )
         addresses = [web.listen(listener).address for listener in config.listeners]
@@ -299,6 +304,8 @@ class _Process:
             self._watch.stop()
         if self._web is not None:
             await self._attempt("requests", self._web.stop(GRACE), GRACE + STEP)
+        if self._echo is not None:
+            await self._attempt("calls", self._echo.stop(), STEP)
         if self._services is not None:
             await self._attempt("services", self._services.stop(), STEP)
         if self._federation is not None:

@@ -28,6 +28,7 @@ from homeserver.devices.services import (
     build_device_services,
 )
 from homeserver.directory import DirectoryIndex, MutualRooms, UserSearch
+from homeserver.media.services import MediaServices, build_media
 from homeserver.outgoing import OutgoingClient
 from homeserver.presence.board import Board
 from homeserver.presence.service import CHANNEL as PRESENCE
@@ -121,6 +122,7 @@ class Services:
     long_poll: LongPoll
     wanted_filters: WantedFilters
     calls: Calls
+    media: MediaServices
 
     async def start(self) -> None:
         """Hear the other processes, and begin what runs by itself."""
@@ -133,10 +135,12 @@ class Services:
         await self.devices.start()
         await self.accounts.start()
         self.delayed.timer.start()
+        await self.media.start(database)
 
     async def stop(self) -> None:
         """End it; the database is still there."""
         await self.delayed.timer.stop()
+        await self.media.stop()
         await self.devices.stop()
         await self.data.presence.stop()
         self.data.typing_news.stop()
@@ -222,6 +226,7 @@ def build_services(
         whole=core.whole,
         default_version=config.rooms.default_version,
         encrypted_by_default=config.rooms.encrypted_by_default,
+        without_keys=frozenset() if config.echo_user_id is None else frozenset((config.echo_user_id,)),
     )
     delayed = build_delayed_services(
         reactor=reactor,
@@ -310,6 +315,7 @@ def build_services(
         calls=build_calls(
             config, core, http=http, own_tokens=accounts.openid, remote_tokens=elsewhere.openid
         ),
+        media=build_media(reactor, config, core.database, elsewhere.media, now_ms),
     )
 
 

@@ -17,6 +17,7 @@ from immutables import Map
 
 from homeserver.config import values
 from homeserver.config.call_sections import Rtc, Turn
+from homeserver.config.echo_sections import Calls
 from homeserver.config.option import option, rest, section
 from homeserver.config.server_name import is_local
 from homeserver.config.units import Bytes, Seconds
@@ -285,6 +286,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """Files that people send, and pictures of theirs."""
+
+    max_upload_size: Bytes = option(
+        default=Bytes(100 * 2**20),
+        check=values.at_least(2**20),
+        doc="The largest file that is taken from users, or from other servers for them. A proxy in front of the server "
+        "must let as much through.",
+    )
+    user_quota: Bytes = option(
+        default=Bytes(20 * 2**30),
+        check=values.at_least(2**20),
+        doc="What all uploads of one user may hold.",
+    )
+    remote_cache: Bytes = option(
+        default=Bytes(10 * 2**30),
+        check=values.at_least(0),
+        doc="What files of other servers may hold here. Beyond it the longest unread go; they are fetched again when "
+        "somebody wants them.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OldSigningKey:
     """A key this server used to sign with."""
 
@@ -371,6 +395,7 @@ class Config:
     sessions: Sessions = section(Sessions, doc="How long log-ins live.")
     rate_limits: RateLimits = section(RateLimits, doc="Brakes on what one user or address may ask for.")
     limits: Limits = section(Limits, doc="Upper bounds on what a request may bring.")
+    media: Media = section(Media, doc="Files that people send.")
     rooms: Rooms = section(Rooms, doc="Rooms made here.")
     room_directory: RoomDirectory = section(RoomDirectory, doc="The public list of rooms.")
     user_directory: UserDirectory = section(UserDirectory, doc="The search for users.")
@@ -379,6 +404,7 @@ class Config:
     turn: Turn = section(
         Turn, doc="Calls between two people: the server that relays what cannot go directly."
     )
+    calls: Calls = section(Calls, doc="Calls: trying whether they work.")
     rtc: Rtc = section(Rtc, doc="Calls between many: the LiveKit server they meet on.")
     appservices: tuple[Path, ...] = option(
         default=(),
@@ -407,6 +433,11 @@ class Config:
             return f"https://{self.server_name}/"
         serving = [listener for listener in self.listeners if "client" in listener.serves]
         return listener_url(serving[0] if serving else self.listeners[0])
+
+    @property
+    def echo_user_id(self) -> str | None:
+        """The user id of the account that answers calls."""
+        return None if self.calls.echo_user is None else f"@{self.calls.echo_user}:{self.server_name}"
 
     @property
     def delegated_server(self) -> str | None:

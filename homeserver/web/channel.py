@@ -108,6 +108,19 @@ class Channel(HTTPChannel):
             self._body_started = self.site.clock.seconds()
         self.deadline = self._body_started + timeouts.body_grace + received / timeouts.body_rate
 
+    def is_read(self) -> None:
+        """The client reads a response that is long; it may take `idle` for the next piece."""
+        self.deadline = self.site.clock.seconds() + self.site.timeouts.idle
+
+    def hold_body(self) -> None:
+        """Read no more of the body for now."""
+        self._networkProducer.pauseProducing()
+
+    def go_on_with_body(self) -> None:
+        """Read on."""
+        if self.transport is not None and not self.transport.disconnecting and not self._waitingForTransport:
+            self._networkProducer.resumeProducing()
+
     def _look(self) -> None:
         timeouts, now = self.site.timeouts, self.site.clock.seconds()
         self._look_call = self.site.clock.callLater(timeouts.look, self._look)

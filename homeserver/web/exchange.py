@@ -9,21 +9,27 @@ answer is `site`'s.
 every response header on its way out, about half of what a small request costs.
 """
 
+import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import orjson
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
-from homeserver.errors import InvalidParam, LimitExceeded, MatrixError, TooLarge
-from homeserver.web.replies import CORS, JSON, REASONS
+from homeserver.errors import InvalidParam, LimitExceeded, MatrixError, TooLarge, Unknown
+from homeserver.spooling import Spool, SpoolFull
+from homeserver.web.files import FileStream, Part
+from homeserver.web.replies import CORS, JSON, REASONS, FileReply
 from homeserver.web.routing import Match, WrongMethod
 from homeserver.web.signals import Signal
 
 if TYPE_CHECKING:
     from homeserver.web.channel import Channel
+
+log = logging.getLogger(__name__)
 
 #: Of a body for a path that is not there.
 _UNWANTED_BODY: Final = 64 * 1024
@@ -48,6 +54,7 @@ class Exchange:
         "_running",
         "_site",
         "channel",
+        "complete",
         "disconnected",
         "id",
         "label",
@@ -58,6 +65,7 @@ class Exchange:
         "query",
         "requestHeaders",
         "responded",
+        "spool",
         "started",
         "target",
         "trouble",
@@ -74,12 +82,15 @@ class Exchange:
         self._running: Deferred[None] | None = None
         self.disconnected = Signal()
         self.responded = False
+        self.complete = False
+        """Whether all of the request is here; a spooled body is then the site's."""
         self.target = b""
         self.method = ""
         self.path = b"/"
         self.query = b""
         self.match: Match | None = None
         self.trouble: WrongMethod | InvalidParam | None = None
+        self.spool: Spool | None = None
         self.limit = _UNWANTED_BODY
         self.label = "unmatched"
         self.user: str | None = None
@@ -110,6 +121,8 @@ class Exchange:
         if length is not None and length > self.limit:
             self._refuse_body()
             return False
+        if self.match is not None and self.match.route.spool:
+            return self._begin_spool(length)
         return True
 
     def handleContentChunk(self, data: bytes) -> None:
@@ -118,6 +131,9 @@ class Exchange:
             return
         if self._received + len(data) > self.limit:
             self._refuse_body()
+            return
+        if self.spool is not None:
+            self._to_spool(self.spool, data)
             return
         if not self._site.may_buffer(len(data)):
             self.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy with other requests' bodies"))
@@ -129,6 +145,7 @@ class Exchange:
     def requestReceived(self, _command: bytes, _target: bytes, _version: bytes) -> None:
         """The request is complete; called by the parser."""
         if not self.responded and self.channel is not None:
+            self.complete = True
             self.channel.site.answer(self)
 
     def connectionLost(self, _reason: Failure) -> None:
@@ -138,6 +155,33 @@ class Exchange:
         self.disconnected.fire()
         if self._running is not None and self.match is not None and self.match.route.abandon:
             self._running.cancel()
+
+    def _begin_spool(self, length: int | None) -> bool:
+        assert self.channel is not None
+        try:
+            self.spool = self._site.open_spool(self.limit)
+        except OSError as error:
+            self._cannot_spool(error)
+            return False
+        if length != 0:
+            self._site.admit(self, self.channel)
+        return True
+
+    def _to_spool(self, spool: Spool, data: bytes) -> None:
+        assert self.channel is not None
+        try:
+            spool.write(data)
+        except SpoolFull:
+            self.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy with other uploads"))
+        except OSError as error:
+            self._cannot_spool(error)
+        else:
+            self._received += len(data)
+            self.channel.body_arrives(self._received)
+
+    def _cannot_spool(self, error: OSError) -> None:
+        log.error("a body cannot be kept", exc_info=error)
+        self.refuse(500, Unknown("The server cannot keep this now"))
 
     # From the site
 
@@ -169,6 +213,28 @@ class Exchange:
         channel.transport.write(response)
         channel.requestDone(self)
 
+    async def stream(self, part: Part, reply: FileReply, file: BinaryIO) -> None:
+        """Write a response that is a file, or the part of it that begins where it stands; then close the file."""
+        self._running = None
+        channel = self.channel
+        if self.responded or channel is None:
+            await deferToThread(file.close)
+            return
+        self.responded = True
+        self._let_go()
+        length = part.length + len(reply.before) + len(reply.after)
+        channel.transport.write(self.head(part.status, length, part.headers) + reply.before)
+        complete = await FileStream(channel, file, part.length, self.disconnected).run()
+        self.channel = None
+        if self.disconnected.fired:
+            return
+        if not complete:  # a length was promised: only the connection's end says that it is not kept
+            log.error("a file is shorter than it was", extra={"fields": {"file": str(reply.path)}})
+            channel.transport.abortConnection()
+            return
+        channel.transport.write(reply.after)
+        channel.requestDone(self)
+
     def refuse(self, status: int, error: MatrixError) -> None:
         """Answer before the request is complete, and give up the connection."""
         channel = self.channel
@@ -183,6 +249,11 @@ class Exchange:
 
     def response(self, status: int, body: bytes, headers: Mapping[str, str] | None) -> bytes:
         """The bytes of a response; `headers` None: it is JSON. Raises ValueError for a header that cannot be."""
+        head = self.head(status, len(body), headers)
+        return head if self.method == "HEAD" or status in _BODILESS else head + body
+
+    def head(self, status: int, length: int, headers: Mapping[str, str] | None) -> bytes:
+        """The bytes of a response up to its body of `length`, as `response` makes them."""
         channel = self.channel
         assert channel is not None
         parts = [_STATUS_LINES[status], channel.site.date_line(), _COMMON]
@@ -193,17 +264,19 @@ class Exchange:
             if status not in _BODILESS:
                 parts.append(b"Content-Length: ")
         if status not in _BODILESS:
-            parts.append(b"%d\r\n" % len(body))
+            parts.append(b"%d\r\n" % length)
         if not channel.persistent:
             parts.append(b"Connection: close\r\n")
         parts.append(b"\r\n")
-        if self.method != "HEAD" and status not in _BODILESS:
-            parts.append(body)
         return b"".join(parts)
 
     def _let_go(self) -> None:
         """Forget the body."""
-        self._site.buffered -= self._received
+        if self.spool is not None:
+            if not self.complete:
+                self.spool.discard()
+        else:
+            self._site.buffered -= self._received
         self._received = 0
         self._body = bytearray()
 

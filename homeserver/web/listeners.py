@@ -22,6 +22,7 @@ from homeserver.config import StartRefused
 from homeserver.config.sections import Listener, Tls
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.metrics import HttpMetrics
+from homeserver.spooling import SpoolRoom
 from homeserver.web.addresses import Network, ProxyTrust
 from homeserver.web.authentication import Authenticator, ServerAuthenticator
 from homeserver.web.channel import Timeouts
@@ -110,6 +111,7 @@ class WebServer:
         metrics: HttpMetrics,
         access_log: AccessLog,
         max_body: int,
+        spools: SpoolRoom | None = None,
         trusted_proxies: Iterable[Network] = (),
         timeouts: Timeouts | None = None,
         max_connections: int | None = None,
@@ -126,6 +128,7 @@ class WebServer:
         self._metrics = metrics
         self._access_log = access_log
         self._max_body = max_body
+        self._spools = spools
         self._trust = ProxyTrust(trusted_proxies)
         self._timeouts = Timeouts() if timeouts is None else timeouts
         self._max_connections = _affordable() if max_connections is None else max_connections
@@ -166,6 +169,7 @@ class WebServer:
             shutting_down=self.shutting_down,
             trust=self._trust,
             max_body=self._max_body,
+            spools=self._spools,
             timeouts=self._timeouts,
             max_connections=self._max_connections,
             secure=listener.tls is not None,

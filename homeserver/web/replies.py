@@ -6,6 +6,7 @@ Owns the kinds of reply and the headers no response goes without. Writing them t
 - a `dict`: 200 with it as JSON;
 - `JsonBytes(encoded)`: 200 with JSON that was encoded elsewhere, byte for byte;
 - `Response(status, body, headers)`: anything else; `json_response(status, value)` for JSON with another status;
+- `FileReply(path, size, headers)`: a file, streamed (see `files`);
 - `Upgrade(build)`: the connection leaves HTTP (see `upgrades`).
 
 Every response has the CORS headers (client-server API, "Web Browser Clients"), redirects and failures included.
@@ -15,6 +16,7 @@ JSON is `Cache-Control: no-store` unless the reply says otherwise: what a client
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -61,13 +63,28 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
+class FileReply:
+    """A file as a response, of which a client may ask for a range. `etag` is a quoted validator.
+
+    `before` and `after` surround its bytes, where the file is one part of several.
+    """
+
+    path: Path
+    size: int
+    headers: Mapping[str, str]
+    etag: str | None = None
+    before: bytes = b""
+    after: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Upgrade:
     """The connection leaves HTTP: `build(peer)` makes the protocol that gets it, this request's bytes first."""
 
     build: BuildProtocol
 
 
-Reply = dict[str, object] | Mapping[str, object] | JsonBytes | Response | Upgrade
+Reply = dict[str, object] | Mapping[str, object] | JsonBytes | Response | FileReply | Upgrade
 
 
 def json_response(status: int, value: object, headers: Mapping[str, str] = _NO_HEADERS) -> Response:

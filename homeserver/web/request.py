@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, overload
 from twisted.web.http_headers import Headers
 
 from homeserver.errors import BadJson
+from homeserver.spooling import Spool
 from homeserver.web import bodies
 from homeserver.web.addresses import counted_as
 from homeserver.web.authentication import Requester
@@ -42,6 +43,7 @@ class MatrixRequest:
         "route",
         "secure",
         "shutting_down",
+        "spool",
         "target",
     )
 
@@ -57,6 +59,7 @@ class MatrixRequest:
         query: Query,
         headers: Headers,
         content: bytes,
+        spool: Spool | None = None,
         address: str,
         secure: bool,
         disconnected: Signal,
@@ -73,6 +76,8 @@ class MatrixRequest:
         self.query = query
         self.content = content
         """The body's bytes."""
+        self.spool = spool
+        """The body, for routes whose bodies are spooled; who does not keep it need not care for it."""
         self.address = address
         """The client's IP address, as text: the peer's, or what a trusted proxy says."""
         self.secure = secure

@@ -78,6 +78,8 @@ class Route:
     """The class of `rate_limits` that counts it; None: `reads` for GET, `writes` for the rest."""
     max_body: int | None = None
     """Bytes; None: as much as is usual for the resource, see `Site.body_limit`."""
+    spool: bool = False
+    """The body is no JSON and may be large: it goes to disk as it comes, once its sender is known (`request.spool`)."""
     trailing_slash: bool = False
     abandon: bool = False
     """Cancel the handler where it waits when the client goes away: for what changes nothing."""

@@ -45,7 +45,8 @@ from homeserver.observability.access_log import AccessLog
 from homeserver.observability.context import request_id
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.protocol.errors import ProtocolError
-from homeserver.web import compression
+from homeserver.spooling import Spool, SpoolRoom
+from homeserver.web import compression, files
 from homeserver.web.addresses import ProxyTrust
 from homeserver.web.authentication import Authenticator, Requester, ServerAuthenticator, token_of
 from homeserver.web.channel import Channel, Timeouts
@@ -53,7 +54,7 @@ from homeserver.web.clock import Clock
 from homeserver.web.exchange import Exchange
 from homeserver.web.query import Query
 from homeserver.web.rate_limits import RateLimits
-from homeserver.web.replies import JSON, JsonBytes, Reply, Response, Upgrade
+from homeserver.web.replies import JSON, FileReply, JsonBytes, Reply, Response, Upgrade
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route, Router, WrongMethod
 from homeserver.web.signals import Signal
@@ -95,8 +96,10 @@ class Site(ServerFactory):
         max_body: int,
         timeouts: Timeouts,
         max_connections: int,
+        spools: SpoolRoom | None = None,
         secure: bool = False,
     ) -> None:
+        """`spools`: None where no route spools its bodies."""
         self.clock = clock
         self.router = router
         self.timeouts = timeouts
@@ -113,6 +116,7 @@ class Site(ServerFactory):
         self._trust = trust
         self._max_body = max_body
         self._max_connections = max_connections
+        self._spools = spools
         self._secure = secure
         self._ids = itertools.count(1)
         self._id_prefix = secrets.token_hex(3)
@@ -164,6 +168,16 @@ class Site(ServerFactory):
         self.buffered += count
         return True
 
+    def open_spool(self, most: int) -> Spool:
+        """Where a body of at most `most` bytes goes. Raises OSError."""
+        assert self._spools is not None, "a route spools its bodies, and there is no room for them"
+        return self._spools.open(most)
+
+    def admit(self, exchange: Exchange, channel: Channel) -> None:
+        """Find out who sends a large body before it is read."""
+        channel.hold_body()
+        Deferred.fromCoroutine(self._admit(exchange, channel)).addErrback(_log_broken)
+
     def refused(self, exchange: Exchange, status: int) -> None:
         """A request was refused before it was complete."""
         exchange.id = self._new_id()
@@ -181,8 +195,25 @@ class Site(ServerFactory):
         except Exception as error:
             self._fail(exchange, route, error)
         finally:
+            if exchange.spool is not None:
+                exchange.spool.discard()
             self.running.discard(exchange)
             self._metrics.in_flight -= 1
+
+    async def _admit(self, exchange: Exchange, channel: Channel) -> None:
+        """Refuse the sender here; what is complete by now is judged, and answered, as every request."""
+        assert exchange.match is not None
+        route = exchange.match.route
+        try:
+            await self._authenticate(exchange, self._request(exchange, route), route)
+        except Exception as error:
+            refusal = _refusal(route, error)
+            if refusal is None:
+                raise
+            if not exchange.complete and isinstance(error, MatrixError):
+                exchange.refuse(refusal[0], error)
+        finally:
+            channel.go_on_with_body()
 
     async def _reply(self, exchange: Exchange, route: Route) -> Reply:
         request = self._request(exchange, route)
@@ -238,6 +269,7 @@ class Site(ServerFactory):
             query=Query(exchange.query),
             headers=headers,
             content=exchange.take_body(),
+            spool=exchange.spool,
             address=address,
             secure=secure,
             disconnected=exchange.disconnected,
@@ -262,6 +294,9 @@ class Site(ServerFactory):
         if isinstance(reply, Upgrade):
             self._upgrade(exchange, reply)
             return
+        if isinstance(reply, FileReply):
+            await self._send_file(exchange, reply)
+            return
         status, headers = 200, None
         if isinstance(reply, JsonBytes):
             body = reply.encoded
@@ -275,6 +310,29 @@ class Site(ServerFactory):
             body = await compression.compress(body)
             headers = compression.headers_of(headers)
         self._finish(exchange, status, body, headers)
+
+    async def _send_file(self, exchange: Exchange, reply: FileReply) -> None:
+        asked = exchange.requestHeaders
+        part = files.part_of(
+            reply,
+            files.header(asked, "Range"),
+            files.header(asked, "If-None-Match"),
+            files.header(asked, "If-Range"),
+        )
+        if part.status not in {200, 206} or exchange.channel is None:
+            self._finish(exchange, part.status, b"", dict(part.headers))
+            return
+        length = part.length + len(reply.before) + len(reply.after)
+        if exchange.method == "HEAD":
+            head = exchange.head(part.status, length, part.headers)
+            self._record(exchange, part.status)
+            exchange.respond(head)
+            return
+        file = await files.open_at(reply.path, part.start)
+        if self._shutting_down.fired and exchange.channel is not None:
+            exchange.channel.persistent = False
+        await exchange.stream(part, reply, file)
+        self._record(exchange, _CLIENT_GONE if exchange.disconnected.fired else part.status)
 
     def _upgrade(self, exchange: Exchange, reply: Upgrade) -> None:
         problem = handshake_problem(exchange.method, exchange.requestHeaders)

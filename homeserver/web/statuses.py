@@ -56,6 +56,7 @@ STATUSES: Final[Mapping[str, int]] = MappingProxyType(
         "M_USER_LIMIT_EXCEEDED": 403,
         "M_NOT_FOUND": 404,
         "M_THREEPID_NOT_FOUND": 404,
+        "M_NOT_YET_UPLOADED": 504,
         "M_THREEPID_DENIED": 403,
         "M_THREEPID_IN_USE": 400,
         "M_THREEPID_AUTH_FAILED": 400,

@@ -116,6 +116,33 @@ class Person:
             raise Refused(response.status, answer, f"{self.user_id} {method} {target}")
         return answer
 
+    def upload(self, data: bytes, content_type: str, name: str) -> str:
+        """Upload a file; its content URI."""
+        path = f"/_matrix/media/v3/upload?{urlencode({'filename': name})}"
+        status, _, raw = self._exchange("POST", path, data, content_type)
+        assert status == 200, raw
+        return str(json.loads(raw)["content_uri"])
+
+    def download(self, uri: str, kind: str = "download", **query: object) -> tuple[str, str, bytes]:
+        """What is behind a content URI: type, disposition, bytes. Raises Refused."""
+        path = f"/_matrix/client/v1/media/{kind}/{uri.removeprefix('mxc://')}?{urlencode(query)}"
+        status, headers, raw = self._exchange("GET", path)
+        if status != 200:
+            raise Refused(status, json.loads(raw), path)
+        return headers["content-type"], headers["content-disposition"], raw
+
+    def _exchange(
+        self, method: str, target: str, body: bytes | None = None, content_type: str = "application/json"
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.client_port, timeout=90)
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content_type}
+        try:
+            connection.request(method, target, body, headers)
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
     def create_room(self, **wishes: Any) -> str:
         """Make a room, public unless told otherwise; its id."""
         wishes.setdefault("preset", "public_chat")

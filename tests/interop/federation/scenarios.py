@@ -6,8 +6,11 @@ A conversation gets two people, `near` and `far`, fresh and each on a server of 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Final
+
+from PIL import Image
 
 from tests.interop.federation.people import Person, Refused
 
@@ -276,6 +279,28 @@ def talk_in_version(version: str) -> Conversation:
     return talk
 
 
+def media(near: Person, far: Person) -> None:
+    """Files and pictures go as they are; what was never there is not found."""
+    picture = io.BytesIO()
+    Image.new("RGB", (400, 200), (200, 30, 30)).save(picture, "PNG")
+    for data in (picture.getvalue(), bytes(range(256)) * 8192):
+        uri = near.upload(data, "image/png", "holidays.png")
+        for person in (far, near):
+            content_type, shown_as, got = person.download(uri)
+            assert (content_type, got) == ("image/png", data)
+            assert shown_as.endswith(("holidays.png", 'holidays.png"'))
+    uri = near.upload(picture.getvalue(), "image/png", "holidays.png")
+    _, shown_as, small = far.download(uri, "thumbnail", width=32, height=32, method="crop")
+    assert shown_as.startswith("inline")
+    assert Image.open(io.BytesIO(small)).size == (32, 32)
+    try:
+        far.download(f"mxc://{near.server.server_name}/neverwasthere")
+    except Refused as refusal:
+        assert (refusal.status, refusal.errcode) == (404, "M_NOT_FOUND")
+    else:
+        raise AssertionError("something was there")
+
+
 CONVERSATIONS: Final[dict[str, Conversation]] = {
     "alias": talk_by_alias,
     "invite": talk_by_invite,
@@ -294,5 +319,6 @@ CONVERSATIONS: Final[dict[str, Conversation]] = {
     "space": space_hierarchy,
     "backfill": backfill,
     "state": state_changes,
+    "media": media,
     **{f"version {version}": talk_in_version(version) for version in ("1", "6", "10", "11", "12")},
 }
