@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.threads import deferToThread
 
 from homeserver.protocol.errors import ProtocolError, SignatureError
@@ -51,9 +51,23 @@ class Verification:
         """For each task, which signature does not hold; None if all do."""
         if len(tasks) <= INLINE:
             return check_all(tasks)
-        outcomes: list[SignatureError | None] = []
-        for start in range(0, len(tasks), PORTION):
-            outcomes.extend(await self._in_thread(tasks[start : start + PORTION]))
+        outcomes: list[SignatureError | None] = [None] * len(tasks)
+        starts = iter(range(0, len(tasks), PORTION))
+
+        failures: list[BaseException] = []
+
+        async def work() -> None:
+            try:
+                for start in starts:
+                    portion = tasks[start : start + PORTION]
+                    outcomes[start : start + PORTION] = await self._in_thread(portion)
+            except BaseException as error:
+                failures.append(error)
+
+        # As many as get a turn at once, not all: whoever comes meanwhile waits for two portions, not for the list.
+        await DeferredList([Deferred.fromCoroutine(work()) for _ in range(_AT_ONCE)])
+        if failures:
+            raise failures[0]
         return outcomes
 
     async def _in_thread(self, tasks: Sequence[Task]) -> list[SignatureError | None]:

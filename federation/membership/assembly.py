@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from federation.client.calls import FederationCalls
-from federation.membership.filling import PartialFiller, StateFetcher
+from federation.membership.filling import PartialFiller
 from federation.membership.inviting import InviteIntake, MemberReader, RemoteInviting
 from federation.membership.joining import Reader, RemoteJoining
 from federation.membership.knocking import RemoteKnocking
 from federation.membership.leaving import RemoteLeaving
 from federation.membership.remote import FederatedRooms
 from federation.membership.templates import Templates
+from federation.membership.whole_state import StateFetcher, WholeState
 from homeserver.rooms.arrival import OutOfBand, RoomArrival, RoomCompletion
+from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine import RoomCache
 from homeserver.rooms.engine.working import Signer
 from homeserver.stream import Committer, Stream
@@ -93,7 +95,12 @@ class RemoteMembership:
         )
         filler = PartialFiller(
             partial=partial,
-            fetcher=fetcher,
+            state=WholeState(
+                calls=calls,
+                reader=reader,
+                outliers=Outliers(store=store, events=core.events, pause=pause),
+                fetcher=fetcher,
+            ),
             completion=completion,
             cache=core.cache,
             server_name=name,

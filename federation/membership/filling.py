@@ -2,21 +2,22 @@
 """Filling rooms that were entered by a short answer, in the background: asking for the whole state, then completing.
 
 Which rooms there are is in the database, so a restart forgets none; a lease keeps it to one process per room. Owns the
-asking again and again; fetching is `federation.inbound.missing`'s, completing `homeserver.rooms.arrival`'s.
+asking again and again; fetching is `whole_state`'s, completing `homeserver.rooms.arrival`'s.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred
 
 from federation.inbound.budgets import Budget
-from homeserver.protocol.room_versions import RoomVersion, room_version
-from homeserver.rooms.engine import RoomCache
+from federation.membership.whole_state import FetchedState
+from homeserver.protocol.events import Event
+from homeserver.rooms.engine import Room, RoomCache
 from storage.database import DatabaseFailure
 from storage.partial_rooms import PartialRoom, PartialRoomStore
 
@@ -33,24 +34,20 @@ WHILE_AWAY = 24 * 3600.0
 """A room that everybody here has left is told to nobody; coming back begins it anew."""
 
 
-class StateFetcher(Protocol):
-    """Has the state before an event stored; `EventFetcher` does."""
+class StateSource(Protocol):
+    """Has the state before a join stored; `WholeState` does."""
 
-    async def fetch_state(
-        self,
-        room_id: str,
-        version: RoomVersion,
-        event_id: str,
-        servers: Sequence[str],
-        *,
-        budget: Budget | None = None,
-    ) -> list[str]: ...
+    async def fetch(
+        self, room: Room, entered: PartialRoom, servers: Sequence[str], budget: Budget
+    ) -> FetchedState: ...
 
 
 class Completing(Protocol):
     """Completes rooms; `RoomCompletion` does."""
 
-    async def complete(self, entered: PartialRoom, state_ids: Sequence[str]) -> None: ...
+    async def complete(
+        self, entered: PartialRoom, state_ids: Sequence[str], members: Mapping[int, Event] = ...
+    ) -> None: ...
 
 
 class PartialFiller:
@@ -60,7 +57,7 @@ class PartialFiller:
         self,
         *,
         partial: PartialRoomStore,
-        fetcher: StateFetcher,
+        state: StateSource,
         completion: Completing,
         cache: RoomCache,
         server_name: str,
@@ -68,7 +65,7 @@ class PartialFiller:
     ) -> None:
         """`scheduler` is the reactor: it has `callLater` and `seconds`."""
         self._partial = partial
-        self._fetcher = fetcher
+        self._state = state
         self._completion = completion
         self._cache = cache
         self._server_name = server_name
@@ -123,7 +120,7 @@ class PartialFiller:
             return
         beating = self._beat(entered.room)
         try:
-            await self._complete(entered, room.head.other_hosts(self._server_name))
+            await self._complete(room, entered)
         except CancelledError:
             await self._partial.release(entered.room)
             raise
@@ -145,22 +142,20 @@ class PartialFiller:
         finally:
             beating.stop()
 
-    async def _complete(self, entered: PartialRoom, hosts: Collection[str]) -> None:
+    async def _complete(self, room: Room, entered: PartialRoom) -> None:
         # Who let us in may have named nobody else; whoever sends events meanwhile is there, too.
-        servers = list(dict.fromkeys((entered.destination, *entered.servers, *sorted(hosts))))
+        hosts = sorted(room.head.other_hosts(self._server_name))
+        servers = list(dict.fromkeys((entered.destination, *entered.servers, *hosts)))
         # The first attempts keep to the server that let us in; later ones begin with others, too.
         turn = entered.attempts % len(servers) if entered.attempts > 2 else 0
         logger.info("filling room %s by way of %s", entered.room_id, servers[turn])
-        state_ids = await self._fetcher.fetch_state(
-            entered.room_id,
-            room_version(entered.version),
-            entered.event_id,
+        state = await self._state.fetch(
+            room,
+            entered,
             [name for name in (*servers[turn:], *servers[:turn]) if name != self._server_name],
-            budget=Budget(
-                self._scheduler.seconds, requests=20_000, events=1_000_000, size=1 << 30, seconds=3600.0
-            ),
+            Budget(self._scheduler.seconds, requests=20_000, events=1_000_000, size=1 << 30, seconds=3600.0),
         )
-        await self._completion.complete(entered, state_ids)
+        await self._completion.complete(entered, state.event_ids, state.members)
 
     def _beat(self, room: int) -> _Heart:
         return _Heart(self._partial, room, self._scheduler)

@@ -215,7 +215,7 @@ class RemoteJoining:
         self, room_id: str, version: RoomVersion, answer: JoinAnswer
     ) -> tuple[list[Incoming], list[Incoming]]:
         """State and auth chain without what is no good event of the room; each event is verified once."""
-        chain_pdus = _not_among(answer.auth_chain, answer.state)
+        chain_pdus = not_among(answer.auth_chain, answer.state)
         reads = await self._reader.read(version, [*answer.state, *chain_pdus], room_id=room_id)
         refused = [read for read in reads if read.incoming is None]
         for read in refused[:10]:
@@ -244,7 +244,7 @@ def _partial(server: str, answer: JoinAnswer) -> Partial | None:
     return Partial(server, list(dict.fromkeys([server, *servers]))[:MOST_SERVERS_IN_ROOM])
 
 
-def _not_among(pdus: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[Any]:
+def not_among(pdus: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Those of the PDUs that are not also among the others: many servers give the state twice."""
     known = {_digest(pdu): pdu for pdu in others}
     return [pdu for pdu in pdus if known.get(_digest(pdu)) != pdu]

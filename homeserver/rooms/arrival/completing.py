@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
+from collections import ChainMap
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.errors import ProtocolError
 from homeserver.protocol.event_auth import AuthError, auth_types_for, check_event_auth
+from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.arrival.overlay import Mended, Overlay
 from homeserver.rooms.arrival.standing import (
+    MEMBER,
     Announcer,
     Piece,
     changes_between,
@@ -85,18 +89,25 @@ class RoomCompletion:
         self._server_name = server_name
         self._pause = pause
 
-    async def complete(self, entered: PartialRoom, state_ids: Sequence[str]) -> None:
+    async def complete(
+        self,
+        entered: PartialRoom,
+        state_ids: Sequence[str],
+        members: Mapping[int, Event] = MappingProxyType({}),
+    ) -> None:
         """Know the room wholly; `state_ids` is the state before our join, all of it stored. Idempotent.
 
-        Raises IncompleteState.
+        `members`: member events that are at hand, by their ordinals. They need not be read again: of a member event
+        that may have been redacted here counts only what redaction keeps. Raises IncompleteState.
         """
         whole = await self._places(entered.room, state_ids)
+        known = dict(members)
         for _ in range(MAX_TRIES):
             self._cache.mark_stale(entered.room_id)
             room = await self._cache.get(entered.room_id)
             if room is None or not await self._partial.is_partial(entered.room):
                 return
-            if await self._commit(room, entered, whole):
+            if await self._commit(room, entered, whole, known):
                 logger.info("room %s is known wholly, %d pieces of state", entered.room_id, len(whole))
                 return
         raise TimeoutError(f"the head of {entered.room_id} moved {MAX_TRIES} times while it was completed")
@@ -116,15 +127,17 @@ class RoomCompletion:
             raise IncompleteState("no create event")
         return whole
 
-    async def _commit(self, room: Room, entered: PartialRoom, whole: Mapping[StateKey, int]) -> bool:
-        """False if the head had moved."""
+    async def _commit(
+        self, room: Room, entered: PartialRoom, whole: Mapping[StateKey, int], known: dict[int, Event]
+    ) -> bool:
+        """False if the head had moved; what was loaded of members is then in `known`."""
         overlay = await self._overlay(room.key, entered, whole)
         present = overlay.state(room.head.snapshot)
         if present is None:
             raise IncompleteState("the present state does not follow from the one before the join")
-        events = await self._load(room, present)
+        events = await self._present(room, present, known)
         verdict = await self._look_again(room, entered, overlay, events)
-        state = {key_of(entry): Piece(ordinal, entry.event) for ordinal, entry in events.items()}
+        state = {event.state_tuple: Piece(ordinal, event) for ordinal, event in events.items()}
         head_row, snapshots = self._without_failed(room.head, verdict, state)
         await self._add_missing(room, state, snapshots)
         row, users = self._row(room.head, state, overlay.mended(), verdict)
@@ -149,6 +162,17 @@ class RoomCompletion:
                 keys[entry.ordinal] = (entry.type, entry.state_key)
         return Overlay(deltas, entered.snapshot, whole, keys)
 
+    async def _present(
+        self, room: Room, ordinals: Iterable[int], known: dict[int, Event]
+    ) -> dict[int, Event]:
+        """The events of the present state. Members stay in `known` for the next attempt, if there must be one."""
+        found = {ordinal: known[ordinal] for ordinal in ordinals if ordinal in known}
+        for ordinal, entry in (await self._load(room, (o for o in ordinals if o not in found))).items():
+            found[ordinal] = entry.event
+            if entry.stored.type == MEMBER:
+                known[ordinal] = entry.event
+        return found
+
     async def _load(self, room: Room, ordinals: Iterable[int]) -> dict[int, RoomEvent]:
         found: dict[int, RoomEvent] = {}
         wanted = list(ordinals)
@@ -163,7 +187,7 @@ class RoomCompletion:
     # What came meanwhile.
 
     async def _look_again(
-        self, room: Room, entered: PartialRoom, overlay: Overlay, present: Mapping[int, RoomEvent]
+        self, room: Room, entered: PartialRoom, overlay: Overlay, present: Mapping[int, Event]
     ) -> _Verdict:
         verdict = _Verdict()
         ordinals = await self._partial.shown_since(room.key, entered.event_id)
@@ -171,7 +195,8 @@ class RoomCompletion:
             arrived = await self._load(room, ordinals[start : start + PORTION])
             places = {ordinal: _auth_places(entry, overlay) for ordinal, entry in arrived.items()}
             cited = {ordinal for found in places.values() for ordinal in found.values()} - present.keys()
-            events = {**present, **await self._load(room, sorted(cited))}
+            loaded = await self._load(room, sorted(cited))
+            events = ChainMap({ordinal: entry.event for ordinal, entry in loaded.items()}, dict(present))
             for ordinal, entry in sorted(arrived.items()):
                 if not overlay.follows(entry.stored.snapshot):
                     continue
@@ -284,9 +309,9 @@ def _before(entry: RoomEvent, overlay: Overlay) -> int | None:
     return overlay.at(entry.stored.snapshot, key_of(entry))
 
 
-def _problem(entry: RoomEvent, places: Mapping[StateKey, int], events: Mapping[int, RoomEvent]) -> str:
+def _problem(entry: RoomEvent, places: Mapping[StateKey, int], events: Mapping[int, Event]) -> str:
     """Why the state before an event does not allow it; empty if it does."""
-    state = {key: events[ordinal].event for key, ordinal in places.items() if ordinal in events}
+    state = {key: events[ordinal] for key, ordinal in places.items() if ordinal in events}
     try:
         check_event_auth(entry.event, state)
     except AuthError as error:

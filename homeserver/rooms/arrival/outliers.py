@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
 from pyroaring import BitMap
+from twisted.internet.defer import Deferred
 
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion
@@ -94,17 +96,26 @@ class Outliers:
             first = await self._store.reserve_ordinals(room, len(without))
             ordinals.update((event_id, first + offset) for offset, event_id in enumerate(without))
         judging = Judging(room_id, version, new, stand, ordinals)
-        portion: list[Judged] = []
-        done = 0
-        for judged in judging.run():
-            portion.append(judged)
-            if len(portion) == PORTION:
-                done += await self._write(room, portion, visibility)
-                progress(done)
-                portion = []
-                await self._pause()
-        await self._write(room, portion, visibility)
+        await self._write_all(room, judging.run(), visibility, progress)
         return judging.standings
+
+    async def _write_all(
+        self, room: int, events: Iterator[Judged], visibility: int, progress: Callable[[int], None]
+    ) -> None:
+        """In their order, the next portion being judged while the database writes the one before."""
+        done = 0
+        writing: Deferred[int] | None = None
+        try:
+            while portion := list(islice(events, PORTION)):
+                if writing is not None:
+                    (before, writing) = (writing, None)
+                    done += await before
+                    progress(done)
+                writing = Deferred.fromCoroutine(self._write(room, portion, visibility))
+                await self._pause()
+        finally:
+            if writing is not None:
+                await writing
 
     async def _known(
         self, room_id: str, version: RoomVersion, events: Sequence[Incoming]

@@ -52,7 +52,10 @@ async def test_a_room_fills_by_itself(database: Database, hydra: RemoteServer, v
     await whole(federation, room.id)
     head = await federation.house.head(room.id)
     assert head.joined_count == 152
-    assert not hydra.requests("GET", "/_matrix/federation/v1/event/")
+    asked = [request.path for request in hydra.requests("GET", "/_matrix/federation/v1/")]
+    assert (
+        len([path for path in asked if "/state" in path or "/event/" in path]) == 1
+    )  # one request for all of it
     await client.sync()
     shown = client.shown(room.id)
     assert {key[1] for key in shown if key[0] == "m.room.member"} == {ALICE, hydra.user(), *users}
@@ -61,6 +64,41 @@ async def test_a_room_fills_by_itself(database: Database, hydra: RemoteServer, v
 
 def _below(room: RemoteRoom, built: BuiltEvent) -> list[Incoming]:
     return [incoming(other) for other in room.auth_chain([built])]
+
+
+@pytest.mark.parametrize("fault", ["unsigned", "missing", "double"])
+async def test_a_state_that_is_no_good_as_a_whole(
+    database: Database, hydra: RemoteServer, fault: str
+) -> None:
+    """What of it is good is kept, and the rest is asked for by its id; a member is neither lost nor made up."""
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra)
+    users = room.fill(5, hydra)
+    resident = Resident(hydra, room)
+
+    def twisted(request: Received) -> Json:
+        answer = resident._state(request)
+        members = [pdu for pdu in answer["pdus"] if pdu.get("state_key") == users[2]]
+        others = [pdu for pdu in answer["pdus"] if pdu not in members]
+        if fault == "unsigned":
+            return {**answer, "pdus": [*others, *({**pdu, "signatures": {}} for pdu in members)]}
+        if fault == "missing":
+            return {
+                **answer,
+                "pdus": [pdu for pdu in others if pdu["type"] != "m.room.create"],
+                "auth_chain": [],
+            }
+        ban = room.member(users[2], "ban", sender=hydra.user())
+        return {**answer, "pdus": [*answer["pdus"], ban.event.pdu]}
+
+    hydra.on("GET", "/_matrix/federation/v1/state/{room_id}", twisted)
+    await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+    federation.filler.start()
+    await whole(federation, room.id)
+    await federation.filler.stop()
+    head = await federation.house.head(room.id)
+    assert head.joined_count == 7
+    assert head.membership(users[2]) == "join"
 
 
 async def test_who_turns_out_banned_is_not_heard(database: Database, hydra: RemoteServer) -> None:
@@ -138,6 +176,7 @@ async def test_failing_it_is_tried_again_later(database: Database, hydra: Remote
     def refusing(_request: Received) -> Json:
         raise Refused(500)
 
+    hydra.on("GET", "/_matrix/federation/v1/state/{room_id}", refusing)
     hydra.on("GET", "/_matrix/federation/v1/state_ids/{room_id}", refusing)
     federation.filler.start()
     while not await database.fetch("tried", "SELECT FROM partial_rooms WHERE attempts > 0"):
@@ -163,4 +202,4 @@ async def test_leaving_before_it_is_full(database: Database, hydra: RemoteServer
     while not await database.fetch("away", "SELECT FROM partial_rooms WHERE attempts > 0"):
         pass
     await federation.filler.stop()
-    assert not hydra.requests("GET", "/_matrix/federation/v1/state_ids")
+    assert not hydra.requests("GET", "/_matrix/federation/v1/state")
