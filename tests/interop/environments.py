@@ -39,7 +39,7 @@ def python() -> Path:
             "compiler, or run the tests with Python 3.11 or 3.12",
         )
 
-    return _ensured("python", [REQUIREMENTS], install) / "bin" / "python"
+    return ensured("python", [REQUIREMENTS], install) / "bin" / "python"
 
 
 def js_client(scenario: str = "client") -> list[str]:
@@ -58,7 +58,7 @@ def js_client(scenario: str = "client") -> list[str]:
             env=environment,
         )
 
-    directory = _ensured("js", [REQUIREMENTS, *(HERE / "js" / name for name in JS_PINS)], install)
+    directory = ensured("js", [REQUIREMENTS, *(HERE / "js" / name for name in JS_PINS)], install)
     # Node looks for packages beside the script's own path, so the scripts go where they are.
     with _locked():
         for script in (HERE / "js").glob("*.mjs"):
@@ -66,7 +66,8 @@ def js_client(scenario: str = "client") -> list[str]:
     return [str(tools / "node"), str(directory / f"{scenario}.mjs")]
 
 
-def _ensured(name: str, pins: list[Path], install: Callable[[Path], None]) -> Path:
+def ensured(name: str, pins: list[Path], install: Callable[[Path], None]) -> Path:
+    """A directory that `install` made, once for these contents of `pins`."""
     digest = hashlib.sha256(b"\0".join([sys.version.encode(), *(pin.read_bytes() for pin in pins)]))
     target = CACHE / f"{name}-{digest.hexdigest()[:12]}"
     marker = target / ".complete"
