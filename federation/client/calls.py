@@ -293,6 +293,7 @@ class FederationCalls:
             ("v1", "sign"),
             pdu,
             under=POLICY,
+            repeatable=True,
             timeout=timeout,
             max_size=_SMALL,
             patience=Patience.IGNORE_BACKOFF,

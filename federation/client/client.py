@@ -100,13 +100,14 @@ class FederationClient:
         body: Mapping[str, Any] | bytes,
         *,
         under: str = FEDERATION,
+        repeatable: bool = False,
         query: Query | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         max_size: int = DEFAULT_SIZE,
         patience: Patience = Patience.NORMAL,
     ) -> Any:
-        """POST, otherwise as `put`."""
-        how = _How(query, _encoded(body), timeout, max_size, patience, under)
+        """POST, otherwise as `put`; `repeatable` as `Wire.send` has it."""
+        how = _How(query, _encoded(body), timeout, max_size, patience, under, repeatable)
         return await self._request(destination, "POST", path, how)
 
     async def _request(self, destination: str, method: str, path: Sequence[str], how: "_How") -> Any:
@@ -135,6 +136,7 @@ class FederationClient:
                 body=content,
                 timeout=how.timeout,
                 max_size=how.max_size,
+                repeatable=how.repeatable,
             )
             outcome = _outcome(answer.status)
             value = self._read(destination, answer)
@@ -194,6 +196,7 @@ class _How:
     max_size: int
     patience: Patience
     under: str = FEDERATION
+    repeatable: bool = False
 
 
 def target_of(path: Sequence[str], query: Query | None, under: str = FEDERATION) -> str:

@@ -54,6 +54,7 @@ class HttpWire:
         body: bytes | None,
         timeout: float,
         max_size: int,
+        repeatable: bool = False,
     ) -> Answer:
         """As `Wire.send`."""
 
@@ -67,6 +68,7 @@ class HttpWire:
                 purpose=_PURPOSE,
                 headers=headers,
                 body=body,
+                repeatable=repeatable or None,
             )
             return Answer(response.status, response.body)
 

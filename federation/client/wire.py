@@ -30,11 +30,13 @@ class Wire(Protocol):
         body: bytes | None,
         timeout: float,
         max_size: int,
+        repeatable: bool = False,
     ) -> Answer:
         """The answer, whatever its status; redirects are answers.
 
         `target` is sent exactly as it is, `body` as JSON. `timeout` (seconds) covers everything from the look-up of
-        the name to the last byte, `max_size` (bytes) the body. Raises Unreachable, and NotAsked
-        where too much is under way on this side.
+        the name to the last byte, `max_size` (bytes) the body. `repeatable`: it does no harm twice,
+        which else is true of all but a POST; so it may be sent again where an idle connection swallowed it. Raises
+        Unreachable, and NotAsked where too much is under way on this side.
         """
         ...

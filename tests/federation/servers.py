@@ -354,6 +354,7 @@ class Network:
         body: bytes | None,
         timeout: float,
         max_size: int,
+        repeatable: bool = False,
     ) -> Answer:
         """As `Wire.send`."""
         if self.before is not None:

@@ -195,6 +195,8 @@ class RoomHead:
     def policy_server(self) -> PolicyServer | None:
         """The policy server that the room uses now; None for most rooms, at the cost of a look at one field."""
         named = self._named_policy_server
+        if named is None:
+            return None
         if named is _Unread.UNREAD:
             entry = self.state_event(*POLICY)
             named = None if entry is None else PolicyServer.from_content(entry.event.content)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from homeserver.errors import MatrixError
 from homeserver.rooms.engine import RoomCache, RoomEngine
 from homeserver.rooms.intake.dummies import MOST_EXTREMITIES, send_dummy
 from homeserver.stream.changes import Change
@@ -103,6 +104,8 @@ class LooseEnds:
                 await self._merge(room_id)
             except CancelledError:
                 raise
+            except MatrixError as error:  # the room's policy server, say, does not want it
+                logger.info("the ends of %s stay as they are: %s", room_id, error)
             except Exception:
                 logger.exception("the ends of %s could not be tied together", room_id)
         self._running = None

@@ -105,6 +105,7 @@ class _TheirWire:
         body: bytes | None,
         timeout: float,
         max_size: int,
+        repeatable: bool = False,
     ) -> WireAnswer:
         self.asked.append(destination)
         got = await self._servers[destination].request(method, target, body=body, headers=headers)

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from federation.client.availability import AlwaysAvailable
-from federation.client.client import FederationClient
+from federation.client.client import POLICY, FederationClient
 from federation.client.errors import NotAsked, RemoteError, Unreachable
 from federation.client.http_wire import HttpWire
 from federation.client.metrics import ClientMetrics
@@ -22,6 +22,7 @@ from tests.federation.certificates import CertificateAuthority
 from tests.federation.keys.world import KEY, US, World
 from tests.federation.servers import Received, RemoteServer
 from tests.federation.site import FederationSite
+from tests.outgoing.servers import Link, Server, answer
 from tests.reactor import reactor
 
 VERSION = ("v1", "version")
@@ -126,6 +127,32 @@ async def test_a_request_that_was_taken_is_not_sent_to_the_next_place() -> None:
         with pytest.raises(Unreachable):
             await client.put("hydra.test", ("v1", "send", "1"), {}, timeout=0.2)
         assert (len(slow.received), second.received) == (1, [])
+
+
+async def test_what_may_be_sent_twice_is_where_an_idle_connection_swallowed_it() -> None:
+    """A policy server is asked by POST, and a sender waits."""
+
+    def script(link: Link, _head: str) -> None:
+        if link is server.links[0] and len(server.requests) > 1:
+            link.drop()
+        else:
+            link.send(answer(b"{}"))
+
+    server = Server(script)
+    try:
+        async with outgoing() as http:
+            client = client_of(http, Places(**{"hydra.test": [server.target()]}))
+            for _ in range(2):
+                assert (
+                    await client.post("hydra.test", ("v1", "sign"), {}, under=POLICY, repeatable=True) == {}
+                )
+            assert len(server.requests) == 3
+            server.script = lambda link, _head: link.drop()
+            with pytest.raises(Unreachable):
+                await client.post("hydra.test", ("v1", "user", "keys", "claim"), {})
+            assert len(server.requests) == 4
+    finally:
+        await server.stop()
 
 
 async def test_a_server_is_not_blamed_for_what_is_too_much_on_this_side() -> None:
