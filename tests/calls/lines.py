@@ -46,7 +46,7 @@ class LongPollLine:
         self._token = token
         self.user_id = user_id
         self._heard: asyncio.Queue[tuple[str, Event]] = asyncio.Queue()
-        self._since: str | None = None
+        self.since: str | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def call(self, method: str, path: str, body: object = None) -> Any:
@@ -78,16 +78,16 @@ class LongPollLine:
 
     async def open(self) -> None:
         """Listen from now on."""
-        self._since = (await self.call("GET", "sync"))["next_batch"]
+        self.since = self.since or (await self.call("GET", "sync"))["next_batch"]
         self._task = asyncio.ensure_future(self._listen())
 
     async def _listen(self) -> None:
         while True:
-            query = urlencode({"since": self._since, "timeout": 2000})
+            query = urlencode({"since": self.since, "timeout": 2000})
             self._take(await self.call("GET", f"sync?{query}"))
 
     def _take(self, update: Mapping[str, Any]) -> None:
-        self._since = update["next_batch"]
+        self.since = update["next_batch"]
         for room_id, room in update.get("rooms", {}).get("join", {}).items():
             for event in room.get("timeline", {}).get("events", ()):
                 self._heard.put_nowait((room_id, event))
@@ -106,12 +106,12 @@ class WebSocketLine(LongPollLine):
     _writer: asyncio.StreamWriter
 
     async def open(self) -> None:
-        self._since = (await self.call("GET", "sync"))["next_batch"]
+        self.since = self.since or (await self.call("GET", "sync"))["next_batch"]
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
         key = base64.b64encode(os.urandom(16)).decode()
         self._writer.write(
             (
-                f"GET /_matrix/client/ws/r0?{urlencode({'since': self._since})} HTTP/1.1\r\n"
+                f"GET /_matrix/client/ws/r0?{urlencode({'since': self.since})} HTTP/1.1\r\n"
                 f"Host: 127.0.0.1\r\nAuthorization: Bearer {self._token}\r\nConnection: Upgrade\r\n"
                 "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: m.json\r\n"
                 f"Sec-WebSocket-Key: {key}\r\n\r\n"

@@ -31,6 +31,8 @@ class Phone:
         self.other_party: str | None = None
         self.seen: list[Event] = []
         """Every event of the call from the other side, in the order it came."""
+        self._messages: asyncio.Queue[Event] = asyncio.Queue()
+        self._elsewhere: asyncio.Queue[Event] = asyncio.Queue()
         self._others: asyncio.Queue[Event] = asyncio.Queue()
         self._candidates: list[list[Mapping[str, Any]]] = []
         self._described = False
@@ -38,10 +40,14 @@ class Phone:
 
     async def send(self, kind: str, **content: Any) -> None:
         """An event of the call."""
+        await self.line.send(self.room_id, f"m.call.{kind}", self.common() | content)
+
+    def common(self) -> dict[str, Any]:
+        """What every event of the call has."""
         common: dict[str, Any] = {"call_id": self.call_id, "version": self.version}
         if self.version != 0:
             common["party_id"] = self.party_id
-        await self.line.send(self.room_id, f"m.call.{kind}", common | content)
+        return common
 
     async def trickle(self, candidates: list[dict[str, Any]]) -> None:
         """Candidates, in two events."""
@@ -56,13 +62,29 @@ class Phone:
         assert event["type"] == f"m.call.{kind}", f"waited for {kind}, and {event} came"
         return dict(event["content"])
 
+    async def next_message(self) -> Mapping[str, Any]:
+        """The content of the next message in the room."""
+        return dict((await asyncio.wait_for(self._messages.get(), PATIENCE))["content"])
+
+    async def other_call(self, event_type: str) -> Mapping[str, Any]:
+        """The content of the next event of another call, which must be of that type."""
+        event = await asyncio.wait_for(self._elsewhere.get(), PATIENCE)
+        assert event["type"] == event_type, event
+        return dict(event["content"])
+
     async def _attend(self) -> None:
         """Take what comes for as long as the phone is in use."""
         while True:
             room_id, event = await self.line.heard()
-            if room_id != self.room_id or not event["type"].startswith("m.call.") or self._is_own(event):
+            if room_id != self.room_id or self._is_own(event):
+                continue
+            if event["type"] == "m.room.message":
+                self._messages.put_nowait(event)
+                continue
+            if not event["type"].startswith("m.call."):
                 continue
             if self.call_id and event["content"].get("call_id") != self.call_id:
+                self._elsewhere.put_nowait(event)
                 continue
             self.seen.append(event)
             if event["type"] == "m.call.candidates":

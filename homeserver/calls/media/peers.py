@@ -73,7 +73,9 @@ def cleaned(sdp: str) -> str:
     """A stranger's description without the candidates that are not used. Raises Unusable."""
     lines = sdp.splitlines()
     if sum(line.startswith("m=") for line in lines) > MOST_SECTIONS:
-        raise Unusable("the offer has too many parts")
+        raise Unusable("it has too many parts")
+    if not any(line.startswith(("m=audio", "m=video")) for line in lines):
+        raise Unusable("it has neither sound nor pictures")
     kept: list[str] = []
     candidates = 0
     for line in lines:
