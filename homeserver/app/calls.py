@@ -12,8 +12,9 @@ from homeserver.calls.rtc.callers import Callers, OwnTokens, RemoteTokens
 from homeserver.calls.rtc.sfu import LiveKitRooms
 from homeserver.calls.rtc.tokens import LiveKitTokens
 from homeserver.calls.turn import TurnCredentials, turn_credentials
-from homeserver.config import Config
+from homeserver.config import Config, StartRefused
 from homeserver.config.private_file import given_or_read
+from homeserver.config.values import signing_secret
 from homeserver.outgoing import OutgoingClient
 
 
@@ -42,6 +43,9 @@ def _admission(
     secret = given_or_read(rtc.api_secret, rtc.api_secret_file)
     if rtc.livekit_url is None or rtc.api_key is None or secret is None:
         return None
+    problem = signing_secret(secret)
+    if problem is not None:
+        raise StartRefused(f"the secret in {rtc.api_secret_file} (rtc.api_secret_file) {problem}")
     tokens = LiveKitTokens(api_key=rtc.api_key, api_secret=secret, clock=time.time)
     return Admission(
         url=rtc.livekit_url,

@@ -69,7 +69,10 @@ class Rtc:
         default=None, check=values.not_empty, doc="The name of a key in LiveKit's configuration (keys:)."
     )
     api_secret: str | None = option(
-        default=None, check=values.not_empty, secret=True, doc="The secret of that key."
+        default=None,
+        check=values.signing_secret,
+        secret=True,
+        doc="The secret of that key, of at least 32 characters.",
     )
     api_secret_file: Path | None = option(
         default=None,

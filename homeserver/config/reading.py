@@ -72,7 +72,8 @@ class Reader:
         if check is not None and read is not None and not isinstance(read, _Wrong):
             problem = check(read)
             if problem is not None:
-                self.problems.append(f"{where}: {problem}; it is {_shown(given)}")
+                seen = f"; it is {_shown(given)}" if declared.repr else ""  # a secret stays out of logs
+                self.problems.append(f"{where}: {problem}{seen}")
                 return _WRONG
         return read
 

@@ -20,6 +20,7 @@ from homeserver.protocol.identifiers import (
 from homeserver.protocol.room_versions import STABLE_ROOM_VERSIONS
 from homeserver.protocol.signing import ALGORITHM, VerifyKey
 
+SHORTEST_SIGNING_SECRET: Final = 32
 _NAMESPACED_KEY: Final = re.compile(r"[A-Za-z0-9_.-]+")
 # RFC 7064 and RFC 7065, with the two transports browsers know.
 _TURN_URI: Final = re.compile(
@@ -67,6 +68,13 @@ def turn_uris(value: tuple[str, ...]) -> str | None:
                 f"stun:turn.example.org; {uri!r} is none"
             )
     return None
+
+
+def signing_secret(value: str) -> str | None:
+    """A secret that tokens are signed with: who has a token could find a short one by trying."""
+    if len(value) >= SHORTEST_SIGNING_SECRET:
+        return None
+    return f"must have at least {SHORTEST_SIGNING_SECRET} characters, or whoever gets a token could guess it"
 
 
 def web_page(value: str) -> str | None:

@@ -35,9 +35,9 @@ DEFAULTS: Final[Mapping[str, Limit]] = MappingProxyType(
         "reads": Limit(50, 500),
         "writes": Limit(10, 100),
         "sync": Limit(20, 200),
-        "messages": Limit(5, 50),
+        "messages": Limit(5, 100),
         "ephemeral": Limit(5, 50),
-        "rtc": Limit(2, 60),
+        "rtc": Limit(5, 200),
         "delayed_event": Limit(1, 20),
         "delayed_event_updates": Limit(50, 500),
         "joins": Limit(0.5, 15),
@@ -70,8 +70,10 @@ DEFAULTS: Final[Mapping[str, Limit]] = MappingProxyType(
         "key_queries": Limit(5, 50),
     }
 )
-"""Class → limit, per key. `login_failed` is by account, `registration` and `login_address` by address, `delayed_event` by
-delay id: `delayed_event_updates` are all of an address, behind which a call service may look after many.
+"""Class → limit, per key. `login_failed` is by account, `registration` and `login_address` by address, `delayed_event`
+by delay id: `delayed_event_updates` are all of an address, behind which a call service may look after many. `rtc` is by
+address, too, behind which a whole office may enter one call. `messages` lets a call begin at once: clients may send
+each of dozens of candidates as an event of its own, and in encrypted rooms nothing tells those from other messages.
 
 Those named `server_…` are by the server that signed the request, but for what comes before that is known: by address,
 `server_address` counts signed requests, `server_unproven` those whose signature did not hold, `key_fetches` those whose

@@ -20,6 +20,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     settings = {
         "well_known": {"contacts": [{"role": "m.role.admin", "email_address": "admin@example.org"}]},
         "sessions": {"access_token_lifetime": "1s"},
+        "turn": {"uris": ["turn:turn.example.org"], "shared_secret": "known to a TURN server"},
+        "rtc": {
+            "livekit_url": "wss://livekit.example.org",
+            "livekit_api_url": "http://127.0.0.1:9",
+            "api_key": "key",
+            "api_secret": "known to a LiveKit that is not there",
+        },
     }
     with serving(tmp_path_factory.mktemp("api"), settings=settings) as running:
         yield running

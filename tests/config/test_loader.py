@@ -11,6 +11,8 @@ from homeserver.config.sections import Listener, Tls
 from homeserver.config.units import Bytes, Seconds
 
 FOLDER = Path("/etc/lares")
+SECRET = "a secret of thirty-two characters"
+RTC = f"{{livekit_url: 'wss://h', api_key: k, api_secret: {SECRET}}}"
 
 
 def read(text: str) -> Config:
@@ -236,19 +238,29 @@ def test_secrets_stay_out_of_repr() -> None:
             "turn.credential_lifetime: must be at least 60",
         ),
         (
-            "rtc: {livekit_url: 'https://h', api_key: k, api_secret: s}",
+            "rtc: {livekit_url: 'wss://h', api_key: k, api_secret: s3cret}",
+            "rtc.api_secret: must have at least 32 characters",
+        ),
+        (
+            "rtc: {livekit_url: 'https://h', api_key: k, api_secret: a secret of thirty-two characters}",
             "rtc.livekit_url: must be a URL that starts with wss:// or ws://",
         ),
-        ("rtc: {livekit_url: 'wss://', api_key: k, api_secret: s}", "rtc.livekit_url: must be a URL that"),
+        (
+            "rtc: {livekit_url: 'wss://', api_key: k, api_secret: a secret of thirty-two characters}",
+            "rtc.livekit_url: must be a URL that",
+        ),
         ("rtc: {livekit_url: 'wss://h', api_key: k}", "rtc.api_secret: must be given, too"),
-        ("rtc: {api_key: k, api_secret: s}", "rtc.livekit_url: must be given, too"),
+        (
+            "rtc: {api_key: k, api_secret: a secret of thirty-two characters}",
+            "rtc.livekit_url: must be given, too",
+        ),
         ("rtc: {full_access_servers: [a.org]}", "rtc.livekit_url: must be given, or the other keys"),
         (
-            "rtc: {livekit_url: 'wss://h', api_key: k, api_secret: s, api_secret_file: /dev/null}",
+            f"rtc: {{livekit_url: 'wss://h', api_key: k, api_secret: {SECRET}, api_secret_file: /dev/null}}",
             "rtc.api_secret_file: rtc.api_secret is given, too",
         ),
         (
-            "{rtc: {livekit_url: 'wss://h', api_key: k, api_secret: s}, well_known: {client: {m.rtc_foci: []}}}",
+            f"rtc: {RTC}\nwell_known: {{client: {{m.rtc_foci: []}}}}",
             "well_known.client.m.rtc_foci: comes from rtc.livekit_url",
         ),
         ("appservices: [none.yaml]", "appservices[0]: cannot read /etc/lares/none.yaml: No such file"),
@@ -263,6 +275,12 @@ def test_a_wrong_key_is_refused_by_name(text: str, problem: str) -> None:
     found = problems(text)
     assert len(found) == 1
     assert found[0].startswith(problem)
+
+
+def test_a_wrong_secret_is_not_repeated() -> None:
+    """What is printed at a failed start ends up in logs."""
+    (problem,) = problems("rtc: {livekit_url: 'wss://h', api_key: k, api_secret: s3cret}")
+    assert "s3cret" not in problem
 
 
 def test_all_mistakes_are_told_at_once() -> None:

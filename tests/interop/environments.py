@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Environments of the foreign clients: made on first use, kept in the checkout's `.venv-clients/`.
 
-Owns what is installed where: a Python environment with `requirements.txt` (matrix-nio, mautrix, websockets, and Node as
-a wheel, so that neither root nor a system's Node of the wrong age matters) and a directory with `js/`'s packages.
+Owns what is installed where: a Python environment with `requirements.txt` (matrix-nio, mautrix, websockets, LiveKit's own
+package, and Node as a wheel, so that neither root nor a system's Node of the wrong age matters) and a directory with
+`js/`'s packages.
 Each is named by the digest of the files that pin it, so a changed pin makes a new one and an interrupted
 installation is never mistaken for a whole one.
 """
@@ -28,7 +29,7 @@ class NotInstallable(AssertionError):
 
 
 def python() -> Path:
-    """The interpreter that has matrix-nio, mautrix, websockets and Node's wheel."""
+    """The interpreter that has matrix-nio, mautrix, websockets, LiveKit's package and Node's wheel."""
 
     def install(target: Path) -> None:
         _run([sys.executable, "-m", "venv", str(target)], "install Debian's python3-venv")
