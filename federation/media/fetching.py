@@ -9,6 +9,7 @@ addresses that other people choose: the outgoing client judges each, and no cred
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -175,7 +176,7 @@ class FederatedMedia:
         raise NotFound("The other server has no such media")
 
 
-class _Body(Sink):
+class _Body(ABC):
     """Where an answer goes: its body on, if it is one; what is said of a refusal, to be read."""
 
     def __init__(self, spool: Spool) -> None:
@@ -192,8 +193,9 @@ class _Body(Sink):
         """See `Sink`."""
         self._on(data)
 
+    @abstractmethod
     def _accept(self, head: ResponseHead) -> Callable[[bytes], None]:
-        raise NotImplementedError
+        """Where the body goes."""
 
     def _hear(self, data: bytes) -> None:
         if len(self._said) < _MOST_ERROR:

@@ -1,3 +1,4 @@
+-- SPDX-License-Identifier: Apache-2.0
 -- Media: what users uploaded here, and what was fetched from other servers for them. The bytes are files named by their
 -- digest; this says which there are and what they are called.
 

@@ -118,7 +118,7 @@ def test_how_large(alice: Person) -> None:
     assert most == 100 * 2**20
 
 
-def test_without_a_token_nothing(alice: Person, server: ServerProcess) -> None:
+def test_advisory_21_without_a_token_nothing(alice: Person, server: ServerProcess) -> None:
     """And a large upload is refused before it is read."""
     name = uploaded(alice, b"mine")
     for method, path in (("GET", f"{V1}/download/{name}"), ("POST", UPLOAD), ("GET", f"{V1}/config")):

@@ -172,6 +172,8 @@ class World:
         event = self.me.says(room, "first words")
         messages = self.me.ok("GET", f"/rooms/{segment(room)}/messages", query={"dir": "b", "limit": "1"})
         filter_id = self.me.ok("POST", f"/user/{segment(self.me.user_id)}/filter", {})["filter_id"]
+        words = {"Content-Type": "text/plain"}
+        uploaded = self.me.ok("POST", "/_matrix/media/v3/upload", b"words", headers=words)
         self.values = {
             "me": self.me.user_id,
             "userId": self.me.user_id,
@@ -201,6 +203,9 @@ class World:
             "type": "org.example.data",
             "tag": "u.work",
             "ruleId": "org.example.rule",
+            "serverName": server.server_name,
+            "mediaId": uploaded["content_uri"].rpartition("/")[2],
+            "fileName": "words.txt",
         }
 
     def path(self, template: str, values: Mapping[str, str] | None = None) -> str:

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is kept, for how long, and how often another server is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred, gatherResults
+
+from homeserver.errors import Forbidden, NotFound
+from homeserver.media.blobs import Blobs
+from homeserver.media.downloads import Downloads
+from homeserver.media.remote import Fetched
+from homeserver.media.sweeping import UNNAMED_FOR, MediaSweeping
+from homeserver.media.uploads import RESERVED_FOR, Uploads
+from homeserver.spooling import Spool, SpoolFull, SpoolRoom
+from storage.database import Database
+from storage.media import MediaStore
+from tests.reactor import reactor
+
+ALICE = "@alice:near.test"
+CACHE = 2500
+
+
+class Far:
+    """Another server: every id below `m` has a kilobyte of its own."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.may_answer: Deferred[None] | None = None
+
+    async def fetch(self, server_name: str, media_id: str, spool: Spool, *, timeout_ms: int) -> Fetched:
+        self.asked.append(media_id)
+        if self.may_answer is not None:
+            await self.may_answer
+        if media_id >= "m":
+            raise NotFound("The other server has no such media")
+        spool.write(media_id.encode() * 1000)
+        return Fetched("text/plain", None)
+
+
+class World:
+    """The services on a clock that is set by hand."""
+
+    def __init__(self, database: Database, directory: Path) -> None:
+        self.time = 1_000_000_000_000
+        self.directory = directory
+        self.store = MediaStore(database)
+        self.blobs = Blobs(directory, self.store, self.now)
+        self.far = Far()
+        self.uploads = Uploads(
+            server_name="near.test",
+            store=self.store,
+            blobs=self.blobs,
+            max_size=10_000,
+            user_quota=3000,
+            now=self.now,
+        )
+        self.downloads = Downloads(
+            reactor,
+            server_name="near.test",
+            store=self.store,
+            blobs=self.blobs,
+            remote=self.far,
+            max_remote_size=10_000,
+            now=self.now,
+        )
+        self.sweeping = MediaSweeping(
+            reactor, store=self.store, blobs=self.blobs, remote_cache=CACHE, now=self.now
+        )
+
+    def now(self) -> int:
+        return self.time
+
+    async def upload(self, data: bytes) -> str:
+        """Its media id."""
+        spool = self.blobs.spools.open(10_000)
+        spool.write(data)
+        try:
+            uri = await self.uploads.upload(ALICE, spool, content_type=None, filename=None)
+        finally:
+            spool.discard()
+        return uri.rpartition("/")[2]
+
+    def files(self) -> set[bytes]:
+        """What is on the disk."""
+        return {path.read_bytes() for path in self.directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    return World(database, tmp_path)
+
+
+async def test_one_who_asks_is_enough_for_all(world: World) -> None:
+    world.far.may_answer = Deferred()
+    asking = [Deferred.fromCoroutine(world.downloads.find("far.test", "a")) for _ in range(5)]
+    while not world.far.asked:
+        await _a_moment()
+    world.far.may_answer.callback(None)
+    found = await gatherResults(asking)
+    assert {media.path.read_bytes() for media in found} == {b"a" * 1000}
+    await world.downloads.find("far.test", "a")
+    assert world.far.asked == ["a"]
+
+
+async def test_what_is_not_there_is_not_asked_for_again_and_again(world: World) -> None:
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            await world.downloads.find("far.test", "nothing")
+    assert world.far.asked == ["nothing"]
+    world.time += 61_000
+    with pytest.raises(NotFound):
+        await world.downloads.find("far.test", "nothing")
+    assert len(world.far.asked) == 2
+
+
+async def test_of_what_others_have_the_longest_unread_goes(world: World) -> None:
+    for name in "abc":
+        await world.downloads.find("far.test", name)
+        world.time += 2 * 3600 * 1000
+    await world.downloads.find("far.test", "a")
+    own = await world.upload(b"mine")
+    world.time += UNNAMED_FOR + 1
+    assert await world.sweeping.sweep() == 1
+    assert world.files() == {b"a" * 1000, b"c" * 1000, b"mine"}
+    assert (await world.downloads.own(own)).size == 4
+    await world.downloads.find("far.test", "b")
+    assert world.far.asked == ["a", "b", "c", "b"]
+
+
+async def test_a_file_that_is_named_again_stays(world: World) -> None:
+    await world.downloads.find("far.test", "a")
+    mine = await world.upload(b"a" * 1000)
+    await world.store.evict(0)
+    world.time += UNNAMED_FOR + 1
+    assert await world.sweeping.sweep() == 0
+    assert (await world.downloads.own(mine)).path.read_bytes() == b"a" * 1000
+
+
+async def test_reservations_lapse(world: World) -> None:
+    uri, expires = await world.uploads.reserve(ALICE)
+    assert expires == world.time + RESERVED_FOR
+    media_id = uri.rpartition("/")[2]
+    world.time = expires
+    with pytest.raises(NotFound):
+        await world.downloads.own(media_id)
+    spool = world.blobs.spools.open(10)
+    with pytest.raises(NotFound):
+        await world.uploads.fill(ALICE, "near.test", media_id, spool, content_type=None, filename=None)
+    spool.discard()
+    await world.sweeping.sweep()
+    assert await world.store.find("near.test", media_id) is None
+
+
+async def test_nobody_uploads_without_end(world: World) -> None:
+    for at in range(3):
+        await world.upload(bytes([at]) * 1000)
+    with pytest.raises(Forbidden):
+        await world.upload(b"x")
+
+
+def test_bodies_on_their_way_are_bounded(tmp_path: Path) -> None:
+    """Each alone, and all together; who ends gives the room back."""
+    room = SpoolRoom(tmp_path, 1000)
+    first, second = room.open(800), room.open(800)
+    first.write(bytes(700))
+    with pytest.raises(SpoolFull) as alone:
+        first.write(bytes(101))
+    with pytest.raises(SpoolFull) as together:
+        second.write(bytes(400))
+    assert (alone.value.alone, together.value.alone) == (True, False)
+    first.discard()
+    first.discard()
+    second.write(bytes(400))
+    second.settle(tmp_path / "kept" / "file")
+    assert (tmp_path / "kept" / "file").read_bytes() == bytes(400)
+    third = room.open(1000)
+    third.write(bytes(1000))
+    third.discard()
+
+
+async def _a_moment() -> None:
+    moment: Deferred[None] = Deferred()
+    reactor.callLater(0, moment.callback, None)
+    await moment
