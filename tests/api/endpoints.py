@@ -255,7 +255,22 @@ _ENCRYPTION = (
     _users("POST", _DEHYDRATED + "/{deviceId}/events", {"next_batch": "d1"}),
 )  # fmt: skip
 
-_CALLS = (_users("GET", "/voip/turnServer"),)
+_OPENID = {
+    "access_token": "none",
+    "token_type": "Bearer",
+    "matrix_server_name": "localhost",
+    "expires_in": 3600,
+}
+_LIVEKIT = "/_matrix/client/unstable/org.lares.livekit"
+
+_CALLS = (
+    _users("GET", "/voip/turnServer"),
+    _users("GET", "/rtc/transports"),
+    _users("GET", "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports"),
+    _anyone("POST", _LIVEKIT + "/sfu/get", {"room": "$room", "openid_token": _OPENID, "device_id": "$device"}),
+    _anyone("POST", _LIVEKIT + "/get_token", {"room_id": "$room", "slot_id": "m.call#ROOM", "openid_token": _OPENID, "member": {"id": "m", "claimed_user_id": "$me", "claimed_device_id": "$device"}}),
+    _anyone("GET", _LIVEKIT + "/healthz"),
+)  # fmt: skip
 
 _THUMBNAIL = {"width": "32", "height": "32", "method": "crop", "timeout_ms": "0", "animated": "true"}
 _MEDIA = (
