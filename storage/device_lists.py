@@ -68,7 +68,8 @@ UNION SELECT s.target_id FROM user_signatures s WHERE s.user_id = %(user_id)s AN
 """)
 
 # `mine` are the user's stays that touch the stretch; `met` everybody whose standing towards the user may differ between
-# its ends: who came or went in rooms that moved, and all in rooms the user came into or left.
+# its ends: who came or went in rooms that moved, and all in rooms the user came into or left. Who was in one of the
+# user's rooms but never at the same time (`since` is not below `until`) is told of, too: they share none.
 _SHARING = Prepared("""
 WITH mine AS MATERIALIZED (
     SELECT room, since, until FROM memberships
@@ -94,7 +95,7 @@ SELECT user_id,
     bool_or(since <= %(since)s AND (until IS NULL OR until > %(since)s)),
     bool_or(until IS NULL OR until > %(upto)s),
     bool_or(since <= %(since)s AND (until IS NULL OR until > %(upto)s))
-FROM paired WHERE user_id <> %(user_id)s AND (until IS NULL OR since < until) GROUP BY user_id
+FROM paired WHERE user_id <> %(user_id)s GROUP BY user_id
 """)
 
 _ROOMS_OF = """

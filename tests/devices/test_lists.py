@@ -194,6 +194,7 @@ def _sharing(rooms: list[set[str]], user: str) -> set[str]:
 
 
 @example(steps=[("join", 0, 0), ("change", 0, 0), ("join", 2, 0), ("change", 0, 0), ("leave", 0, 0)])
+@example(steps=[("join", 0, 0), ("change", 0, 0), ("leave", 0, 0), ("join", 2, 0)])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=st.lists(STEP, min_size=5, max_size=30))
 async def test_what_is_told_is_exact_over_any_history(
