@@ -226,6 +226,7 @@ def build_services(
         whole=core.whole,
         default_version=config.rooms.default_version,
         encrypted_by_default=config.rooms.encrypted_by_default,
+        group_calls=config.rtc.livekit_url is not None,
         without_keys=frozenset() if config.echo_user_id is None else frozenset((config.echo_user_id,)),
     )
     delayed = build_delayed_services(

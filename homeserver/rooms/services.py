@@ -88,6 +88,7 @@ def build_room_services(
     default_version: str,
     encrypted_by_default: EncryptedByDefault,
     without_keys: frozenset[str] = frozenset(),
+    group_calls: bool = False,
 ) -> RoomServices:
     """Build them all. `RoomDeparture` and `ProfilePropagation`, which accounts and profiles need, are made apart.
 
@@ -155,6 +156,7 @@ def build_room_services(
             default_version=default_version,
             encrypted_by_default=encrypted_by_default,
             without_keys=without_keys,
+            group_calls=group_calls,
         ),
         upgrade=RoomUpgrade(
             engine=engine,

@@ -43,6 +43,9 @@ _EVENT_LEVELS: Mapping[str, int] = {
     "m.room.encryption": 100,
 }
 
+# Where a device says that it is in a call (MSC3401, MSC4143), under both names.
+_CALL_LEVELS: Mapping[str, int] = {"m.call.member": 0, "org.matrix.msc3401.call.member": 0}
+
 
 @dataclass(frozen=True, slots=True)
 class Blueprint:
@@ -56,6 +59,8 @@ class Blueprint:
     """Of the creator and the invited, as member events show them."""
     encrypted: bool = False
     """Whether the room is encrypted unless `initial_state` says otherwise."""
+    group_calls: bool = False
+    """Whether members of private rooms may enter group calls, which they do by a state event of their own."""
 
     def create(self) -> Draft:
         """The create event. Raises InvalidParam for additional creators that are no users."""
@@ -125,7 +130,11 @@ class Blueprint:
         content: dict[str, Any] = {
             "users": users,
             "users_default": 0,
-            "events": {**_EVENT_LEVELS, "m.room.tombstone": TOMBSTONE_LEVEL if privileged else 100},
+            "events": {
+                **_EVENT_LEVELS,
+                "m.room.tombstone": TOMBSTONE_LEVEL if privileged else 100,
+                **self._call_levels(),
+            },
             "events_default": 0,
             "state_default": 50,
             "ban": 50,
@@ -140,6 +149,12 @@ class Blueprint:
                 raise InvalidRoomState("The power of a room's creators cannot be set in users")
             protect_tombstone(self.version, content)
         return content
+
+    def _call_levels(self) -> Mapping[str, int]:
+        # In public rooms it is left to who makes them: strangers could set as many such events as they like.
+        if self.group_calls and self.wishes.effective_preset != "public_chat":
+            return _CALL_LEVELS
+        return {}
 
     def _invites(self, head: RoomHead) -> Iterator[Draft]:
         inviter = head.fresh_members[self.creator]

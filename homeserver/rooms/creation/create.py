@@ -44,7 +44,9 @@ class RoomCreation:
         default_version: str,
         encrypted_by_default: EncryptedByDefault,
         without_keys: frozenset[str] = frozenset(),
+        group_calls: bool = False,
     ) -> None:
+        """`group_calls`: whether there are any, so that rooms should let their members into them."""
         self._engine = engine
         self._profiles = profiles
         self._inviting = inviting
@@ -53,6 +55,7 @@ class RoomCreation:
         self._default_version = room_version(default_version)
         self._encrypted_by_default = encrypted_by_default
         self._without_keys = without_keys
+        self._group_calls = group_calls
         self._being_taken: set[str] = set()
 
     async def create(self, actor: Actor, wishes: RoomWishes) -> str:
@@ -71,7 +74,9 @@ class RoomCreation:
         encrypted = is_encrypted(wishes, self._encrypted_by_default)
         if not self._without_keys.isdisjoint(wishes.invite):
             encrypted = False
-        plan = Blueprint(wishes, version, actor.user_id, alias, profiles, encrypted)
+        plan = Blueprint(
+            wishes, version, actor.user_id, alias, profiles, encrypted, group_calls=self._group_calls
+        )
         room_id = await self._make_named(plan, alias)
         await self._invite_elsewhere(actor, room_id, wishes)
         return room_id
