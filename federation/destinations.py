@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How other servers are: which are worth trying now, shared by everything that asks or sends them something.
 
-A server that is not reached is left alone for a minute, then for twice as long each time, up to a day. Asked and
+A server that is not reached is left alone for ten seconds, then for twice as long each time, up to a day. Asked and
 told in memory; kept, and passed on to the other processes, in the background. One that answers costs no memory and no
 row but for the hour of its last success. What servers are owed is the queues' (`federation/outbound`).
 """
@@ -23,13 +23,16 @@ logger = logging.getLogger(__name__)
 
 _FAILING = Gauge("lares_federation_failing_destinations", "Servers known here that are not reached or refuse")
 
-FIRST_PAUSE = 60_000
+FIRST_PAUSE = 10_000
 LONGEST_PAUSE = 86_400_000
-"""Milliseconds between two attempts, from the first failure on."""
+"""Milliseconds between two attempts at reaching a server, from the first failure on."""
+FIRST_REFUSED_PAUSE = 60_000
+"""The same where it answers transactions with errors: after some of them the fault is looked for in what was sent."""
 JITTER = 0.2
 """Pauses are longer by up to this part, so that what failed together is not tried together."""
 SPOKE_PAUSE = 60_000
-"""A server that speaks to us is tried at once, but only once in so many milliseconds."""
+"""A server that speaks to us is tried at once, but only once in so many milliseconds: it may be one that cannot be
+reached from here. Where it failed only a few times, in no more than its pause, since networks heal."""
 MOST_KNOWN = 100_000
 """Failing servers remembered; of more, those that were not asked for the longest count as well."""
 WRITE_PAUSE = 1.0
@@ -153,7 +156,7 @@ class Availability:
                 standing,
                 failures=failures,
                 failing_since=standing.failing_since if standing.failures else now,
-                retry_at=now + self._pause(failures),
+                retry_at=now + self._pause(FIRST_PAUSE, failures),
                 reason=_shortened(reason) or standing.reason,
             )
         )
@@ -168,7 +171,7 @@ class Availability:
                 standing,
                 refusals=refusals,
                 failing_since=standing.failing_since or now,
-                send_again_at=now + self._pause(refusals),
+                send_again_at=now + self._pause(FIRST_REFUSED_PAUSE, refusals),
                 reason=_shortened(reason),
             )
         )
@@ -191,7 +194,9 @@ class Availability:
         now = self._now()
         if standing is None or standing.retry_at <= now:
             return
-        if now - self._spoke_at.get(destination, 0) < SPOKE_PAUSE:
+        if now - self._spoke_at.get(destination, 0) < min(
+            SPOKE_PAUSE, _doubled(FIRST_PAUSE, standing.failures)
+        ):
             return
         self._spoke_at[destination] = now
         self._spoke_at.move_to_end(destination)
@@ -215,9 +220,8 @@ class Availability:
 
     # Keeping.
 
-    def _pause(self, attempts: int) -> int:
-        pause: int = min(FIRST_PAUSE << min(attempts - 1, 20), LONGEST_PAUSE)
-        return round(pause * (1 + JITTER * self._random()))
+    def _pause(self, first: int, attempts: int) -> int:
+        return round(_doubled(first, attempts) * (1 + JITTER * self._random()))
 
     def _tell(self, destination: str) -> None:
         for watcher in self._watchers:
@@ -260,6 +264,12 @@ class Availability:
             logger.warning("how other servers are could not be kept", exc_info=True)
             for standing in portion:
                 self._unwritten.setdefault(standing.server_name, standing)
+
+
+def _doubled(first: int, attempts: int) -> int:
+    """The pause after so many attempts that failed, in milliseconds."""
+    pause: int = min(first << min(max(attempts, 1) - 1, 20), LONGEST_PAUSE)
+    return pause
 
 
 def _shortened(reason: str | None) -> str | None:

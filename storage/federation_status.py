@@ -98,6 +98,7 @@ def destination_status(dsn: str, server_name: str) -> DestinationStatus | None:
                 "after": rows[0][1],
                 "upto": 2**62,
                 "limit": MOST_COUNTED,
+                "whole": MOST_COUNTED,
                 "per_room": MOST_COUNTED,
             }
             events = len(_rows(conn, MISSED, bounds))

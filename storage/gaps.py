@@ -34,6 +34,9 @@ _UPTO = """SELECT missing_event_id, ordinal, depth FROM event_gaps
 
 _BETWEEN = "SELECT 1 FROM event_gaps WHERE room = %s AND depth > %s AND depth <= %s LIMIT 1"
 
+_HISTORY_ABOVE = """SELECT 1 FROM event_gaps g JOIN events e USING (room, ordinal)
+    WHERE g.room = %s AND g.depth > %s AND (e.position <= 0 OR server_of(e.sender) = %s) LIMIT 1"""
+
 _MISSING = "SELECT missing_event_id FROM event_gaps WHERE room = %s AND missing_event_id = ANY (%s::text[])"
 
 
@@ -87,6 +90,12 @@ class GapStore:
     async def any_between(self, room: int, above: int, upto: int) -> bool:
         """Whether something is missing before an event with above < depth ≤ upto."""
         return await self._database.fetch_one("gaps_between", _BETWEEN, (room, above, upto)) is not None
+
+    async def is_history(self, room: int, depth: int, own_server: str) -> bool:
+        """Whether what has that depth lies below history that is missing, or below what this server came with: not
+        only below a gap of its own time, beside which other things may be on their way here."""
+        row = await self._database.fetch_one("gaps_history_above", _HISTORY_ABOVE, (room, depth, own_server))
+        return row is not None
 
     async def missing(self, room: int, event_ids: Sequence[str]) -> set[str]:
         """Those of the events that are still missing."""

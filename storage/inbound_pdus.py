@@ -75,7 +75,13 @@ _RELEASE = "DELETE FROM inbound_rooms WHERE room_id = %s AND worker = %s"
 _KNOWN = """SELECT e.event_id, e.flags, e.type, e.state_key FROM rooms r JOIN events e USING (room)
     WHERE r.room_id = %s AND e.event_id = ANY (%s::text[]) AND (e.flags <> 4 OR e.auth_chain IS NOT NULL)"""
 
-_BEGINS = """SELECT min(g.depth) FROM rooms r JOIN event_gaps g USING (room) WHERE r.room_id = %s"""
+# Before what this server came with, or before history. A gap that was bridged while we were there is no beginning: what
+# others did beside it meanwhile may be less deep, and is news.
+_BEGINS = """SELECT min(g.depth) FROM rooms r JOIN event_gaps g USING (room) JOIN events e USING (room, ordinal)
+    WHERE r.room_id = %s AND (e.position <= 0 OR server_of(e.sender) = %s)"""
+
+_HASTEN = """UPDATE inbound_pdus SET not_before = now(), attempts = greatest(attempts - 1, 0)
+    WHERE origin = %s AND not_before > now() RETURNING room_id"""
 
 
 class InboundPduStore:
@@ -154,7 +160,12 @@ class InboundPduStore:
         rows = await self._database.fetch("inbound_known_events", _KNOWN, (room_id, list(event_ids)))
         return {str(row[0]): KnownEvent._make(row[1:]) for row in rows}
 
-    async def history_begins(self, room_id: str) -> int:
-        """The least depth of the events before which something is missing here; 0: nothing is."""
-        row = await self._database.fetch_one("inbound_history_begins", _BEGINS, (room_id,))
+    async def hasten(self, origin: str) -> set[str]:
+        """Have a server's events looked at now, and not count the last attempt; gives the rooms they wait in."""
+        return {str(row[0]) for row in await self._database.fetch("inbound_pdus_hasten", _HASTEN, (origin,))}
+
+    async def history_begins(self, room_id: str, own_server: str) -> int:
+        """The depth from which on the room is known here: the least of the events before which there is history that
+        was never here; 0: there is none."""
+        row = await self._database.fetch_one("inbound_history_begins", _BEGINS, (room_id, own_server))
         return 0 if row is None or row[0] is None else int(row[0])

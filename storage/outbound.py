@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 from storage.database import Database
 
+WHOLE = 50
+"""If a server missed no more events of a room than a transaction takes, it is sent all of them: fetching costs both
+sides more."""
 PER_ROOM = 10
-"""Of what a server missed in a room only so many of the newest events are sent: it fetches what lies before."""
+"""Of more than that only so many of the newest: it fetches what lies before."""
 
 _COLUMNS = "e.position, e.room, e.event_id, e.type, e.state_key, e.sender, e.pdu"
 
@@ -38,11 +41,15 @@ WITH stays AS MATERIALIZED (
 ), missed AS (
     SELECT e.position, e.room, e.ordinal FROM stays s JOIN rooms r USING (room)
     CROSS JOIN LATERAL (
-        SELECT n.position, n.room, n.ordinal, n.sender FROM events n  -- off the index, whatever the room's size
-        WHERE n.room = s.room AND n.outbound AND (n.flags & 7) = 0 AND n.position > %(after)s AND n.position <= %(upto)s
-        ORDER BY n.position DESC LIMIT %(per_room)s
+        SELECT w.*, count(*) OVER () AS there, row_number() OVER (ORDER BY w.position DESC) AS nth FROM (
+            SELECT n.position, n.room, n.ordinal, n.sender FROM events n  -- off the index, whatever the room's size
+            WHERE n.room = s.room AND n.outbound AND (n.flags & 7) = 0
+              AND n.position > %(after)s AND n.position <= %(upto)s
+            ORDER BY n.position DESC LIMIT %(whole)s + 1
+        ) AS w
     ) AS e
-    WHERE r.position > %(after)s AND s.present @> e.position AND server_of(e.sender) <> %(server)s
+    WHERE r.position > %(after)s AND (e.there <= %(whole)s OR e.nth <= %(per_room)s)
+      AND s.present @> e.position AND server_of(e.sender) <> %(server)s
     UNION
     SELECT n.position, n.room, n.ordinal FROM events n
     WHERE server_of(n.state_key) = %(server)s AND n.outbound AND n.type = 'm.room.member' AND (n.flags & 7) = 0
@@ -94,9 +101,17 @@ class OutboundStore:
         return [OutboundEvent._make(row) for row in rows]
 
     async def missed(self, server_name: str, after: int, upto: int, limit: int) -> list[Place]:
-        """What a server is to be sent after it was away, oldest first: of each room it is in, from after its join, the
-        newest `PER_ROOM` events; and what became of the memberships of its users."""
-        params = {"server": server_name, "after": after, "upto": upto, "limit": limit, "per_room": PER_ROOM}
+        """What a server is to be sent after it was away, oldest first: of each room it is in, from after its join, all
+        events if they are few (`WHOLE`), else the newest `PER_ROOM`; and what became of the memberships of its users.
+        """
+        params = {
+            "server": server_name,
+            "after": after,
+            "upto": upto,
+            "limit": limit,
+            "whole": WHOLE,
+            "per_room": PER_ROOM,
+        }
         rows = await self._database.fetch("outbound_missed", MISSED, params)
         return [Place._make(row) for row in rows]
 

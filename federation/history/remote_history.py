@@ -202,13 +202,23 @@ class RemoteHistory:
                 head.room_id, head.version, [event_id], servers, budget=budget
             )
             incoming = found.get(event_id)
-            if incoming is None or not await self._gaps.any_between(head.room, incoming.event.depth, 2**62):
+            if incoming is None:
                 return False
+            if not await self._gaps.is_history(head.room, incoming.event.depth, self._server_name):
+                return await self._led_to(head, incoming.event.depth)
             placing = Placing(head.room_id, head.version, servers, budget)
             return bool(await self._placer.place(placing, found))
         except OverBudget as error:
             log.info("%s costs too much: %s", event_id, error)
             return False
+
+    async def _led_to(self, head: RoomHead, depth: int) -> bool:
+        """Whether something was stored of what leads back from the gaps of this server's own time. Of what is below
+        them by depth only that is history: the rest is beside them, and on its way here as news."""
+        gaps = await self._gaps.upto(head.room, 2**62, MOST_GAPS)
+        missing = {gap.missing_event_id: gap.depth for gap in gaps if gap.depth > depth}
+        named = dict(list(missing.items())[-MOST_NAMED:])  # those nearest to it
+        return bool(named) and await self._fill(head, named)
 
     async def _find_by_time(self, head: RoomHead, timestamp: int, *, backwards: bool) -> bool:
         for server in self._candidates.of(head)[:SERVERS_BY_TIME]:

@@ -78,7 +78,9 @@ class Inbound:
         backlog = Backlog(
             reactor,
             store=pdus,
-            filler=GapFiller(fetcher=fetcher, intake=intake, known=pdus, waiting=pdus),
+            filler=GapFiller(
+                fetcher=fetcher, intake=intake, known=pdus, waiting=pdus, server_name=server_name
+            ),
             rooms=rooms,
             costs=OriginCosts(reactor.seconds),
             new_budget=lambda: Budget(reactor.seconds),

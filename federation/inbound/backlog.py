@@ -37,6 +37,8 @@ MOST_PER_ORIGIN: Final = 1000
 ROOMS_AT_ONCE: Final = 16
 DELAYS: Final = (10.0, 60.0, 600.0, 3600.0)
 """Seconds before an event is tried again; after the last it is given up."""
+BRIDGED_FROM: Final = 2
+"""Attempts after which an event is not kept waiting for a server that is not reached, if others can tell a state."""
 LOOK_EVERY: Final = 20.0
 """Seconds between looks for what other processes left behind."""
 NEXT_AFTER: Final = 5.0
@@ -56,7 +58,7 @@ class Filler(Protocol):
     """See `federation.inbound.gaps.GapFiller`."""
 
     async def fill(
-        self, room: LiveRoom, incoming: Incoming, servers: Sequence[str], budget: Budget
+        self, room: LiveRoom, incoming: Incoming, servers: Sequence[str], budget: Budget, *, bridging: bool
     ) -> Verdict: ...
 
 
@@ -106,6 +108,11 @@ class Backlog:
             self._wake(room_id)
         return kept
 
+    def reachable(self, server: str) -> None:
+        """The server could not be asked, and may be now: its events are looked at again at once."""
+        if not self._stopping:
+            Deferred.fromCoroutine(self._hasten(server))
+
     def start(self) -> None:
         """Take up what an earlier run left, and look again from time to time."""
         self._loop.start(LOOK_EVERY)
@@ -128,6 +135,13 @@ class Backlog:
             await done
 
     # Rooms
+
+    async def _hasten(self, server: str) -> None:
+        try:
+            for room_id in await self._store.hasten(server):
+                self._wake(room_id)
+        except Exception:
+            log.warning("events of %s wait longer than they need to", server, exc_info=True)
 
     async def _look(self) -> None:
         try:
@@ -257,8 +271,10 @@ class Backlog:
     async def _attempt(self, room: LiveRoom, waiting: WaitingPdu, budget: Budget) -> str | None:
         """Why the event still waits; None if it does not."""
         incoming = held(waiting, room.version)
+        servers = self._servers(room, waiting.origin, incoming)
+        bridging = waiting.attempts >= BRIDGED_FROM
         filling = Deferred.fromCoroutine(
-            self._filler.fill(room, incoming, self._servers(room, waiting.origin, incoming), budget)
+            self._filler.fill(room, incoming, servers, budget, bridging=bridging)
         )
         try:
             verdict = await filling.addTimeout(_PATIENCE, self._reactor)

@@ -20,6 +20,7 @@ from federation.inbound.live_rooms import LiveRoom
 from federation.inbound.missing import EventFetcher, KnownEvents, NotToBeHad
 from federation.inbound.ordering import by_prev, named_first
 from homeserver.protocol.events import Event
+from homeserver.protocol.identifiers import domain_of
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from storage.events import OUTLIER
@@ -46,7 +47,7 @@ class GapIntake(Protocol):
 class StoredEvents(KnownEvents, Protocol):
     """See `storage.inbound_pdus.InboundPduStore`."""
 
-    async def history_begins(self, room_id: str) -> int: ...
+    async def history_begins(self, room_id: str, own_server: str) -> int: ...
 
 
 class WaitingEvents(Protocol):
@@ -59,19 +60,39 @@ class GapFiller:
     """Does what one waiting event needs."""
 
     def __init__(
-        self, *, fetcher: EventFetcher, intake: GapIntake, known: StoredEvents, waiting: WaitingEvents
+        self,
+        *,
+        fetcher: EventFetcher,
+        intake: GapIntake,
+        known: StoredEvents,
+        waiting: WaitingEvents,
+        server_name: str,
     ) -> None:
         self._fetcher = fetcher
         self._intake = intake
         self._known = known
         self._waiting = waiting
+        self._server_name = server_name
 
     async def fill(
-        self, room: LiveRoom, incoming: Incoming, servers: Sequence[str], budget: Budget
+        self,
+        room: LiveRoom,
+        incoming: Incoming,
+        servers: Sequence[str],
+        budget: Budget,
+        *,
+        bridging: bool = True,
     ) -> Verdict:
-        """What became of the event; MISSING where it still lacks something. Raises OverBudget, NotToBeHad."""
-        gap = _Gap(room, incoming, servers, budget, await self._known.history_begins(room.room_id))
+        """What became of the event; MISSING where it still lacks something. Raises OverBudget, NotToBeHad.
+
+        `servers` begin with who sent it. Not `bridging`: what lies between is waited for where that server, or the
+        author's, could not be asked: others may give a state that spares it, and what it was is not looked for again.
+        """
+        begins = await self._known.history_begins(room.room_id, self._server_name)
+        gap = _Gap(room, incoming, servers, budget, begins)
         await self._walk_back(gap)
+        if not bridging and gap.unreached and await self._missing_prev(gap):
+            raise NotToBeHad(f"what only {', '.join(sorted(gap.unreached))} may have, not reached now")
         await self._settle_edges(gap)
         await self._fetch_auth(gap)
         verdict = await self._receive(gap)
@@ -100,7 +121,8 @@ class GapFiller:
                     servers=gap.servers,
                     budget=gap.budget,
                 )
-                found = {incoming.event.event_id: incoming for incoming in told}
+                found = {incoming.event.event_id: incoming for incoming in told.events}
+                gap.unreached = set() if found else told.unreached & gap.witnesses
             if not gap.take(found):
                 return
 
@@ -206,6 +228,10 @@ class _Gap:
         self.budget = budget
         self.begins = begins
         """The depth from which on the room is known here; what is less deep was before this server came to it."""
+        self.witnesses = {*servers[:1], domain_of(incoming.event.sender)}
+        """Who has what is before the event, if anybody has."""
+        self.unreached: set[str] = set()
+        """Those of them that could not be asked, while nobody else told anything."""
 
     def prev_beyond(self) -> dict[str, None]:
         """The previous events named by those gathered that are not among them."""

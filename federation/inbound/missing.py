@@ -73,6 +73,14 @@ class _Asking:
     budget: Budget
 
 
+@dataclass(frozen=True, slots=True)
+class Between:
+    """What a server told to lie between events, and which servers could not be asked before it."""
+
+    events: Sequence[Incoming]
+    unreached: set[str]
+
+
 class EventFetcher:
     """Fetches. Every method may be given a `budget` that goes on over several calls; without, each has its own.
 
@@ -236,11 +244,12 @@ class EventFetcher:
         limit: int,
         servers: Sequence[str],
         budget: Budget | None = None,
-    ) -> list[Incoming]:
+    ) -> Between:
         """Events before `latest` that are not before `earliest`, at most `limit`, as the first server that knows any
         tells them; not stored. They may be anything of the room: the answer's order and relevance are its own.
         """
         budget = budget or self._new_budget()
+        unreached: set[str] = set()
         for server in servers[:SERVERS]:
             budget.spend(requests=1)
             try:
@@ -249,11 +258,13 @@ class EventFetcher:
                 )
             except RemoteFailure as error:
                 log.debug("no missing events of %s: %s", room_id, error)
+                if isinstance(error, Unreachable):
+                    unreached.add(server)
                 continue
             read = await self._read(room_id, version, pdus[:limit], budget)
             if read:
-                return read
-        return []
+                return Between(read, unreached)
+        return Between((), unreached)
 
     # Storing
 

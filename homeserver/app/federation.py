@@ -323,6 +323,7 @@ def build_federation(
 ) -> Federation:
     """Build it."""
     inbound = _build_inbound(reactor, config, core, links, services)
+    links.availability.watch(inbound.backlog.reachable)
     notary = Notary(own=links.own_keys, keyring=links.keyring, store=links.key_store, now=now_ms)
     gate = ServerGate(
         server_name=config.server_name,

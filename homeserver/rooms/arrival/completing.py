@@ -131,16 +131,19 @@ class RoomCompletion:
         self, room: Room, entered: PartialRoom, whole: Mapping[StateKey, int], known: dict[int, Event]
     ) -> bool:
         """False if the head had moved; what was loaded of members is then in `known`."""
+        # One head for all of it: the room's own moves on meanwhile, and what is read of a newer one would be written as
+        # if it had been looked at.
+        head = room.head
         overlay = await self._overlay(room.key, entered, whole)
-        present = overlay.state(room.head.snapshot)
+        present = overlay.state(head.snapshot)
         if present is None:
             raise IncompleteState("the present state does not follow from the one before the join")
         events = await self._present(room, present, known)
         verdict = await self._look_again(room, entered, overlay, events)
         state = {event.state_tuple: Piece(ordinal, event) for ordinal, event in events.items()}
-        head_row, snapshots = self._without_failed(room.head, verdict, state)
+        head_row, snapshots = self._without_failed(head, verdict, state)
         await self._add_missing(room, state, snapshots)
-        row, users = self._row(room.head, state, overlay.mended(), verdict)
+        row, users = self._row(head, state, overlay.mended(), verdict)
         row["head"] = head_row
         row["state"]["snapshots"] = numbered(snapshots)
 

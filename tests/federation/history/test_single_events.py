@@ -88,6 +88,23 @@ async def test_news_is_not_taken_for_history(database: Database) -> None:
     assert stored.position > 0 and stored.flags == 0
 
 
+async def test_beside_a_gap_an_event_is_news(database: Database) -> None:
+    """What a gap of our own time leads back to is history; another branch, no deeper, is on its way."""
+    world = await arrived(database, messages=0)
+    base = world.remote.message("base")
+    await world.receive(base)
+    missed = [world.remote.message(str(number)) for number in range(5)]
+    await world.receive(world.remote.message("bridged"), gap=True)
+    beside = world.remote.event("m.room.message", {"body": "beside"}, prev=[base])
+    world.remote.events[beside.event.event_id] = beside
+    with pytest.raises(NotFound):
+        await event(world, beside.event.event_id)
+    assert await event(world, missed[2].event.event_id)
+    await world.receive(beside)
+    stored = (await world.engine.events.by_ids([beside.event.event_id]))[beside.event.event_id]
+    assert stored.position > 0 and stored.flags == 0
+
+
 async def test_an_event_of_another_room(database: Database) -> None:
     """Is not taken for one of this."""
     world = await arrived(database)

@@ -106,7 +106,7 @@ class MemoryIntake:
                 found[event_id] = KnownEvent(self.flags[event_id], event.type, event.state_key)
         return found
 
-    async def history_begins(self, room_id: str) -> int:
+    async def history_begins(self, room_id: str, own_server: str) -> int:
         return self.begins
 
     async def receive(self, room_id: str, events: Sequence[Incoming]) -> list[Verdict]:
@@ -199,7 +199,13 @@ class Inbound:
         self.backlog = Backlog(
             reactor,
             store=self.store,
-            filler=GapFiller(fetcher=self.fetcher, intake=self.intake, known=self.intake, waiting=self.store),
+            filler=GapFiller(
+                fetcher=self.fetcher,
+                intake=self.intake,
+                known=self.intake,
+                waiting=self.store,
+                server_name=OWN,
+            ),
             rooms=self.intake,
             costs=self.costs,
             new_budget=budget,

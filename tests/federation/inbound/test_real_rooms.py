@@ -204,6 +204,27 @@ async def test_a_gap_that_nobody_fills_is_bridged_by_the_state(database: Databas
     assert await world.state("m.room.topic") == topic.event.event_id
 
 
+async def test_beside_a_bridged_gap_nothing_is_history(database: Database) -> None:
+    """A branch less deep than the gap comes as a whole, be the room ours from its beginning or entered."""
+    world = await World.open(database)
+    base = world.remote.message("base")
+    await world.send(base)
+    lost = [world.remote.message(f"lost {number}") for number in range(10)]
+    bridged = world.remote.message("bridged")
+    branch = [base]
+    for number in range(5):
+        built = world.remote.event("m.room.message", {"body": f"branch {number}"}, prev=[branch[-1]])
+        world.remote.events[built.event.event_id] = built
+        branch.append(built)
+    await world.engine.database.execute("filled", "DELETE FROM event_gaps")  # as if read to its beginning
+    world.telling(world.hydra, *lost)
+    await world.send(bridged)
+    assert [await world.flags(each) for each in (lost[-1], bridged)] == [None, 0]
+    await world.send(branch[-1])
+    assert [await world.flags(each) for each in branch] == [0] * 6
+    assert await world.ends() == {bridged.event.event_id, branch[-1].event.event_id}
+
+
 async def test_an_event_allowed_by_events_of_another_room_is_rejected(database: Database) -> None:
     """Though its form is good; the answer says nothing of it."""
     world = await World.open(database)

@@ -113,6 +113,33 @@ async def test_what_changed_meanwhile_stands(database: Database, hydra: RemoteSe
     assert ban.replaced_event_id == joined.event.event_id
 
 
+@pytest.mark.parametrize("late", [1, 2])
+async def test_who_joins_while_it_becomes_known_stays(
+    database: Database, hydra: RemoteServer, late: int
+) -> None:
+    """At whatever moment: what was read before is not written as if it had been read after."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra, join_rule="public")
+    remote.fill(3, hydra)
+    before = list(remote.state.values())
+    await arrivals.join(remote, ALICE, omit_members=True)
+    pauses = 0
+
+    async def pause() -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == late:
+            await arrivals.process.write(remote.id, member(BOB, "join"))
+
+    arrivals.completion._pause = pause
+    await arrivals.fill(remote, before)
+    assert pauses >= late
+    room = await arrivals.process.engine.cache.get(remote.id)
+    assert room is not None
+    assert room.head.is_joined(BOB) and room.head.partial_servers is None
+    await agrees(arrivals, database, remote)
+
+
 async def test_what_was_not_allowed_is_taken_back(database: Database, hydra: RemoteServer) -> None:
     """Somebody who turns out to be banned said nothing and set nothing."""
     arrivals = await Arrivals.open(database)
