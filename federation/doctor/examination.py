@@ -13,7 +13,7 @@ from typing import Final
 
 from federation.discovery import DiscoveryFailed, ServerDiscovery
 from federation.doctor import judging
-from federation.doctor.report import Finding, Part, Report, note, problem
+from homeserver.observability.findings import Finding, Part, Report, note, problem
 from homeserver.outgoing import Caps, OutgoingClient, OutgoingError, OutgoingResponse, Target
 from homeserver.outgoing.inspection import Inspector
 from homeserver.protocol.signing import VerifyKey

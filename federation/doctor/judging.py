@@ -16,7 +16,7 @@ import orjson
 
 from federation.discovery import Resolution
 from federation.discovery.steps import Step
-from federation.doctor.report import Finding, note, ok, problem
+from homeserver.observability.findings import Finding, note, ok, problem
 from homeserver.outgoing import OutgoingResponse, Target
 from homeserver.outgoing.errors import (
     AddressDenied,
