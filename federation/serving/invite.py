@@ -162,6 +162,9 @@ class ReceiveInvite:
             raise InvalidParam("The room is of another version")
         if room.head.is_resident(self._signer.server_name):
             self._gate.check_acl(origin, room.head)
+            # Whose invite the room could never take, and which so would only serve to have it signed.
+            if origin not in room.head.other_hosts(self._signer.server_name):
+                raise Forbidden("Your server is not in the room")
 
     async def _check_origin_signed(self, origin: str, event: Event) -> None:
         """Raise InvalidParam unless the inviter's server signed a third-party invite, too.

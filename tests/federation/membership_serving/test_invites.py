@@ -161,6 +161,27 @@ async def test_an_invite_to_a_room_we_are_in(serving: Serving, hydra: Visitor) -
     assert (await serving.head(room_id)).membership(bob.user_id) == "invite"
 
 
+async def test_a_room_of_ours_that_the_server_is_not_in(serving: Serving, hydra: Visitor) -> None:
+    """403 and no signature, however much the event claims that is not known here; also for who was in it once."""
+    await serving.add_user(bob.user_id)
+    room_id = await serving.house.public(version="11")
+    room = FarRoom(hydra.server, "11")
+    pdu = hydra.forged(room.invite(bob.user_id).event.pdu, "11", room_id=room_id)
+    event_id = Event.from_pdu(pdu, room_version("11")).event_id
+
+    async def is_refused() -> None:
+        answer = await send_invite(serving, room, pdu, event_id=event_id, room_id=room_id)
+        assert (answer.status, answer.errcode) == (403, "M_FORBIDDEN")
+        assert b"signatures" not in answer.raw
+        assert (await serving.head(room_id)).membership(bob.user_id) is None
+
+    await is_refused()
+    assert (await hydra.join(room_id)).status == 200
+    gone = (await hydra.filled("leave", room_id)).event
+    assert (await hydra.send("leave", room_id, gone.pdu, event_id=gone.event_id)).status == 200
+    await is_refused()
+
+
 async def test_a_room_that_shuts_the_server_out(serving: Serving, hydra: Visitor) -> None:
     """403, for a room we are in."""
     await serving.add_user(bob.user_id)
