@@ -28,6 +28,7 @@ from homeserver.app.echo import start_echo
 from homeserver.app.elsewhere import nowhere_else
 from homeserver.app.endpoints import build_routes
 from homeserver.app.federation import Federation, build_federation, build_links
+from homeserver.app.open_files import allow_open_files
 from homeserver.app.reach import build_reach
 from homeserver.app.services import Services, build_services
 from homeserver.app.stop_signals import StopRequested, StopSignals
@@ -113,6 +114,7 @@ class _Process:
         """Blocks for as long as the server runs."""
         config = self._config
         self._signals.install()
+        allow_open_files(config.limits.open_files)
         try:
             for listener in config.listeners:
                 check_listener(listener)

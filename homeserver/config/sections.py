@@ -274,7 +274,7 @@ class Logging:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Upper bounds on what a request may bring."""
+    """Upper bounds on what a request may bring, and on what the process may have open."""
 
     max_request_body: Bytes = option(
         default=Bytes(8 * 2**20),
@@ -282,6 +282,12 @@ class Limits:
         doc="The largest request body; a larger one is answered 413 M_TOO_LARGE. A full transaction of "
         "another server (50 events of 64 KiB and what comes with them) must fit. Clients may bring at most "
         "2 MiB of it, 64 KiB where nobody is logged in.",
+    )
+    open_files: int = option(
+        default=65536,
+        check=values.at_least(256),
+        doc="How many files and connections the process may have open, if the system's hard limit (ulimit -Hn) "
+        "allows as many. What the database and requests to other servers do not need is for clients, up to 10,000.",
     )
 
 

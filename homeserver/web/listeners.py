@@ -33,8 +33,8 @@ from homeserver.web.site import Site
 
 _BACKLOG: Final = 1024
 _MOST_CONNECTIONS: Final = 10_000
-#: File descriptors kept for the database, files and outgoing requests.
-_RESERVED_DESCRIPTORS: Final = 256
+#: File descriptors kept for the 512 connections of outgoing requests, the database and files.
+_RESERVED_DESCRIPTORS: Final = 640
 _POLL: Final = 0.02
 #: Seconds a stop waits for requests of which a part has arrived.
 _ARRIVAL: Final = 2.0
@@ -217,7 +217,7 @@ def _affordable() -> int:
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
-    return max(16, min(_MOST_CONNECTIONS, soft - _RESERVED_DESCRIPTORS))
+    return min(_MOST_CONNECTIONS, max(16, soft // 4, soft - _RESERVED_DESCRIPTORS))
 
 
 @implementer(IOpenSSLContextFactory)

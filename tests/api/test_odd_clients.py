@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import resource
 import secrets
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -264,23 +261,11 @@ def test_half_closed_requests_are_answered_or_dropped(server: ServerProcess, arr
     assert bodies(person, room) == ["heard"]
 
 
-@contextmanager
-def few_descriptors(count: int) -> Iterator[None]:
-    """What is started meanwhile may open so many files; so may we."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_connections_beyond_what_the_system_allows_are_turned_away(tmp_path: Path) -> None:
     """The server keeps its files and database, serves who is connected, and takes new clients when there is room."""
-    server = ServerProcess(tmp_path)
+    server = ServerProcess(tmp_path, settings={"limits": {"open_files": 320}})
     try:
-        with few_descriptors(320):
-            server.start()
+        server.start()
         person = Person.arrives(server, "inside")
         room = person.creates()
         with lines(server.port, 300) as crowd:

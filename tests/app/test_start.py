@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shlex
 import signal
 import stat
@@ -39,6 +40,12 @@ def type_it(command: str, password: str) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def expected_files() -> tuple[str, str]:
+    """The soft and the hard limit of open files that a server has by itself."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return str(min(hard, 65536)), str(hard)
 
 
 def printed_command(server: ServerProcess) -> str:
@@ -79,6 +86,8 @@ def test_the_first_start_says_what_it_made_and_what_to_type(
         server.stop()
         begun = time.monotonic()
         server.start()
+        limits = Path(f"/proc/{server.pid}/limits").read_text()
+        assert re.findall(r"Max open files +(\d+) +(\d+)", limits) == [expected_files()]
         say(f"start-up of an installed server: {time.monotonic() - begun:.2f} s")
         assert server.printed() == [f"ready: localhost on 127.0.0.1:{server.port}"]
 
