@@ -53,8 +53,11 @@ export async function recover(client) {
     await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
     await crypto.checkKeyBackupAndEnable();
     const restored = await crypto.restoreKeyBackup();
-    const status = await crypto.getDeviceVerificationStatus(client.getUserId(), client.getDeviceId());
-    return { cross_signed: status.signedByOwner, all_restored: restored.imported === restored.total };
+    const status = async () => await crypto.getDeviceVerificationStatus(client.getUserId(), client.getDeviceId());
+    await until(client, "the signature of its own", async () => (await status())?.signedByOwner, [...NEWS, CryptoEvent.DevicesUpdated]);
+    // A key that came to the device meanwhile, by itself, is not imported a second time.
+    const held = (await crypto.exportRoomKeys()).length;
+    return { cross_signed: (await status()).signedByOwner, all_restored: held >= restored.total };
 }
 
 /** Alice makes a private room and invites Bob, who joins. */
