@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
-from homeserver.app.core import Core
+from homeserver.app.core import Core, now_ms
+from homeserver.calls.history.history import CallHistory
 from homeserver.calls.rtc.admission import Admission
 from homeserver.calls.rtc.callers import Callers, OwnTokens, RemoteTokens
 from homeserver.calls.rtc.sfu import LiveKitRooms
@@ -16,21 +18,38 @@ from homeserver.config import Config, StartRefused
 from homeserver.config.private_file import given_or_read
 from homeserver.config.values import signing_secret
 from homeserver.outgoing import OutgoingClient
+from storage.call_events import CallEventStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calls:
-    """Each None where it is not configured."""
+    """What is None is not configured."""
 
     turn: TurnCredentials | None
     admission: Admission | None
+    history: CallHistory
+    """Always there: signalling is nothing but events."""
 
 
 def build_calls(
-    config: Config, core: Core, *, http: OutgoingClient, own_tokens: OwnTokens, remote_tokens: RemoteTokens
+    config: Config,
+    core: Core,
+    *,
+    http: OutgoingClient,
+    own_tokens: OwnTokens,
+    remote_tokens: RemoteTokens,
+    ignored: Callable[[str], Awaitable[Collection[str]]],
 ) -> Calls:
-    """As configured. Raises StartRefused if a file of secrets cannot be read."""
+    """As configured. Raises StartRefused if a file of secrets cannot be read. `ignored` tells whom a user ignores."""
     return Calls(
+        history=CallHistory(
+            store=CallEventStore(core.database),
+            user_rooms=core.user_rooms,
+            gate=core.gate,
+            ignored=ignored,
+            position=lambda: core.stream.position,
+            now=now_ms,
+        ),
         turn=turn_credentials(config.turn),
         admission=_admission(config, core, http, own_tokens, remote_tokens),
     )

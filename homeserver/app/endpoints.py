@@ -94,7 +94,12 @@ def build_routes(
             search=data.search,
             mutual_rooms=data.mutual_rooms,
         ),
-        call_routes(config, turn=services.calls.turn, admission=services.calls.admission),
+        call_routes(
+            config,
+            turn=services.calls.turn,
+            admission=services.calls.admission,
+            history=services.calls.history,
+        ),
         discovery_routes(config, features),
     )
     return [route for group in groups for route in group]

@@ -314,7 +314,12 @@ def build_services(
         long_poll=LongPoll(sync, core.stream, foreign_wakes, reactor),
         wanted_filters=WantedFilters(accounts.filters),
         calls=build_calls(
-            config, core, http=http, own_tokens=accounts.openid, remote_tokens=elsewhere.openid
+            config,
+            core,
+            http=http,
+            own_tokens=accounts.openid,
+            remote_tokens=elsewhere.openid,
+            ignored=data.account_data.ignored,
         ),
         media=build_media(reactor, config, core.database, elsewhere.media, now_ms),
     )

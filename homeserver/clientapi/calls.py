@@ -3,9 +3,11 @@
 
 import time
 
+from homeserver.calls.history.history import CallHistory
 from homeserver.calls.rtc.admission import Admission
 from homeserver.calls.turn import TurnCredentials
-from homeserver.clientapi import rtc
+from homeserver.clientapi import call_history, rtc
+from homeserver.clientapi.call_history import CallHistoryEndpoints
 from homeserver.clientapi.livekit import LiveKitEndpoints
 from homeserver.clientapi.rtc import RtcEndpoints
 from homeserver.clientapi.voip import VoipEndpoints
@@ -15,14 +17,15 @@ from homeserver.web.routing import Route
 
 def unstable_flags(config: Config) -> tuple[str, ...]:
     """What `/versions` may promise of calls, as configured."""
-    return () if config.rtc.livekit_url is None else (rtc.FLAG,)
+    return (call_history.FLAG,) if config.rtc.livekit_url is None else (call_history.FLAG, rtc.FLAG)
 
 
 def call_routes(
-    config: Config, *, turn: TurnCredentials | None, admission: Admission | None
+    config: Config, *, turn: TurnCredentials | None, admission: Admission | None, history: CallHistory
 ) -> tuple[Route, ...]:
     """The endpoints of calls. Without an SFU those of group calls do not exist."""
     voip = VoipEndpoints(turn, allow_guests=config.turn.allow_guests, clock=time.time)
+    always = (*voip.routes(), *CallHistoryEndpoints(history).routes())
     if admission is None:
-        return voip.routes()
-    return (*voip.routes(), *RtcEndpoints(config).routes(), *LiveKitEndpoints(admission).routes())
+        return always
+    return (*always, *RtcEndpoints(config).routes(), *LiveKitEndpoints(admission).routes())

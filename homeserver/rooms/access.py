@@ -94,7 +94,10 @@ class Sight:
 
     def may_see(self, entry: RoomEvent) -> bool:
         """Whether the user may see the event."""
-        stored = entry.stored
+        return self.may_see_stored(entry.stored)
+
+    def may_see_stored(self, stored: StoredEvent) -> bool:
+        """The same, of a row."""
         if stored.position <= 0 and not self._reaches(stored):
             return False
         return self._may_see(stored.position, stored.visibility, stored, stored.pdu)
