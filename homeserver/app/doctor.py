@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An examination from the command line: what it needs of a server, built without starting one.
 
-Owns the run of the reactor for one report. Touches neither the database nor a running server, and makes no file.
+Touches neither the database nor a running server, and makes no file.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from twisted.internet.defer import Deferred, TimeoutError
-from twisted.python.failure import Failure
-
 from federation.discovery import make_discovery
 from federation.doctor import Examiner, Own, Report
-from homeserver.config import Config, StartRefused
+from homeserver.app.running import run_to_end
+from homeserver.config import Config
 from homeserver.config import signing_key as signing_keys
 from homeserver.outgoing import AddressPolicy, make_client
 from homeserver.outgoing.inspection import Inspector
@@ -26,28 +24,7 @@ LONGEST = 300.0
 
 def examine_server(config: Config, server_name: str | None) -> Report:
     """The report about a server, by default this one. Blocks. Raises StartRefused if it could not be made."""
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
-    outcome: list[Report | Failure] = []
-
-    def begin() -> None:
-        work = Deferred.fromCoroutine(examine(reactor, config, server_name or config.server_name))
-        work.addTimeout(LONGEST, reactor)
-        work.addBoth(outcome.append)
-        work.addBoth(lambda _: reactor.stop())
-
-    reactor.callWhenRunning(begin)
-    reactor.run()
-    if not outcome:
-        raise KeyboardInterrupt
-    result = outcome[0]
-    if isinstance(result, Failure):
-        if isinstance(result.value, TimeoutError):
-            raise StartRefused(f"no end of the examination within {LONGEST:.0f} seconds")
-        result.raiseException()
-    assert isinstance(result, Report)
-    return result
+    return run_to_end(lambda reactor: examine(reactor, config, server_name or config.server_name), LONGEST)
 
 
 async def examine(reactor: Any, config: Config, server_name: str) -> Report:

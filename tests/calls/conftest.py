@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from tests.calls.lines import LongPollLine, WebSocketLine
+from tests.calls.lines import LongPollLine
 from tests.calls.turnserver import Coturn, coturn
 from tests.federation.certificates import CertificateAuthority
 from tests.serving import Account, ServerProcess, serving
@@ -32,7 +32,9 @@ class Town:
         """A device of theirs."""
         return kind(self.server.port, who.user_id, who.access_token)
 
-    def another_line(self, who: Account) -> LongPollLine:
+    def another_line(
+        self, who: Account, kind: Callable[[int, str, str], LongPollLine] = LongPollLine
+    ) -> LongPollLine:
         """A second device of theirs."""
         body = {
             "type": "m.login.password",
@@ -41,7 +43,7 @@ class Town:
         }
         answer = self.server.call("POST", "/_matrix/client/v3/login", body)
         assert answer.status == 200, answer.raw
-        return LongPollLine(self.server.port, who.user_id, answer.body["access_token"])
+        return kind(self.server.port, who.user_id, answer.body["access_token"])
 
     def chat(self, one: Account, other: Account) -> str:
         """A chat of two."""
@@ -58,8 +60,14 @@ class Town:
 def turn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
     """A coturn, with TLS, that shares its secret with the server."""
     directory = tmp_path_factory.mktemp("coturn")
-    leaf = CertificateAuthority(directory / "authority").issue("localhost", "127.0.0.1")
-    with coturn(directory, certificate=leaf.certificate, private_key=leaf.private_key) as running:
+    authority = CertificateAuthority(directory / "authority")
+    leaf = authority.issue("localhost", "127.0.0.1")
+    with coturn(
+        directory,
+        certificate=leaf.certificate,
+        private_key=leaf.private_key,
+        ca_file=authority.ca_file,
+    ) as running:
         yield running
 
 
@@ -74,6 +82,3 @@ def town(tmp_path_factory: pytest.TempPathFactory, turn: Coturn) -> Iterator[Tow
     with serving(tmp_path_factory.mktemp("calls"), settings=settings) as server:
         yield Town(server)
     assert "Traceback (most recent call last)" not in server.log(), server.log()[-12_000:]
-
-
-__all__ = ["Town", "WebSocketLine"]

@@ -76,9 +76,13 @@ class LongPollLine:
     async def heard(self) -> tuple[str, Event]:
         return await asyncio.wait_for(self._heard.get(), PATIENCE)
 
-    async def open(self) -> None:
-        """Listen from now on."""
+    async def mark(self) -> None:
+        """Hear what happens from now on, once it is opened."""
         self.since = self.since or (await self.call("GET", "sync"))["next_batch"]
+
+    async def open(self) -> None:
+        """Listen, from the mark on or else from now on."""
+        await self.mark()
         self._task = asyncio.ensure_future(self._listen())
 
     async def _listen(self) -> None:
@@ -106,7 +110,7 @@ class WebSocketLine(LongPollLine):
     _writer: asyncio.StreamWriter
 
     async def open(self) -> None:
-        self.since = self.since or (await self.call("GET", "sync"))["next_batch"]
+        await self.mark()
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 22)
         key = base64.b64encode(os.urandom(16)).decode()
         self._writer.write(

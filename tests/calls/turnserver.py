@@ -91,15 +91,21 @@ class Coturn:
     tls_port: int = field(default_factory=free_port)
     certificate: Path | None = None
     private_key: Path | None = None
+    ca_file: Path | None = None
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def uris(self) -> dict[str, str]:
+        """By each way it can be reached."""
+        uris = {each: f"turn:127.0.0.1:{self.port}?transport={each}" for each in ("udp", "tcp")}
+        if self.certificate is not None:
+            uris["tls"] = f"turns:localhost:{self.tls_port}?transport=tcp"
+        return uris
 
     @property
     def settings(self) -> dict[str, object]:
         """The section `turn` of a server that uses it."""
-        uris = [f"turn:127.0.0.1:{self.port}?transport={transport}" for transport in ("udp", "tcp")]
-        if self.certificate is not None:
-            uris.append(f"turns:localhost:{self.tls_port}?transport=tcp")
-        return {"uris": uris, "shared_secret": SECRET}
+        return {"uris": list(self.uris.values()), "shared_secret": SECRET}
 
     def configuration(self) -> str:
         """Its `turnserver.conf`."""
@@ -133,12 +139,16 @@ class Coturn:
 
 @contextlib.contextmanager
 def coturn(
-    directory: Path, *, certificate: Path | None = None, private_key: Path | None = None
+    directory: Path,
+    *,
+    certificate: Path | None = None,
+    private_key: Path | None = None,
+    ca_file: Path | None = None,
 ) -> Iterator[Coturn]:
     """Run one until the block ends."""
     directory.mkdir(parents=True, exist_ok=True)
     program, environment = turnserver()
-    server = Coturn(directory, certificate=certificate, private_key=private_key)
+    server = Coturn(directory, certificate=certificate, private_key=private_key, ca_file=ca_file)
     config = directory / "turnserver.conf"
     config.write_text(server.configuration())
     process = subprocess.Popen(

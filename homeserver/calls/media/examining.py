@@ -19,8 +19,9 @@ from typing import Any
 
 from aioice import stun, turn
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
-from aiortc.mediastreams import AudioStreamTrack, MediaStreamError, VideoStreamTrack
+from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcicetransport import parse_stun_turn_uri
+from av import VideoFrame
 from av.frame import Frame
 
 from homeserver.calls.media.messages import CallReport, Received
@@ -30,7 +31,7 @@ from homeserver.calls.media.tracks import SAMPLES, Intake, tone
 LONGEST = 25.0
 ALLOCATING = 8.0
 """Seconds an allocation may take; a server that answers does so in a fraction of one."""
-TALKING = 3.0
+TALKING = 2.0
 """Seconds for which media goes both ways."""
 
 
@@ -95,8 +96,10 @@ def _place(address: tuple[str, int] | None) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class Hum(AudioStreamTrack):
+class Hum(MediaStreamTrack):
     """A note that goes on."""
+
+    kind = "audio"
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,6 +120,28 @@ class Hum(AudioStreamTrack):
         return frame
 
 
+class Grey(MediaStreamTrack):
+    """Small pictures of nothing."""
+
+    kind = "video"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+
+    async def recv(self) -> Frame:
+        """The next picture, ten a second."""
+        if self.readyState != "live":
+            raise MediaStreamError
+        await asyncio.sleep(0.1)
+        frame = VideoFrame(160, 120, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes([128]) * plane.buffer_size)
+        frame.pts, frame.time_base = 9000 * self._count, Fraction(1, 90_000)
+        self._count += 1
+        return frame
+
+
 class Peer:
     """One side of a call that the examination makes."""
 
@@ -129,7 +154,7 @@ class Peer:
         self._peer.on("track", self._track)
         self._peer.on("connectionstatechange", self._moved)
         self._peer.addTrack(Hum())
-        self._peer.addTrack(VideoStreamTrack())
+        self._peer.addTrack(Grey())
 
     def _track(self, track: MediaStreamTrack) -> None:
         self._intakes[track.id] = Intake(track)

@@ -47,6 +47,10 @@ class LiveKitTokens:
         """Lets this server make rooms."""
         return self._signed({"roomCreate": True}, _OWN_LIFETIME)
 
+    def listing_rooms(self) -> str:
+        """Lets this server see which rooms there are."""
+        return self._signed({"roomList": True}, _OWN_LIFETIME)
+
     def watching(self, room: str) -> str:
         """Lets this server see who is in a room."""
         return self._signed({"roomAdmin": True, "room": room}, _OWN_LIFETIME)
