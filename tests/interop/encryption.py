@@ -43,3 +43,12 @@ def assert_all_is_read(record: Record) -> None:
         assert seen["views"] == dict.fromkeys(seen["views"], said), step
     refused = record["refused"][0]["requests"]
     assert not [request for request in refused if not request.startswith("404 ")], refused
+
+
+def assert_history_is_read(record: Record) -> None:
+    """The newcomer read what was said before, and both what was said then."""
+    before = ["I am alone", "and talk to myself"]
+    assert record["before"] == [{"texts": before}]
+    assert record["after"] == [{"texts": sorted([*before, "not any more", "welcome"])}] * 2
+    refused = record["refused"][0]["requests"]
+    assert not [request for request in refused if not request.startswith("404 ")], refused

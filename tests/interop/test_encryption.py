@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.interop.common_room import CLIENTS, assert_all_understand_each_other
 from tests.interop.conversation import record_of
-from tests.interop.encryption import assert_all_is_read, held
+from tests.interop.encryption import assert_all_is_read, assert_history_is_read, held
 from tests.interop.environments import python
 from tests.serving import ServerProcess
 
@@ -63,3 +63,10 @@ def test_all_kinds_of_clients_share_a_room(lares_server: ServerProcess) -> None:
     assert_all_understand_each_other(
         [(lares_server.base_url, account.user_id, account.password) for account in accounts]
     )
+
+
+def test_who_is_invited_reads_what_was_said_before(lares_server: ServerProcess) -> None:
+    """The keys come in an encrypted file (MSC4268), which needs the media repository beside the messages to devices."""
+    alice, bob = (lares_server.register(f"history-{name}") for name in ("alice", "bob"))
+    accounts = [(lares_server.base_url, account.user_id, account.password) for account in (alice, bob)]
+    assert_history_is_read(held(*accounts, scenario="history"))

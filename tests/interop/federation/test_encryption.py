@@ -6,12 +6,13 @@ from __future__ import annotations
 import pytest
 
 from tests.interop.common_room import assert_all_understand_each_other
-from tests.interop.encryption import assert_all_is_read, held
+from tests.interop.encryption import assert_all_is_read, assert_history_is_read, held
 from tests.interop.federation.conftest import Federation
 from tests.interop.federation.lares import LaresServer
 from tests.interop.federation.synapse import PASSWORD
 
-PAIRS = (("lares", "synapse"), ("synapse", "lares"), ("lares", "other lares"))
+WITH_SYNAPSE = (("lares", "synapse"), ("synapse", "lares"))
+PAIRS = (*WITH_SYNAPSE, ("lares", "other lares"))
 
 
 @pytest.mark.parametrize(("near", "far"), PAIRS, ids=[" and ".join(pair) for pair in PAIRS])
@@ -20,6 +21,16 @@ def test_devices_talk_in_secret(federation: Federation, near: str, far: str) -> 
     meeting = f"{near}-{far}".replace(" ", "-")
     accounts = [_account(federation, server, f"secret-{meeting}") for server in (near, far)]
     assert_all_is_read(held(*accounts))
+
+
+@pytest.mark.parametrize(("near", "far"), WITH_SYNAPSE, ids=[" and ".join(pair) for pair in WITH_SYNAPSE])
+def test_who_is_invited_from_another_server_reads_what_was_said_before(
+    federation: Federation, near: str, far: str
+) -> None:
+    """The file with the keys is fetched from the inviting user's server."""
+    meeting = f"{near}-{far}".replace(" ", "-")
+    accounts = [_account(federation, server, f"history-{meeting}") for server in (near, far)]
+    assert_history_is_read(held(*accounts, scenario="history"))
 
 
 def test_all_kinds_of_clients_share_a_room_from_three_servers(federation: Federation) -> None:
