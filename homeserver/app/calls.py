@@ -3,22 +3,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 from homeserver.app.core import Core, now_ms
 from homeserver.calls.history.history import CallHistory
-from homeserver.calls.rtc.admission import Admission
 from homeserver.calls.rtc.callers import Callers, OwnTokens, RemoteTokens
-from homeserver.calls.rtc.sfu import LiveKitRooms
-from homeserver.calls.rtc.tokens import LiveKitTokens
+from homeserver.calls.rtc.leaves import DelayedEvents
+from homeserver.calls.rtc.services import GroupCalls, build_group_calls
 from homeserver.calls.turn import TurnCredentials, turn_credentials
-from homeserver.config import Config, StartRefused
-from homeserver.config.private_file import given_or_read
-from homeserver.config.values import signing_secret
+from homeserver.config import Config
 from homeserver.outgoing import OutgoingClient
 from storage.call_events import CallEventStore
+from storage.delegated_leaves import DelegatedLeaveStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +24,30 @@ class Calls:
     """What is None is not configured."""
 
     turn: TurnCredentials | None
-    admission: Admission | None
+    group: GroupCalls | None
     history: CallHistory
     """Always there: signalling is nothing but events."""
 
+    def start(self) -> None:
+        """Begin what runs by itself."""
+        if self.group is not None:
+            self.group.leaves.start()
+
+    async def stop(self) -> None:
+        """End it."""
+        if self.group is not None:
+            await self.group.leaves.stop()
+
 
 def build_calls(
+    reactor: Any,
     config: Config,
     core: Core,
     *,
     http: OutgoingClient,
     own_tokens: OwnTokens,
     remote_tokens: RemoteTokens,
+    delayed: DelayedEvents,
     ignored: Callable[[str], Awaitable[Collection[str]]],
 ) -> Calls:
     """As configured. Raises StartRefused if a file of secrets cannot be read. `ignored` tells whom a user ignores."""
@@ -51,30 +61,18 @@ def build_calls(
             now=now_ms,
         ),
         turn=turn_credentials(config.turn),
-        admission=_admission(config, core, http, own_tokens, remote_tokens),
-    )
-
-
-def _admission(
-    config: Config, core: Core, http: OutgoingClient, own_tokens: OwnTokens, remote_tokens: RemoteTokens
-) -> Admission | None:
-    rtc = config.rtc
-    secret = given_or_read(rtc.api_secret, rtc.api_secret_file)
-    if rtc.livekit_url is None or rtc.api_key is None or secret is None:
-        return None
-    problem = signing_secret(secret)
-    if problem is not None:
-        raise StartRefused(f"the secret in {rtc.api_secret_file} (rtc.api_secret_file) {problem}")
-    tokens = LiveKitTokens(api_key=rtc.api_key, api_secret=secret, clock=time.time)
-    return Admission(
-        url=rtc.livekit_url,
-        callers=Callers(
-            server_name=config.server_name,
-            full_access=frozenset(rtc.full_access_servers),
-            own=own_tokens,
-            remote=remote_tokens,
-            rooms=core.cache,
+        group=build_group_calls(
+            config.rtc,
+            scheduler=reactor,
+            callers=Callers(
+                server_name=config.server_name,
+                full_access=frozenset(config.rtc.full_access_servers),
+                own=own_tokens,
+                remote=remote_tokens,
+                rooms=core.cache,
+            ),
+            http=http,
+            delayed=delayed,
+            store=DelegatedLeaveStore(core.database),
         ),
-        rooms=LiveKitRooms(http=http, url=rtc.api_url, tokens=tokens),
-        tokens=tokens,
     )

@@ -97,7 +97,7 @@ def build_routes(
         call_routes(
             config,
             turn=services.calls.turn,
-            admission=services.calls.admission,
+            group=services.calls.group,
             history=services.calls.history,
         ),
         discovery_routes(config, features),

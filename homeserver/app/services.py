@@ -135,10 +135,12 @@ class Services:
         await self.devices.start()
         await self.accounts.start()
         self.delayed.timer.start()
+        self.calls.start()
         await self.media.start(database)
 
     async def stop(self) -> None:
         """End it; the database is still there."""
+        await self.calls.stop()
         await self.delayed.timer.stop()
         await self.media.stop()
         await self.devices.stop()
@@ -314,11 +316,13 @@ def build_services(
         long_poll=LongPoll(sync, core.stream, foreign_wakes, reactor),
         wanted_filters=WantedFilters(accounts.filters),
         calls=build_calls(
+            reactor,
             config,
             core,
             http=http,
             own_tokens=accounts.openid,
             remote_tokens=elsewhere.openid,
+            delayed=delayed.events,
             ignored=data.account_data.ignored,
         ),
         media=build_media(reactor, config, core.database, elsewhere.media, now_ms),

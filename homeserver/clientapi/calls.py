@@ -4,7 +4,7 @@
 import time
 
 from homeserver.calls.history.history import CallHistory
-from homeserver.calls.rtc.admission import Admission
+from homeserver.calls.rtc.services import GroupCalls
 from homeserver.calls.turn import TurnCredentials
 from homeserver.clientapi import call_history, rtc
 from homeserver.clientapi.call_history import CallHistoryEndpoints
@@ -21,11 +21,12 @@ def unstable_flags(config: Config) -> tuple[str, ...]:
 
 
 def call_routes(
-    config: Config, *, turn: TurnCredentials | None, admission: Admission | None, history: CallHistory
+    config: Config, *, turn: TurnCredentials | None, group: GroupCalls | None, history: CallHistory
 ) -> tuple[Route, ...]:
     """The endpoints of calls. Without an SFU those of group calls do not exist."""
     voip = VoipEndpoints(turn, allow_guests=config.turn.allow_guests, clock=time.time)
     always = (*voip.routes(), *CallHistoryEndpoints(history).routes())
-    if admission is None:
+    if group is None:
         return always
-    return (*always, *RtcEndpoints(config).routes(), *LiveKitEndpoints(admission).routes())
+    livekit = LiveKitEndpoints(group.admission, group.leaves, group.tokens)
+    return (*always, *RtcEndpoints(config).routes(), *livekit.routes())

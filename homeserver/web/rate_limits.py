@@ -38,6 +38,7 @@ DEFAULTS: Final[Mapping[str, Limit]] = MappingProxyType(
         "messages": Limit(5, 100),
         "ephemeral": Limit(5, 50),
         "rtc": Limit(5, 200),
+        "sfu_webhooks": Limit(100, 2000),
         "delayed_event": Limit(1, 20),
         "delayed_event_updates": Limit(50, 500),
         "joins": Limit(0.5, 15),

@@ -269,6 +269,8 @@ _CALLS = (
     _users("GET", "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports"),
     _anyone("POST", _LIVEKIT + "/sfu/get", {"room": "$room", "openid_token": _OPENID, "device_id": "$device"}),
     _anyone("POST", _LIVEKIT + "/get_token", {"room_id": "$room", "slot_id": "m.call#ROOM", "openid_token": _OPENID, "member": {"id": "m", "claimed_user_id": "$me", "claimed_device_id": "$device"}}),
+    _anyone("POST", _LIVEKIT + "/delegate_delayed_leave", {"room_id": "$room", "slot_id": "m.call#ROOM", "openid_token": _OPENID, "member": {"id": "m", "claimed_user_id": "$me", "claimed_device_id": "$device"}, "delay_id": "none"}),
+    _anyone("POST", _LIVEKIT + "/sfu_webhook", {"event": "participant_left", "room": {"name": "none"}, "participant": {"identity": "none"}}),
     _anyone("GET", _LIVEKIT + "/healthz"),
 )  # fmt: skip
 

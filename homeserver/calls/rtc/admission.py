@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from homeserver.calls.rtc.callers import Callers
+from homeserver.calls.rtc.callers import Caller, Callers
+from homeserver.calls.rtc.leaves import DelegatedLeaves
 from homeserver.calls.rtc.naming import LEGACY_SLOT, legacy_identity, livekit_identity, livekit_room
 from homeserver.calls.rtc.sfu import LiveKitRooms
 from homeserver.calls.rtc.tokens import LiveKitTokens
-from homeserver.errors import Unauthorized
+from homeserver.errors import BadJson, Unauthorized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,25 @@ class Proof:
 
     def __repr__(self) -> str:
         return f"Proof({self.server_name!r}, …)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A member of a slot, as they say. `device_id` is only claimed: it distinguishes the user's own devices."""
+
+    room_id: str
+    slot_id: str
+    user_id: str
+    device_id: str
+    id: str
+
+    @property
+    def livekit_room(self) -> str:
+        return livekit_room(self.room_id, self.slot_id)
+
+    @property
+    def identity(self) -> str:
+        return livekit_identity(self.user_id, self.device_id, self.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,38 +62,65 @@ class Ticket:
 class Admission:
     """One per process. `url` is LiveKit's, as clients reach it."""
 
-    def __init__(self, *, url: str, callers: Callers, rooms: LiveKitRooms, tokens: LiveKitTokens) -> None:
+    def __init__(
+        self,
+        *,
+        url: str,
+        callers: Callers,
+        rooms: LiveKitRooms,
+        tokens: LiveKitTokens,
+        leaves: DelegatedLeaves,
+    ) -> None:
         self._url = url
         self._callers = callers
         self._rooms = rooms
         self._tokens = tokens
+        self._leaves = leaves
 
-    async def admit(
-        self, proof: Proof, *, room_id: str, slot_id: str, user_id: str, device_id: str, member_id: str
-    ) -> Ticket:
-        """Let a member of a slot in. `device_id` is only claimed: it distinguishes the user's own devices.
+    async def admit(self, proof: Proof, member: Member, delay_id: str | None = None) -> Ticket:
+        """Let a member of a slot in, and look after their delayed leave event if they hand one over.
 
-        Raises Unauthorized, also where the token is not that user's; Forbidden, RemoteServerFailed, LimitExceeded.
+        Raises Unauthorized, also where the token is not that user's; Forbidden, RemoteServerFailed, LimitExceeded;
+        BadJson for events of other servers' users, and NotFound for what is no scheduled event of that user and room.
         """
-        room = livekit_room(room_id, slot_id)
-        proven = await self._enter(proof, room_id, room, user_id)
-        return self._ticket(room, livekit_identity(proven, device_id, member_id))
+        caller = await self._caller(proof, member)
+        return await self._enter(caller, member.room_id, member.livekit_room, member.identity, delay_id)
 
-    async def admit_by_device(self, proof: Proof, *, room_id: str, device_id: str) -> Ticket:
+    async def admit_by_device(
+        self, proof: Proof, *, room_id: str, device_id: str, delay_id: str | None = None
+    ) -> Ticket:
         """Let a device in, by the older form. Raises as `admit`."""
-        room = livekit_room(room_id, LEGACY_SLOT)
-        proven = await self._enter(proof, room_id, room, None)
-        return self._ticket(room, legacy_identity(proven, device_id))
-
-    async def _enter(self, proof: Proof, room_id: str, room: str, claimed: str | None) -> str:
         caller = await self._callers.caller(
             room_id=room_id, server_name=proof.server_name, token=proof.access_token
         )
-        if claimed is not None and claimed != caller.user_id:
+        room, identity = livekit_room(room_id, LEGACY_SLOT), legacy_identity(caller.user_id, device_id)
+        return await self._enter(caller, room_id, room, identity, delay_id)
+
+    async def delegate(self, proof: Proof, member: Member, delay_id: str) -> None:
+        """Look after the delayed leave event of somebody who is in a call already. Raises as `admit`."""
+        caller = await self._caller(proof, member)
+        delay_ms = await self._delegated(caller, member.room_id, delay_id)
+        await self._leaves.take_over(member.livekit_room, member.identity, delay_id, delay_ms)
+
+    async def _caller(self, proof: Proof, member: Member) -> Caller:
+        caller = await self._callers.caller(
+            room_id=member.room_id, server_name=proof.server_name, token=proof.access_token
+        )
+        if member.user_id != caller.user_id:
             raise Unauthorized("The OpenID token is of another user")
+        return caller
+
+    async def _delegated(self, caller: Caller, room_id: str, delay_id: str) -> int:
+        if not caller.is_own:
+            raise BadJson("Delayed events are looked after for this server's users only")
+        return await self._leaves.check(caller.user_id, room_id, delay_id)
+
+    async def _enter(
+        self, caller: Caller, room_id: str, room: str, identity: str, delay_id: str | None
+    ) -> Ticket:
+        delay_ms = None if delay_id is None else await self._delegated(caller, room_id, delay_id)
         if caller.full_access:
             await self._rooms.make(room)
-        return caller.user_id
-
-    def _ticket(self, room: str, identity: str) -> Ticket:
+        if delay_id is not None and delay_ms is not None:
+            await self._leaves.take_over(room, identity, delay_id, delay_ms)
         return Ticket(url=self._url, jwt=self._tokens.joining(room, identity))

@@ -24,15 +24,20 @@ from federation.queries.openid import FederatedOpenId
 from homeserver.accounts.openid import OpenId
 from homeserver.calls.rtc.admission import Admission
 from homeserver.calls.rtc.callers import Callers
+from homeserver.calls.rtc.leaves import DelegatedLeaves
 from homeserver.calls.rtc.sfu import LiveKitRooms
 from homeserver.calls.rtc.tokens import LiveKitTokens
 from homeserver.clientapi.livekit import SERVICE_PATH, LiveKitEndpoints
 from homeserver.clientapi.openid import OpenIdEndpoints
+from homeserver.errors import NotFound
 from homeserver.outgoing import AddressPolicy
 from storage.database import Database
+from storage.delayed_events import DelayedEvent, DelayedEventStore, Full, NewDelayedEvent
+from storage.delegated_leaves import DelegatedLeaveStore
 from storage.openid_tokens import OpenIdTokenStore
 from tests.federation.servers import make_key
 from tests.outgoing.servers import Link, Server, answer, client_of
+from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, Engine
 from tests.web.loopback import Answer, Loopback
 
@@ -125,6 +130,49 @@ class _AlwaysTry:
         pass
 
 
+class Delayed:
+    """The delayed events as they are kept, with a note of what is done to them instead of the sending."""
+
+    def __init__(self, database: Database) -> None:
+        self._store = DelayedEventStore(database)
+        self.done: list[tuple[str, str]] = []
+
+    async def schedule(self, user_id: str, room_id: str, delay_id: str, delay_ms: int = 8_000) -> str:
+        """A leave event; its delay id."""
+        added = await self._store.add(
+            NewDelayedEvent(
+                delay_id=delay_id,
+                user_id=user_id,
+                transaction=None,
+                room_id=room_id,
+                type="org.matrix.msc3401.call.member",
+                state_key=f"_{user_id}_DEV_m.call",
+                content="{}",
+                delay_ms=delay_ms,
+            ),
+            most=100,
+            keep=100,
+        )
+        assert not isinstance(added, Full)
+        return added
+
+    async def get(self, user_id: str, delay_id: str) -> DelayedEvent:
+        event = await self._store.get(delay_id)
+        if event is None or event.user_id != user_id:
+            raise NotFound
+        return event
+
+    async def restart(self, delay_id: str) -> None:
+        self.done.append(("restart", delay_id))
+        if await self._store.restart(delay_id) is None:
+            raise NotFound
+
+    async def send(self, delay_id: str) -> None:
+        self.done.append(("send", delay_id))
+        if not await self._store.cancel(delay_id):
+            raise NotFound
+
+
 class CallSite:
     """See the module."""
 
@@ -154,8 +202,16 @@ class CallSite:
         self.livekit_rooms = LiveKitRooms(
             http=self.http, url=f"http://127.0.0.1:{self.livekit.server.port}/", tokens=self.tokens
         )
+        self.delayed = Delayed(database)
+        self.leaves = DelegatedLeaves(
+            scheduler=reactor,
+            store=DelegatedLeaveStore(database),
+            delayed=self.delayed,
+            participants=self.livekit_rooms,
+        )
         admission = Admission(
             url=URL,
+            leaves=self.leaves,
             callers=Callers(
                 server_name=OURS,
                 full_access={FRIENDS},
@@ -166,7 +222,7 @@ class CallSite:
             rooms=self.livekit_rooms,
             tokens=self.tokens,
         )
-        self.service = Loopback(LiveKitEndpoints(admission).routes())
+        self.service = Loopback(LiveKitEndpoints(admission, self.leaves, self.tokens).routes())
 
     async def proof(self, user_id: str, server_name: str = OURS) -> dict[str, object]:
         """An OpenID token, as its server gives it."""

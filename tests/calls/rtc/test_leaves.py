@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whoever loses the connection to a group call is taken out of it, and nobody else is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import jwt
+import pytest
+
+from homeserver.calls.rtc.leaves import CHECK_MS, WAIT_MS, Verdict, judge
+from homeserver.calls.rtc.naming import livekit_identity, livekit_room
+from storage.database import Database
+from storage.delegated_leaves import DelegatedLeave
+from tests.calls.rtc.call_site import EVE, KEY, SECRET, SLOT, START, THEIRS, CallSite, call_site
+from tests.rooms.engine_fixture import ALICE, BOB
+
+IDENTITY = livekit_identity(ALICE, "DEV", "member")
+
+
+class Call:
+    """A room in which alice hands over her leave events."""
+
+    def __init__(self, site: CallSite, room_id: str) -> None:
+        self.site, self.room_id = site, room_id
+        self.participant = (livekit_room(room_id, SLOT), IDENTITY)
+        self.done = site.delayed.done
+
+    async def hand_over(self, delay_id: str = "leave", delay_ms: int = 8_000) -> None:
+        """With the request for a token."""
+        await self.site.delayed.schedule(ALICE, self.room_id, delay_id, delay_ms)
+        proof = await self.site.proof(ALICE)
+        answer = await self.site.by_member(self.room_id, proof, delay_id=delay_id, delay_timeout=delay_ms)
+        assert answer.status == 200, answer.raw
+
+    async def look(self) -> int:
+        """As if time had passed that every look needs."""
+        await self.site.database.execute("due", "UPDATE delegated_leaves SET next_ts = 0", ())
+        return await self.site.leaves.look()
+
+    async def pass_time(self, milliseconds: int) -> None:
+        """For what is looked after."""
+        await self.site.database.execute(
+            "age",
+            "UPDATE delegated_leaves SET since_ts = since_ts - %s, restarted_ts = restarted_ts - %s",
+            (milliseconds, milliseconds),
+        )
+
+    async def webhook(self, event: str, *, secret: str = SECRET, **more: Any) -> int:
+        """From LiveKit; the status of the answer."""
+        body = {"event": event, "room": {"name": self.participant[0], "sid": "RM"}, "id": "EV", **more}
+        raw = json.dumps(body).encode()
+        digest = base64.b64encode(hashlib.sha256(raw).digest()).decode()
+        token = jwt.encode({"iss": KEY, "exp": START + 300, "sha256": digest}, secret, algorithm="HS256")
+        path = "/_matrix/client/unstable/org.lares.livekit/sfu_webhook"
+        answer = await self.site.service.request("POST", path, body=raw, headers={"Authorization": token})
+        return answer.status
+
+    async def is_due(self) -> bool:
+        """Whether a look is due now."""
+        return bool(await self.site.leaves.look())
+
+
+@asynccontextmanager
+async def call(database: Database) -> AsyncIterator[Call]:
+    """For the length of the block."""
+    async with call_site(database) as site:
+        yield Call(site, (await site.engine.new_room()).room_id)
+
+
+async def test_a_part_lasts_as_long_as_the_connection(database: Database) -> None:
+    """Nothing happens before they connect; then the event is restarted; and sent when they are gone, once."""
+    async with call(database) as alices:
+        await alices.hand_over()
+        assert await alices.look() == 1
+        assert alices.done == []
+        alices.site.livekit.participants.add(alices.participant)
+        await alices.pass_time(3_000)
+        await alices.look()
+        await alices.look()
+        assert alices.done == [("restart", "leave")]
+        await alices.pass_time(3_000)
+        await alices.look()
+        assert alices.done == [("restart", "leave")] * 2
+        alices.site.livekit.participants.clear()
+        await alices.look()
+        assert alices.done[2:] == [("send", "leave")]
+        assert await alices.look() == 0
+
+
+async def test_a_livekit_that_does_not_answer_ends_no_call(database: Database) -> None:
+    """Who was connected is kept in the call until LiveKit says otherwise."""
+    async with call(database) as alices:
+        await alices.hand_over()
+        alices.site.livekit.participants.add(alices.participant)
+        await alices.look()
+        alices.site.livekit.broken = True
+        alices.site.livekit.participants.clear()
+        await alices.pass_time(3_000)
+        await alices.look()
+        assert alices.done == [("restart", "leave")]
+        alices.site.livekit.broken = False
+        await alices.look()
+        assert alices.done[1:] == [("send", "leave")]
+
+
+async def test_a_webhook_hastens_the_look(database: Database) -> None:
+    """LiveKit is asked at once; one that somebody else signed, or that is of something else, does nothing."""
+    async with call(database) as alices:
+        await alices.hand_over()
+        assert await alices.is_due()
+        who: dict[str, Any] = {"participant": {"identity": IDENTITY, "sid": "PA"}}
+        assert not await alices.is_due()
+        assert (
+            await alices.webhook(
+                "participant_joined", secret="another secret, as long as the other one", **who
+            )
+            == 401
+        )
+        assert await alices.webhook("track_published", **who) == 200
+        assert await alices.webhook("room_finished") == 200
+        assert not await alices.is_due()
+        # They came and went before anybody looked.
+        assert await alices.webhook("participant_left", **who) == 200
+        assert await alices.is_due()
+        assert alices.done == [("send", "leave")]
+
+
+async def test_what_was_cancelled_is_forgotten(database: Database) -> None:
+    """A client that leaves in order has its event cancelled; there is nothing to look after then."""
+    async with call(database) as alices:
+        await alices.hand_over()
+        alices.site.livekit.participants.add(alices.participant)
+        await alices.look()
+        await alices.site.delayed.send("leave")
+        alices.done.clear()
+        await alices.pass_time(3_000)
+        await alices.look()
+        assert alices.done == [("restart", "leave")]
+        assert await alices.look() == 0
+
+
+async def test_a_later_event_takes_the_place_of_an_earlier(database: Database) -> None:
+    """Whoever joins anew hands over anew, also by the endpoint for those who are connected already."""
+    async with call(database) as alices:
+        await alices.hand_over("first")
+        await alices.site.delayed.schedule(ALICE, alices.room_id, "second")
+        member = {"id": "member", "claimed_user_id": ALICE, "claimed_device_id": "DEV"}
+        body = {
+            "room_id": alices.room_id,
+            "slot_id": SLOT,
+            "openid_token": await alices.site.proof(ALICE),
+            "member": member,
+            "delay_id": "second",
+            "delay_timeout": 8_000,
+        }
+        assert (await alices.site.post("/delegate_delayed_leave", body)).json == {}
+        alices.site.livekit.participants.add(alices.participant)
+        await alices.pass_time(3_000)
+        await alices.look()
+        assert alices.done == [("restart", "second")]
+
+
+async def test_only_ones_own_events_can_be_handed_over(database: Database) -> None:
+    """Not other people's, not of another room, not finished ones, and none of other servers' users."""
+    async with call(database) as alices:
+        site = alices.site
+        other = (await site.engine.new_room()).room_id
+        await site.engine.join(alices.room_id, BOB, EVE)
+        await site.delayed.schedule(ALICE, alices.room_id, "hers")
+        await site.delayed.schedule(BOB, other, "elsewhere")
+        await site.delayed.schedule(BOB, alices.room_id, "over")
+        await site.delayed.send("over")
+        proof = await site.proof(BOB)
+        for delay_id in ("hers", "elsewhere", "over", "none"):
+            answer = await site.by_device(alices.room_id, proof, delay_id=delay_id)
+            assert (answer.status, answer.errcode) == (404, "M_NOT_FOUND")
+        answer = await site.by_device(alices.room_id, await site.proof(EVE, THEIRS), delay_id="hers")
+        assert (answer.status, answer.errcode) == (400, "M_BAD_JSON")
+        assert await alices.look() == 0
+
+
+@pytest.mark.parametrize(
+    ("connected", "present", "waited", "unrestarted", "verdict"),
+    [
+        (False, True, 0, 0, Verdict.WAIT),
+        (False, True, 0, 20_000, Verdict.RESTART),
+        (True, True, 0, 19_999, Verdict.WAIT),
+        (True, None, 0, 20_000, Verdict.RESTART),
+        (True, False, 0, 0, Verdict.SEND),
+        (False, False, 59_999, 59_999, Verdict.WAIT),
+        (False, None, 60_000, 60_000, Verdict.FORGET),
+    ],
+)
+def test_verdicts(
+    connected: bool, present: bool | None, waited: int, unrestarted: int, verdict: Verdict
+) -> None:
+    """Of an event that is delayed by a minute."""
+    leave = DelegatedLeave("room", "identity", "delay", 60_000, connected, waited, unrestarted)
+    assert judge(leave, present=present) is verdict
+
+
+def test_nobody_is_waited_for_longer_than_an_hour() -> None:
+    leave = DelegatedLeave("room", "identity", "delay", 10 * WAIT_MS, False, WAIT_MS, WAIT_MS)
+    assert judge(leave, present=False) is Verdict.FORGET
+    assert CHECK_MS < WAIT_MS
