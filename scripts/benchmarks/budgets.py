@@ -27,6 +27,9 @@ CPU_DIVISORS: Final = {
 }
 """Scenario → n, where the server may use 1/n of the CPU per operation that Synapse's uses."""
 
+P99_DIVISORS: Final = {"call-signalling": 3}
+"""Scenario → n, where the slowest of a hundred operations may take 1/n of what it takes with Synapse."""
+
 IDLE_BYTES: Final = 90 * 1024 * 1024
 
 
@@ -49,11 +52,21 @@ def cpu_factor(results: Results, scenario: ScenarioResult) -> float | None:
 
 def judge_scenario(results: Results, scenario: ScenarioResult) -> Verdict | None:
     """The verdict on one scenario; None where there is no budget or nothing to compare."""
+    if scenario.key in P99_DIVISORS:
+        return _judge_latency(results, scenario, P99_DIVISORS[scenario.key])
     divisor = CPU_DIVISORS.get(scenario.key)
     factor = cpu_factor(results, scenario)
     if divisor is None or factor is None:
         return None
     return Verdict(f"CPU: {scenario.title}", f"≤ 1/{divisor}", fraction(factor), factor >= divisor)
+
+
+def _judge_latency(results: Results, scenario: ScenarioResult, divisor: int) -> Verdict | None:
+    ours, theirs = scenario.figures.get(SUBJECT), results.baseline(scenario, REFERENCE)
+    if ours is None or theirs is None:
+        return None
+    factor = theirs.p99 / max(ours.p99, 0.001)
+    return Verdict(f"p99: {scenario.title}", f"p99 ≤ 1/{divisor}", fraction(factor), factor >= divisor)
 
 
 def judge(results: Results) -> list[Verdict]:

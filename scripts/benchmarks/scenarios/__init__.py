@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured: every scenario, in the order of the report. A new one is a function and a line here."""
 
-from scripts.benchmarks.scenarios import accounts, fanout, rooms, sending, syncing
+from scripts.benchmarks.scenarios import accounts, calls, fanout, rooms, sending, syncing
 from scripts.benchmarks.scenarios.shape import Scenario
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -17,6 +17,9 @@ SCENARIOS: tuple[Scenario, ...] = (
         fanout.web_sockets,
         only="lares",
         compared_with="fan-out-poll",
+    ),
+    Scenario(
+        "call-signalling", "invite to a call, 200 idle long-polls beside it", "invite", calls.signalling
     ),
     Scenario("initial-sync", "initial sync of {rooms} rooms", "sync", syncing.initial),
     Scenario(
