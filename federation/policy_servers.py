@@ -33,8 +33,8 @@ _ASKED: Final = Counter(
 
 PATIENCE: Final = 10.0
 """Seconds for one answer."""
-RECEIVED_PATIENCE: Final = 20.0
-"""Seconds for all events of others that came together."""
+RECEIVED_PATIENCE: Final = 10.0
+"""Seconds after which no more of the events of others that came together are asked about in one go."""
 RECEIVED_AT_ONCE: Final = 4
 """Requests about other servers' events under way with one policy server. Of the eight connections there are with it,
 the rest is for events of ours, whose senders wait."""
@@ -128,12 +128,16 @@ class FederatedPolicyServers:
         deadline = self._clock() + RECEIVED_PATIENCE
 
         async def ask(event: Event) -> None:
-            answers[event.event_id] = await self._in_turn(policy_server, event, deadline)
+            answer = await self._in_turn(policy_server, event, deadline)
+            if answer is not None:
+                answers[event.event_id] = answer
 
         await in_parallel(ask, unknown, RECEIVED_AT_ONCE)
         return answers
 
-    async def _in_turn(self, policy_server: PolicyServer, event: Event, deadline: float) -> str | Refusal:
+    async def _in_turn(
+        self, policy_server: PolicyServer, event: Event, deadline: float
+    ) -> str | Refusal | None:
         """Rooms that share a policy server share its connections."""
         via = policy_server.via
         turns = self._turns.setdefault(via, DeferredSemaphore(RECEIVED_AT_ONCE))
@@ -145,13 +149,15 @@ class FederatedPolicyServers:
             if turns.tokens == turns.limit:
                 self._turns.pop(via, None)
 
-    async def _answer(self, policy_server: PolicyServer, event: Event, deadline: float) -> str | Refusal:
-        left = min(PATIENCE, deadline - self._clock())
-        if left <= 0:
-            return Refusal("the room's policy server did not answer in time")
+    async def _answer(
+        self, policy_server: PolicyServer, event: Event, deadline: float
+    ) -> str | Refusal | None:
+        """None if there was no time left to ask."""
+        if self._clock() >= deadline:
+            return None
         try:
             self._check_askable(policy_server)
-            answer: str | Refusal = await self._ask(policy_server, event, left)
+            answer: str | Refusal = await self._ask(policy_server, event, PATIENCE)
         except RemoteError as error:
             answer = Refusal(f"the room's policy server refuses it: {error.error or error.errcode}")
             if error.status not in _AS_ANSWERED or error.status == 429:

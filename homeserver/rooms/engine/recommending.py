@@ -35,7 +35,9 @@ class PolicyServers(Protocol):
     async def sign_received(
         self, policy_server: PolicyServer, events: Sequence[Event]
     ) -> Mapping[str, str | Refusal]:
-        """The same for events of other servers that came without, by id, of every one of them. Never raises."""
+        """The same for events of other servers that came without, by id. Those that there was no time for are absent.
+        Never raises.
+        """
         ...
 
 

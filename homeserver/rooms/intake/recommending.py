@@ -19,13 +19,18 @@ from homeserver.rooms.intake.receiving import Unasked
 async def ask_policy_servers(
     policy_servers: PolicyServers, events: Sequence[Incoming], unasked: Sequence[Unasked]
 ) -> list[Incoming]:
-    """The events, those of `unasked` with the signature that they lacked or with the reason why they have none."""
+    """The events, those of `unasked` with the signature that they lacked or with the reason why they have none; a part
+    of them as they were, if there was no time for more.
+    """
     by_server: dict[PolicyServer, list[Event]] = {}
     for each in unasked:
         by_server.setdefault(each.policy_server, []).append(each.event)
     answers: dict[str, tuple[PolicyServer, str | Refusal]] = {}
     for policy_server, lacking in by_server.items():  # nearly always one
         given: Mapping[str, str | Refusal] = await policy_servers.sign_received(policy_server, lacking)
+        if not given:
+            late = Refusal("the room's policy server did not answer in time")
+            given = {event.event_id: late for event in lacking}
         answers.update((event_id, (policy_server, answer)) for event_id, answer in given.items())
     return [
         incoming

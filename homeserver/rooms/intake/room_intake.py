@@ -36,7 +36,7 @@ MAX_HISTORY = 500
 PATIENCE = 6
 """Rounds of loading after which a portion is cut where it lacks something: beginning again and again costs more."""
 MAX_ASKED = 10
-"""Attempts at a portion between which a policy server is asked: one more than are needed while it stays the same."""
+"""Attempts at a portion between which a policy server is asked: two, but for one that is slow or replaced meanwhile."""
 MAX_LOADS = 1000
 """Rounds of loading for one portion: a bound for what cannot happen."""
 
@@ -147,7 +147,9 @@ class RoomIntake:
                 portion = await ask_policy_servers(self._engine.policy_servers, portion, lacking.unasked)
             else:
                 return done, portion[len(done) :]
-        raise TimeoutError(f"the policy server of {room_id} changed {MAX_ASKED} times while it was asked")
+        raise TimeoutError(
+            f"the policy servers of {room_id} were asked {MAX_ASKED} times about {len(portion)} events"
+        )
 
     async def receive_outliers(
         self, room_id: str, version: RoomVersion, events: Sequence[Incoming]

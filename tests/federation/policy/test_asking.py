@@ -248,8 +248,7 @@ async def test_a_few_at_once_and_not_for_long(world: World) -> None:
     for each in held[:RECEIVED_AT_ONCE]:
         each.callback(None)
     given = [await each for each in waiting]
-    late = [answer for each in given for answer in each.values() if isinstance(answer, Refusal)]
-    assert len(late) == 24 - RECEIVED_AT_ONCE
+    assert sum(len(each) for each in given) == RECEIVED_AT_ONCE, "there was no time for the others"
     assert len(held) == RECEIVED_AT_ONCE
 
 

@@ -45,7 +45,8 @@ def test_between_two_servers_that_ask(
     berta.say(room.id, "hi there")
     alice.hears(room.id, "hi there")
     guard.server.hears("hi there")
-    assert guard.askers("hello") == [here] and guard.askers("hi there") == [there]
+    # Each by its own server alone; twice if the room moved meanwhile and the event was built anew.
+    assert set(guard.askers("hello")) == {here} and set(guard.askers("hi there")) == {there}
     assert guard.recommended("hello") and guard.recommended("hi there")
     for person in (alice, berta):
         with pytest.raises(Refused, match="The message appears to be spam") as refused:

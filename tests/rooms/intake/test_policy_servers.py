@@ -162,6 +162,30 @@ async def test_the_room_goes_on_while_it_is_asked(database: Database) -> None:
     assert len(ends(room)) == 2
 
 
+async def test_one_that_is_slow_is_asked_again(database: Database) -> None:
+    """What there was no time for is asked about next, as long as there is any answer at all."""
+    asked = PolicyServersInMemory()
+    process, room, dag = await guarded(database, asked)
+    asking = asked.sign_received
+
+    async def slowly(policy_server, events):  # type: ignore[no-untyped-def]
+        return await asking(policy_server, events[:2])
+
+    asked.sign_received = slowly  # type: ignore[method-assign]
+    line = [dag.say(DAVE, "1", prev=ends(room))]
+    for number in range(2, 6):
+        line.append(dag.say(DAVE, str(number), prev=ids(line[-1])))
+    await process.accept(room, *line)
+    assert asked.asked_together == [2, 2, 1]
+
+    async def never(_policy_server, _events):  # type: ignore[no-untyped-def]
+        return {}
+
+    asked.sign_received = never  # type: ignore[method-assign]
+    late = dag.say(DAVE, "late", prev=ends(room))
+    assert await outcomes(process, room, late) == [Outcome.SOFT_FAILED]
+
+
 async def test_the_past_is_not_asked_about(database: Database) -> None:
     """History and state whose place is not known are what they were."""
     asked = PolicyServersInMemory()
