@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -16,10 +15,6 @@ from tests.interop.federation.people import Person
 from tests.interop.federation.synapse import SynapseServer
 
 Server = LaresServer | SynapseServer
-
-# The promise of the netsplit is not kept yet: in about one run of five a server still lacks some events a minute after
-# the network healed. Until that is mended it runs where it is asked for: LARES_NETSPLIT=1 scripts/test tests/interop
-collect_ignore = [] if os.environ.get("LARES_NETSPLIT") else ["test_netsplit.py"]
 
 _serial = count(1)
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from storage.embedded_access import running_embedded_database
+from storage.federation_status import retry_now
 from tests.interop.federation.people import Person
 from tests.serving import ServerProcess, free_port
 
@@ -67,10 +67,10 @@ class LaresServer:
             self.process.stop()
 
     def retry(self, server_name: str) -> None:
-        """Tell it that another server is there again, as an administrator would."""
-        lares = Path(sys.executable).parent / "lares"
-        command = [str(lares), "federation", "retry", server_name, "--config", str(self.process.config_path)]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        """Tell it that another server is there again, as `lares federation retry` does."""
+        dsn = running_embedded_database(self.process.data_dir)
+        assert dsn is not None
+        retry_now(dsn, server_name)
 
     def log(self) -> str:
         return self.process.log()
