@@ -1,22 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taking events in, a message's way from server to server, and joining a large room."""
+"""Taking events in, and a message's way from server to server; joining a large room is `entry`'s."""
 
 from __future__ import annotations
 
 import asyncio
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote
-
-import orjson
 
 from scripts.benchmarks.client import Client, RequestFailed, next_batch
 from scripts.benchmarks.federation.sender import VERSION, Sender
 from scripts.benchmarks.measuring import percentile
 from scripts.benchmarks.servers import Homeserver, free_port
-from scripts.benchmarks.world import FULL, World, each
+from scripts.benchmarks.world import FULL, World
 
 TRANSACTION = 50
 PATIENCE = 600.0
@@ -137,68 +134,6 @@ async def way(near: Homeserver, far: Homeserver, size: Size) -> Way:
         await sent
     ordered = sorted(latencies[10:])
     return Way(1000 * percentile(ordered, 50), 1000 * percentile(ordered, 99))
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Seconds until a join is answered, until all members are there too, and the CPU of both."""
-
-    seconds: float
-    complete: float
-    server_cpu: float
-    database_cpu: float
-
-
-async def large_room(host: Homeserver, size: Size, progress: Callable[[str], None]) -> str:
-    """A room of many members who have spoken."""
-    world = world_of(host)
-    creator = await world.register(world.anyone)
-    room_id = await creator.create_room(preset="public_chat", room_version=VERSION, name="A large room")
-    progress(f"  {size.members} members come in")
-
-    async def come_in(number: int) -> None:
-        member = await world.register(creator.twin())
-        await member.join(room_id)
-        if number < 10:
-            for said in range(size.history // 10):
-                await member.send(room_id, f"h{said}", f"Something to remember, {number}.{said}")
-        member.close()
-
-    await each([lambda number=number: come_in(number) for number in range(size.members - 1)])  # type: ignore[misc]
-    return room_id
-
-
-async def get_acquainted(server: Homeserver, host: Homeserver) -> None:
-    """Join a small room there, so that names, keys and connections are known."""
-    world = world_of(server)
-    user = await world.register(world.anyone)
-    inviting = world_of(host)
-    creator = await inviting.register(inviting.anyone)
-    room_id = await creator.create_room(preset="public_chat", room_version=VERSION)
-    await join(user, room_id, host.server_name)
-
-
-async def entry(server: Homeserver, host: Homeserver, room_id: str, size: Size, already: int = 0) -> Entry:
-    """Join the room from a server that knows the host, but has never heard of the room.
-
-    `already`: how many have come in since it was made.
-    """
-    await get_acquainted(server, host)
-    world = world_of(server)
-    user = await world.register(world.anyone)
-    processes = (server.process, server.cluster.process)
-    before = [process.cpu_seconds() for process in processes]
-    started = time.perf_counter()
-    await join(user, room_id, host.server_name)
-    seconds = time.perf_counter() - started
-    path = f"/_matrix/client/v3/rooms/{quote(room_id)}/joined_members"
-    while len(orjson.loads(await user.call("GET", path))["joined"]) < size.members + 1 + already:
-        if time.perf_counter() - started > PATIENCE:
-            raise TimeoutError("the members did not arrive")
-        await asyncio.sleep(0.05)
-    complete = time.perf_counter() - started
-    used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
-    return Entry(seconds, complete, *used)
 
 
 async def join(user: Client, room_id: str, via: str) -> None:

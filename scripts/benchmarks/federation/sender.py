@@ -49,24 +49,39 @@ class Sender:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, ssl=self._own)
 
     def close(self) -> None:
+        """End it all."""
         if self._server is not None:
             self._server.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """The next request opens a connection."""
         if self._streams is not None:
             self._streams[1].transport.abort()
+            self._streams = None
 
-    async def join(self, room_id: str) -> list[Event]:
-        """Join a room of the destination's; its state afterwards."""
+    async def join(self, room_id: str, *, omit_members: bool = False) -> list[Event]:
+        """Join a room of the destination's; its state afterwards, with the join as the last."""
+        event, answer = await self._move(room_id, "join", f"?omit_members={str(omit_members).lower()}")
+        return [Event.from_pdu(pdu, room_version(VERSION)) for pdu in answer["state"]] + [event]
+
+    async def leave(self, room_id: str) -> None:
+        """Leave it again."""
+        await self._move(room_id, "leave")
+
+    async def _move(self, room_id: str, membership: str, query: str = "") -> tuple[Event, dict[str, Any]]:
+        """The member event, and what the destination answers to it."""
         user = quote(self.user_id)
-        path = f"/_matrix/federation/v1/make_join/{quote(room_id)}/{user}?ver={VERSION}"
+        versions = f"?ver={VERSION}" if membership == "join" else ""
+        path = f"/_matrix/federation/v1/make_{membership}/{quote(room_id)}/{user}{versions}"
         template = (await self.request("GET", path))["event"]
-        version = room_version(VERSION)
         built = build_event(
-            room_version=version,
+            room_version=room_version(VERSION),
             room_id=room_id,
             event_type="m.room.member",
             state_key=self.user_id,
             sender=self.user_id,
-            content={"membership": "join"},
+            content={"membership": membership},
             prev_event_ids=template["prev_events"],
             auth_event_ids=template["auth_events"],
             depth=template["depth"],
@@ -74,9 +89,10 @@ class Sender:
             server_name=self.server_name,
             signing_key=self._key,
         )
-        path = f"/_matrix/federation/v2/send_join/{quote(room_id)}/{quote(built.event.event_id)}"
-        answer = await self.request("PUT", path, orjson.loads(built.json_bytes))
-        return [Event.from_pdu(pdu, version) for pdu in answer["state"]] + [built.event]
+        path = (
+            f"/_matrix/federation/v2/send_{membership}/{quote(room_id)}/{quote(built.event.event_id)}{query}"
+        )
+        return built.event, await self.request("PUT", path, orjson.loads(built.json_bytes))
 
     def messages(self, state: Sequence[Event], count: int) -> list[Event]:
         """Messages, each upon the one before, the first upon the join that ends the state."""
