@@ -57,13 +57,13 @@ class _Everybody:
 class RoomSite:
     """A house of rooms behind HTTP."""
 
-    def __init__(self, house: House, database: Database) -> None:
+    def __init__(self, house: House, database: Database, *, limited: bool = False) -> None:
         self.house = house
         self.reports = ReportStore(database)
         reports = Reports(
             store=self.reports, gate=house.engine.gate, users=_Everybody(), now=lambda: 1_700_000_000_000
         )
-        limits = RateLimits(reactor.seconds, enabled=False)
+        limits = RateLimits(reactor.seconds, enabled=limited)
         delayed = build_delayed_services(
             reactor=reactor,
             store=DelayedEventStore(database),

@@ -216,3 +216,24 @@ async def test_another_user_sets_the_state(rooms: RoomSite) -> None:
     assert one["error"]["errcode"] == "M_UNKNOWN"
     assert one["error"]["org.matrix.msc4140.errcode"] == "M_CANCELLED_BY_STATE_UPDATE"
     assert (await rooms.ok("bob", "GET", EVENTS))["finalised"][0]["reason"] == "error"
+
+
+async def test_a_delay_id_is_managed_no_faster_than_devices_need(database: Database) -> None:
+    """Twenty heartbeats at once, then one a second, for each event by itself."""
+    for name in ("alice", "bob"):
+        await database.execute(
+            "user", "INSERT INTO users (user_id, created_ts) VALUES (%s, 1)", (f"@{name}:localhost",)
+        )
+    site = RoomSite(await House.open(database), database, limited=True)
+    room_id = await site.house.public(bob)
+    first, second = [
+        await delayed(site, f"/rooms/{room_id}/send/m.room.message/{n}", {}, token="bob") for n in range(2)
+    ]
+    restarts = 0
+    while (answer := await site.call(None, "POST", f"{EVENTS}/{first}/restart")).status == 200:
+        restarts += 1
+        assert restarts < 200
+    assert restarts >= 20
+    assert answer.json["errcode"] == "M_LIMIT_EXCEEDED"
+    assert await site.ok(None, "POST", f"{EVENTS}/{second}/restart") == {}
+    await site.stop()
