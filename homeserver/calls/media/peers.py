@@ -58,7 +58,7 @@ def connection(ice: Iterable[Mapping[str, Any]], *, relay_only: bool = False) ->
 
 
 def usable_uris(uris: Sequence[str]) -> list[str]:
-    """Those that aiortc can use, the best first: UDP before TCP before TLS. It uses one of each kind."""
+    """Those that aiortc can use, the best first: UDP before TCP before TLS. It uses the first TURN and the first STUN."""
     usable = [
         uri
         for uri in uris
@@ -66,7 +66,12 @@ def usable_uris(uris: Sequence[str]) -> list[str]:
         and "[" not in uri  # addresses of IPv6 are not understood
         and not (uri.startswith("turns:") and uri.endswith("transport=udp"))
     ]
-    return sorted(usable, key=lambda uri: (uri.startswith("turns:"), uri.endswith("transport=tcp")))
+    usable.sort(key=lambda uri: (uri.startswith("turns:"), uri.endswith("transport=tcp")))
+    if usable and usable[0].startswith("turn:") and not usable[0].endswith("transport=tcp"):
+        # A TURN server answers STUN, too, by which a machine behind a router learns its outer address.
+        place = usable[0].partition(":")[2].partition("?")[0]
+        usable.append(f"stun:{place}")
+    return usable
 
 
 def cleaned(sdp: str) -> str:
