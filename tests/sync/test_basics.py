@@ -6,6 +6,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from homeserver.events.rendering import DELAYED
 from homeserver.protocol.tokens import PlaceToken, SyncToken
 from homeserver.rooms.engine import Draft
 from storage.database import Database
@@ -250,6 +251,26 @@ async def test_the_senders_own_device_alone_gets_the_transaction_id(database: Da
         await client.sync()
         unsigned.append(client.timeline(room.room_id)[0]["unsigned"].get("transaction_id"))
     assert unsigned == [None, None, "txn-mine"]
+
+
+async def test_the_sender_alone_is_told_the_delay_id_of_an_event(database: Database) -> None:
+    """On every device of theirs, and nothing made for them is shown to others (MSC4140)."""
+    process = await Process.open(database)
+    room = await process.engine.new_room()
+    await process.engine.join(room.room_id, BOB)
+    clients = (
+        process.client(device_id="PHONE"),
+        process.client(BOB, "PHONE"),
+        process.client(device_id="LAPTOP"),
+    )
+    for client in clients:
+        await client.sync()
+    await process.send_as_device(room.room_id, ALICE, DELAYED, "later")
+    unsigned = []
+    for client in clients:
+        await client.sync()
+        unsigned.append(client.timeline(room.room_id)[0]["unsigned"].get("org.matrix.msc4140.delay_id"))
+    assert unsigned == ["txn-later", None, "txn-later"]
 
 
 async def test_unsigned_tells_age_membership_and_what_was_replaced(database: Database) -> None:
