@@ -76,11 +76,14 @@ class RemoteMembership:
         reader: Reader,
         fetcher: StateFetcher,
         signer: Signer,
+        acquaint: Callable[[str], Awaitable[object]],
         entered: Callable[[str, int], None],
         now: Callable[[], int],
         pause: Callable[[], Awaitable[None]],
     ) -> RemoteMembership:
-        """`entered`: see `RemoteJoining`; `now`: milliseconds since 1970; `pause` lets others have the reactor."""
+        """`acquaint` and `entered`: see `RemoteJoining`; `now`: milliseconds since 1970; `pause` lets others have the
+        reactor.
+        """
         name, store = signer.server_name, ArrivalStore(core.database)
         partial, templates = PartialRoomStore(core.database), Templates(signer=signer, now=now)
         completion = RoomCompletion(
@@ -132,6 +135,7 @@ class RemoteMembership:
             arrival=arrival,
             templates=templates,
             server_name=name,
+            acquaint=acquaint,
             clock=reactor.seconds,
             entered=entered,
             entered_in_part=filler.wake,

@@ -12,6 +12,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
+
 from federation.client.answers import JoinAnswer, MembershipTemplate
 from federation.client.errors import BadAnswer
 from federation.inbound.reading import Read
@@ -88,18 +90,20 @@ class RemoteJoining:
         arrival: Arriving,
         templates: Templates,
         server_name: str,
+        acquaint: Callable[[str], Awaitable[object]],
         clock: Callable[[], float],
         entered: Callable[[str, int], None],
         entered_in_part: Callable[[], None],
     ) -> None:
-        """`clock` gives seconds; `entered` hears of users of ours who came in, with the key of the room, and
-        `entered_in_part` that there is one to be filled.
+        """`acquaint` has a server's keys fetched, ahead of need; `clock` gives seconds; `entered` hears of users of
+        ours who came in, with the key of the room, and `entered_in_part` that there is one to be filled.
         """
         self._calls = calls
         self._reader = reader
         self._arrival = arrival
         self._templates = templates
         self._server_name = server_name
+        self._acquaint = acquaint
         self._clock = clock
         self._entered = entered
         self._entered_in_part = entered_in_part
@@ -141,6 +145,10 @@ class RemoteJoining:
         self, server: str, user_id: str, room_id: str, content: Mapping[str, Any], progress: JoinProgress
     ) -> str:
         progress.enter("asking", server)
+        # Its keys will be needed for what it answers, and at once for what it sends when it has let us in.
+        Deferred.fromCoroutine(_awaited(self._acquaint(server))).addErrback(
+            lambda failure: logger.info("the keys of %s: %s", server, failure.value)
+        )
         template = await self._calls.make_membership(
             server, "join", room_id, user_id, versions=list(ROOM_VERSIONS)
         )
@@ -225,6 +233,10 @@ class RemoteJoining:
         state = [read.incoming for read in reads[: len(answer.state)] if read.incoming is not None]
         chain = [read.incoming for read in reads[len(answer.state) :] if read.incoming is not None]
         return state, chain
+
+
+async def _awaited(work: Awaitable[object]) -> None:
+    await work
 
 
 def spoken_version(template: MembershipTemplate) -> RoomVersion:

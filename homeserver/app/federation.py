@@ -175,6 +175,7 @@ async def build_links(
         reader=reader,
         fetcher=fetcher,
         signer=signer,
+        acquaint=lambda server: keyring.keys_for([server]),
         entered=introductions.entered,
         now=now_ms,
         pause=pause,

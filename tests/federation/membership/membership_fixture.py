@@ -106,6 +106,7 @@ class Federation:
                 reactor, database=database, calls=self.calls, reader=self.reader, intake=self.intake.real
             ),
             signer=Signer(OURS, KEY),
+            acquaint=lambda server: keyring.keys_for([server]),
             entered=lambda user_id, room: self.entered.append((user_id, room)),
             now=now_ms,
             pause=pause,
