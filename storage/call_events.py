@@ -13,8 +13,10 @@ from typing import Any, Final
 from storage.database import Database
 from storage.events import StoredEvent
 
-MOST_KEYS: Final = 1_000
+MOST_KEYS: Final = 500
 """State keys of a room that are looked at for who was in a call."""
+MOST_ROWS: Final = 3_000
+"""Of one answer, over all rooms."""
 
 _TYPES: Final = """('m.call.invite', 'm.call.answer', 'm.call.select_answer', 'm.call.reject', 'm.call.hangup',
     'm.call.member', 'org.matrix.msc3401.call.member', 'm.rtc.notification', 'org.matrix.msc4075.rtc.notification',
@@ -38,24 +40,28 @@ SELECT {_COLUMNS} FROM (
 JOIN events e USING (room, ordinal) ORDER BY e.position DESC
 """  # noqa: S608
 _FOLLOWING = f"""
-SELECT {_COLUMNS} FROM unnest(%s::bigint[], %s::bigint[]) AS w(room, start)
-CROSS JOIN LATERAL (
-    SELECT c.room, c.ordinal FROM events c
-    WHERE c.room = w.room AND c.type IN {_TYPES} AND c.flags = 0 AND c.position >= w.start
-    ORDER BY c.position LIMIT %s) AS n
-JOIN events e ON e.room = n.room AND e.ordinal = n.ordinal ORDER BY e.position
+SELECT {_COLUMNS} FROM (
+    SELECT n.room, n.ordinal FROM unnest(%s::bigint[], %s::bigint[]) AS w(room, start)
+    CROSS JOIN LATERAL (
+        SELECT c.room, c.ordinal, c.position FROM events c
+        WHERE c.room = w.room AND c.type IN {_TYPES} AND c.flags = 0 AND c.position >= w.start
+        ORDER BY c.position LIMIT %s) AS n
+    ORDER BY n.position LIMIT {MOST_ROWS}) AS found
+JOIN events e USING (room, ordinal) ORDER BY e.position
 """  # noqa: S608
 _MEMBERS_BEFORE = f"""
-SELECT {_COLUMNS} FROM unnest(%s::bigint[], %s::bigint[]) AS w(room, start)
-CROSS JOIN LATERAL (
-    SELECT s.type, s.state_key FROM current_state s
-    WHERE s.room = w.room AND s.type IN {_MEMBERS} LIMIT {MOST_KEYS}) AS k
-CROSS JOIN LATERAL (
-    SELECT c.ordinal FROM events c
-    WHERE c.room = w.room AND c.type = k.type AND c.type IN {_MEMBERS} AND c.state_key = k.state_key AND c.flags = 0
-      AND c.position > 0 AND c.position < w.start
-    ORDER BY c.position DESC LIMIT 1) AS n
-JOIN events e ON e.room = w.room AND e.ordinal = n.ordinal ORDER BY e.position
+SELECT {_COLUMNS} FROM (
+    SELECT w.room, n.ordinal FROM unnest(%s::bigint[], %s::bigint[]) AS w(room, start)
+    CROSS JOIN LATERAL (
+        SELECT s.type, s.state_key FROM current_state s
+        WHERE s.room = w.room AND s.type IN {_MEMBERS} LIMIT {MOST_KEYS}) AS k
+    CROSS JOIN LATERAL (
+        SELECT c.ordinal, c.position FROM events c
+        WHERE c.room = w.room AND c.type = k.type AND c.type IN {_MEMBERS} AND c.state_key = k.state_key
+          AND c.flags = 0 AND c.position > 0 AND c.position < w.start
+        ORDER BY c.position DESC LIMIT 1) AS n
+    ORDER BY n.position DESC LIMIT {MOST_ROWS}) AS found
+JOIN events e USING (room, ordinal) ORDER BY e.position
 """  # noqa: S608
 _ONLY_OTHERS = """
 SELECT m.room, min(m.user_id) FROM room_summaries s JOIN memberships m USING (room)

@@ -25,6 +25,7 @@ DECLINE_TYPES: Final = ("m.rtc.decline", "org.matrix.msc4310.rtc.decline")
 USUAL_EXPIRY_MS: Final = 4 * 3_600_000
 MOST_EXPIRY_MS: Final = 86_400_000
 """A membership that nobody renews is over a day after it was set, whatever it says."""
+NEVER: Final = 1 << 62
 MOST_NAMED: Final = 50
 """Participants named; all are counted."""
 
@@ -54,6 +55,7 @@ class GroupCalls:
         self._user_id = user_id
         self._now = now
         self._time = 0
+        self._soonest = NEVER
         self._open: dict[str, _Session] = {}
         self._of_key: dict[str, tuple[_Session, str]] = {}
         self._all: list[_Session] = []
@@ -64,8 +66,7 @@ class GroupCalls:
             call_id = _joined_call(event.content)
             if call_id is not None and event.state_key is not None:
                 session = self._open.setdefault(call_id, _Session(None, call_id))
-                session.present[event.state_key] = _lapses(event)
-                self._of_key[event.state_key] = (session, event.sender)
+                self._set(session, event, event.state_key)
 
     def hear(self, event: CallEvent) -> None:
         """Take up the next event."""
@@ -92,12 +93,22 @@ class GroupCalls:
     def _pass_to(self, time: int) -> None:
         """Let memberships lapse. Time goes on by the events' clocks, never back and never beyond now."""
         self._time = max(self._time, time)
+        if self._time < self._soonest:
+            return
+        self._soonest = NEVER
         for call_id, session in list(self._open.items()):
             lapsed = [key for key, until in session.present.items() if until <= self._time]
             for key in lapsed:
                 self._away(session, key, session.present.pop(key))
-            if not session.present:
+            if session.present:
+                self._soonest = min(self._soonest, *session.present.values())
+            else:
                 del self._open[call_id]
+
+    def _set(self, session: _Session, event: CallEvent, key: str) -> None:
+        lapses = session.present[key] = _lapses(event)
+        self._of_key[key] = (session, event.sender)
+        self._soonest = min(self._soonest, lapses)
 
     def _join(self, event: CallEvent, key: str, call_id: str) -> None:
         known = self._of_key.get(key)
@@ -107,9 +118,8 @@ class GroupCalls:
         if session is None:
             session = self._open[call_id] = _Session(event, call_id)
             self._all.append(session)
-        session.present[key] = _lapses(event)
+        self._set(session, event, key)
         session.people[event.sender] = None
-        self._of_key[key] = (session, event.sender)
         if event.sender == self._user_id:
             session.own_since = event.ts if session.own_since is None else session.own_since
             session.own_until = None
@@ -127,8 +137,9 @@ class GroupCalls:
 
     def _away(self, session: _Session, key: str, when: int) -> None:
         session.ended = when if session.ended is None else max(session.ended, when)
-        own = any(self._of_key[other][1] == self._user_id for other in session.present)
-        if self._of_key[key][1] == self._user_id and not own:
+        if self._of_key[key][1] != self._user_id:
+            return
+        if not any(self._of_key[other][1] == self._user_id for other in session.present):
             session.own_until = when
 
     def _is_meant(self, content: Mapping[str, Any]) -> bool:
