@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
+from federation.membership.joining import MOST_SERVERS_IN_ROOM
 from homeserver.errors import (
     Forbidden,
     GuestAccessForbidden,
@@ -369,6 +370,20 @@ async def test_an_alias_of_another_server(database: Database, hydra: RemoteServe
     assert (found.room_id, found.servers) == (resident.room.id, ["via.test", "hydra.test", "other.test"])
     with pytest.raises(RemoteServerFailed):
         await federation.house.rooms.locator.locate("#deep:gone.test")
+
+
+async def test_servers_made_up_are_bounded(database: Database, hydra: RemoteServer) -> None:
+    """Whoever lets us in cannot have this server call upon any number of others."""
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra)
+    resident = Resident(hydra, room)
+    names = [f"made-up-{number}.test" for number in range(MOST_SERVERS_IN_ROOM + 1000)]
+    resident.twist_answer = lambda answer: answer.update(servers_in_room=names)
+    await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+    servers = (await federation.house.head(room.id)).partial_servers
+    assert servers is not None
+    assert len(servers) == MOST_SERVERS_IN_ROOM
+    assert {"hydra.test", names[0]} <= servers
 
 
 async def test_a_large_room(
