@@ -19,6 +19,7 @@ from homeserver.protocol.event_auth import AuthError, auth_types_for, check_auth
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import domain_of
 from homeserver.protocol.room_versions import IMPLIED_ROOM_VERSION, RoomVersion
+from homeserver.rooms.arrival.departures import departures
 from homeserver.rooms.arrival.judging import Standing, create_event_id
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.arrival.standing import (
@@ -133,9 +134,13 @@ class RoomArrival:
         )
         pieces = _accepted(by_key, stand)
         _check_join(event.event, version, pieces, stand, partial is not None)
-        arrival = _Arrival(event, pieces, stand, visibility, partial)
         for _ in range(MAX_TRIES):
             room = await self._loaded(room_id)
+            left = await departures(
+                self._events, room, {k: p.ordinal for k, p in pieces.items()}, server_name=self._server_name
+            )
+            left.pop((MEMBER, event.event.sender), None)
+            arrival = _Arrival(event, {**pieces, **left}, stand, visibility, partial)
             if room.head.is_resident(self._server_name):
                 return await self._join_in(room, arrival)
             known = room.head.state_event("m.room.create")

@@ -22,6 +22,7 @@ from homeserver.protocol.errors import ProtocolError
 from homeserver.protocol.event_auth import AuthError, auth_types_for, check_event_auth
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import domain_of
+from homeserver.rooms.arrival.departures import departures
 from homeserver.rooms.arrival.overlay import Mended, Overlay
 from homeserver.rooms.arrival.standing import (
     MEMBER,
@@ -134,6 +135,9 @@ class RoomCompletion:
         # One head for all of it: the room's own moves on meanwhile, and what is read of a newer one would be written as
         # if it had been looked at.
         head = room.head
+        join = (await self._store.known((entered.event_id,)))[entered.event_id]
+        left = await departures(self._events, room, whole, server_name=self._server_name, before=join.ordinal)
+        whole = {**whole, **{key: piece.ordinal for key, piece in left.items()}}
         overlay = await self._overlay(room.key, entered, whole)
         present = overlay.state(head.snapshot)
         if present is None:

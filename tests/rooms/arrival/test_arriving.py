@@ -16,7 +16,7 @@ from storage.state import StateStore
 from tests.federation.servers import RemoteServer
 from tests.rooms.arrival.arrival_fixture import Arrivals
 from tests.rooms.arrival.remote_room import RemoteRoom, incoming
-from tests.rooms.engine_fixture import ALICE, BOB
+from tests.rooms.engine_fixture import ALICE, BOB, CAROL
 
 VERSIONS = ["1", "3", "6", "10", "11", "12"]
 
@@ -136,6 +136,35 @@ async def test_coming_back_renews_the_room(database: Database, hydra: RemoteServ
         (ALICE,),
     )
     assert rows == [("join", False), ("leave", False), ("join", True)]
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["whole", "short"])
+async def test_who_left_stays_out_though_the_others_have_not_heard_of_it(
+    database: Database, hydra: RemoteServer, short: bool
+) -> None:
+    """And comes in again by a join that is one; what the answer newly says of somebody counts."""
+    arrivals = await Arrivals.open(database)
+    remote = RemoteRoom(hydra, join_rule="public")
+    built = remote.event("m.room.member", {"membership": "join"}, ALICE, sender=ALICE, by=arrivals.us)
+    await arrivals.enter(remote, incoming(built), remote.join_answer(built.event))
+    remote.add(built)
+    await arrivals.process.set_membership(remote.id, ALICE, "leave")
+    remote.member(CAROL, "join", by=arrivals.us)
+    before = list(remote.state.values())
+
+    room = await arrivals.join(remote, BOB, omit_members=short)
+    if short:
+        await arrivals.fill(remote, before)
+        room = await arrivals.arrival._loaded(remote.id)
+
+    assert room.head.membership(ALICE) == "leave"
+    assert room.head.is_joined(BOB) and room.head.is_joined(CAROL)
+    head = {entry.stored.ordinal for entry in room.head.state.values()}
+    head |= {m.ordinal for m in room.head.members.values()}
+    assert set(state_at(await StateStore(database).chain(room.key, room.head.snapshot))) == head
+    await arrivals.process.set_membership(remote.id, ALICE, "join")
+    room = await arrivals.arrival._loaded(remote.id)
+    assert room.head.is_joined(ALICE)
 
 
 async def test_arriving_twice_is_arriving_once(database: Database, hydra: RemoteServer) -> None:
