@@ -261,6 +261,7 @@ _OPENID = {
     "matrix_server_name": "localhost",
     "expires_in": 3600,
 }
+_DELAYED = "/_matrix/client/unstable/org.matrix.msc4140"
 _LIVEKIT = "/_matrix/client/unstable/org.lares.livekit"
 
 _CALLS = (
@@ -272,6 +273,12 @@ _CALLS = (
     _anyone("POST", _LIVEKIT + "/delegate_delayed_leave", {"room_id": "$room", "slot_id": "m.call#ROOM", "openid_token": _OPENID, "member": {"id": "m", "claimed_user_id": "$me", "claimed_device_id": "$device"}, "delay_id": "none"}),
     _anyone("POST", _LIVEKIT + "/sfu_webhook", {"event": "participant_left", "room": {"name": "none"}, "participant": {"identity": "none"}}),
     _anyone("GET", _LIVEKIT + "/healthz"),
+    _guests("PUT", _DELAYED + "/rooms/{roomId}/delayed_event/{eventType}/{txnId}", {"delay_ms": 60000, "delay": 60000, "state_key": "x", "content": {"body": "later"}}),
+    _guests("GET", _DELAYED + "/delayed_events", status="scheduled", delay_id="none"),
+    _guests("GET", _DELAYED + "/delayed_events/none"),
+    _anyone("POST", _DELAYED + "/delayed_events/none", {"action": "restart"}),
+    _anyone("POST", _DELAYED + "/delayed_events/none/send"),
+    _guests("GET", "/_matrix/client/unstable/org.lares.calls/history", limit="5", since="n5_1-3", outcome="missed", **{"from": "h7"}),
 )  # fmt: skip
 
 _THUMBNAIL = {"width": "32", "height": "32", "method": "crop", "timeout_ms": "0", "animated": "true"}

@@ -74,3 +74,11 @@ def test_members_of_a_private_room_enter_its_calls(server: ServerProcess, versio
     assert enter(private, bob.user_id) == 200
     assert enter(private, alice.user_id) == 403
     assert enter(public, f"_{bob.user_id}_DEVICE_m.call") == 403
+
+
+def test_delayed_events_are_announced_with_their_limits(server: ServerProcess, world: World) -> None:
+    """As clients ask before they rely on them."""
+    wire = Wire(server.port)
+    capabilities = wire.ok("GET", "/_matrix/client/v3/capabilities", token=world.me.token)["capabilities"]
+    announced = capabilities["org.matrix.msc4140.delayed_events"]
+    assert announced == {"max_delay_ms": 86_400_000, "max_scheduled": 100}
