@@ -7,7 +7,7 @@ those that others are taking just then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from storage.database import Database, JsonRows, Prepared, Transaction
@@ -21,24 +21,14 @@ class OneTimeKey(NamedTuple):
     key: str | None
 
 
-class KeyWanted(NamedTuple):
-    """A key of that algorithm is asked for."""
+class ClaimedKeys(NamedTuple):
+    """What was given out of a user's devices."""
 
     user_id: str
-    device_id: str
-    algorithm: str
-
-
-class ClaimedKey(NamedTuple):
-    """What was given out."""
-
-    user_id: str
-    device_id: str
-    algorithm: str
-    key_id: str
-    key: str
-    moved: bool
-    """The device has a key less than before, or a fallback key that now is used."""
+    keys: str
+    """JSON object: device → `<algorithm>:<key id>` → key."""
+    moved: Sequence[str] | None
+    """Devices that have a key less than before, or a fallback key that now is used."""
 
 
 class KeyCounts(NamedTuple):
@@ -111,9 +101,14 @@ WITH wanted AS MATERIALIZED (
 ), marked AS (
     UPDATE fallback_keys f SET used = true FROM unmarked u
     WHERE f.user_id = u.user_id AND f.device_id = u.device_id AND f.algorithm = u.algorithm
+), given AS (
+    SELECT user_id, device_id, algorithm, key_id, key, true AS moved FROM picked
+    UNION ALL SELECT user_id, device_id, algorithm, key_id, key, NOT used FROM spare
 )
-SELECT user_id, device_id, algorithm, key_id, key, true FROM picked
-UNION ALL SELECT user_id, device_id, algorithm, key_id, key, NOT used FROM spare
+SELECT user_id, '{' || string_agg(
+    to_json(device_id)::text || ':{' || to_json(algorithm || ':' || key_id)::text || ':' || key || '}', ',') || '}',
+    array_agg(device_id) FILTER (WHERE moved)
+FROM given GROUP BY user_id
 """
 
 
@@ -162,16 +157,19 @@ class OneTimeKeyStore:
         assert row is not None
         return KeyCounts(row[0] or {}, row[1] or [], row[2])
 
-    async def claim(self, wanted: Sequence[KeyWanted]) -> list[ClaimedKey]:
-        """Give out a one-time key each, the fallback key where there is none left; nothing for who has neither.
+    async def claim(self, wanted: Mapping[str, Mapping[str, str]]) -> list[ClaimedKeys]:
+        """Give out a one-time key each (user → device → algorithm), the fallback key where there is none left.
 
-        Each (user, device, algorithm) at most once. A one-time key is in at most one answer, ever: if the connection
-        breaks before the answer, those claimed are lost.
+        Who has neither is left out. A one-time key is in at most one answer, ever: if the connection breaks before the
+        answer, those claimed are lost.
         """
-        rows = await self._database.fetch(
-            "one_time_keys_claim", _CLAIM, (JsonRows([each._asdict() for each in wanted]),), retry=False
-        )
-        return [ClaimedKey._make(row) for row in rows]
+        asked = [
+            {"user_id": user_id, "device_id": device_id, "algorithm": algorithm}
+            for user_id, devices in wanted.items()
+            for device_id, algorithm in devices.items()
+        ]
+        rows = await self._database.fetch("one_time_keys_claim", _CLAIM, (JsonRows(asked),), retry=False)
+        return [ClaimedKeys._make(row) for row in rows]
 
 
 def _rows(keys: Sequence[OneTimeKey]) -> JsonRows:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
+from orjson import Fragment
 
 from homeserver.devices.counts import KeyCounts
 from homeserver.devices.querying import LONGEST_TIMEOUT
 from homeserver.devices.remote import JsonObject, RemoteKeys
 from homeserver.errors import TooLarge
-from storage.one_time_keys import KeyWanted, OneTimeKeyStore
+from storage.one_time_keys import OneTimeKeyStore
 
 MOST_KEYS: Final = 10_000
 """In one request."""
@@ -24,9 +24,10 @@ Wanted = Mapping[str, Mapping[str, str]]
 
 @dataclass(slots=True)
 class ClaimAnswer:
-    """User → device → `<algorithm>:<key id>` → key; and servers that could not be asked."""
+    """What was given out, and which servers could not be asked."""
 
-    one_time_keys: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    one_time_keys: dict[str, Any] = field(default_factory=dict)
+    """User → device → `<algorithm>:<key id>` → key; of a user, it may be an `orjson.Fragment`."""
     failures: dict[str, JsonObject] = field(default_factory=dict)
 
 
@@ -63,19 +64,14 @@ class KeyClaim:
         return await self._local({each: wanted[each] for each in wanted if self._is_local(each)})
 
     async def _local(self, wanted: Wanted) -> ClaimAnswer:
-        keys = [
-            KeyWanted(user_id, device_id, algorithm)
-            for user_id, devices in wanted.items()
-            for device_id, algorithm in devices.items()
-        ]
         answer = ClaimAnswer()
-        if not keys:
+        if not any(wanted.values()):
             return answer
-        claimed = await self._store.claim(keys)
-        for key in claimed:
-            devices = answer.one_time_keys.setdefault(key.user_id, {})
-            devices.setdefault(key.device_id, {})[f"{key.algorithm}:{key.key_id}"] = orjson.loads(key.key)
-        await self._counts.moved((key.user_id, key.device_id) for key in claimed if key.moved)
+        moved: list[tuple[str, str]] = []
+        for user_id, keys, devices in await self._store.claim(wanted):
+            answer.one_time_keys[user_id] = Fragment(keys)
+            moved += [(user_id, device_id) for device_id in devices or ()]
+        await self._counts.moved(moved)
         return answer
 
 

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from homeserver.devices.news import DeviceNews, Moved
+from homeserver.devices.news import DeviceNews
 from homeserver.devices.writing import Committer
 from storage.one_time_keys import KeyCounts as Counts
 
@@ -67,11 +67,8 @@ class KeyCounts:
         pairs: Sequence[tuple[str, str]] = sorted(set(devices))
         if not pairs:
             return
-        rows = [{"origin": self._origin, "user_id": user, "device_id": device} for user, device in pairs]
 
         def landed(before: int) -> Iterable[str]:
-            return self._news.landed(
-                [Moved("counts", before + n, user, device) for n, (user, device) in enumerate(pairs, 1)]
-            )
+            return self._news.counts_landed(pairs, before + 1)
 
-        await self._committer.write("key_counts", rows, landed=landed)
+        await self._committer.write("key_counts", [{"origin": self._origin, "devices": pairs}], landed=landed)

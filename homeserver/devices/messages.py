@@ -12,14 +12,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Final
 
 import orjson
+from twisted.internet.defer import DeferredSemaphore
 
-from homeserver.devices.news import DeviceNews, Moved
+from homeserver.devices.news import DeviceNews
 from homeserver.devices.remote import JsonObject, MessagesOut, RemoteDevices
 from homeserver.devices.writing import Committer
 from homeserver.errors import BadJson, InvalidParam, TooLarge
+from homeserver.protocol.canonical_json import check_canonical
+from homeserver.protocol.errors import CanonicalJsonError
 from storage.to_device import ToDeviceStore
 
 PAGE: Final = 100
@@ -28,14 +31,18 @@ MOST_TARGETS: Final = 10_000
 """Devices of one request."""
 MAX_MESSAGE_BYTES: Final = 65_536
 MAX_TYPE_BYTES: Final = 255
-_MOST_ROWS, _MOST_BYTES = 100, 524_288
-"""Of one commit: others wait for it, and its notification names every recipient."""
+_MOST_MESSAGES, _MOST_BYTES = 250, 524_288
+"""Of one position: others wait for its commit, and its notifications name every recipient."""
+_MOST_COMMITS: Final = 16
+"""Positions that are waiting for one commit."""
 _KEPT_MS: Final = 7 * 86_400_000
 """How long a request is remembered, that a repetition be recognised."""
 _CAPACITY: Final = 50_000
 
 Messages = Mapping[str, Mapping[str, JsonObject]]
 """User → device or `*` → content."""
+_Message = tuple[str, str, bytes]
+"""User, device, JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class ToDevice:
         self._remote = remote
         self._is_local = is_local
         self._now = now
+        self._commits = DeferredSemaphore(_MOST_COMMITS)
         # Device → up to where it is known to have everything; least recently used first.
         self._acknowledged: OrderedDict[tuple[str, str], int] = OrderedDict()
 
@@ -79,12 +87,13 @@ class ToDevice:
     async def send(self, sender: str, event_type: str, messages: Messages, transaction: str) -> None:
         """Send one message to each device, once for the transaction (a digest, as a UUID).
 
-        Devices that do not exist are passed over. Raises InvalidParam, BadJson, TooLarge.
+        Devices that do not exist are passed over. Raises InvalidParam, BadJson, TooLarge: nothing is sent then.
         """
         check_messages(event_type, messages)
         local = {each: devices for each, devices in messages.items() if self._is_local(each)}
         others = {each: devices for each, devices in messages.items() if not self._is_local(each)}
         if others:
+            _check_for_servers(others)
             if await self._store.is_done(transaction):
                 return
             # Before our own, with which the transaction is noted: if this fails in between, all of it is repeated, and
@@ -103,34 +112,36 @@ class ToDevice:
     async def _keep(
         self, sender: str, event_type: str, messages: Messages, transaction: str, *, note: bool
     ) -> None:
-        rows: list[dict[str, Any]] = [
-            {"user_id": user_id, "device_id": device_id, "message": _encoded(sender, event_type, content)}
-            for user_id, devices in messages.items()
-            for device_id, content in devices.items()
-        ]
-        if note and not rows:
-            rows.append({"user_id": None, "device_id": None, "message": None})
-        now = self._now()
-        portions = list(_portions(rows))
+        named: list[_Message] = []
+        everywhere: list[_Message] = []  # apart, since a device has one message of a position
+        for user_id, devices in messages.items():
+            for device_id, content in devices.items():
+                encoded = _encode(sender, event_type, content)
+                (everywhere if device_id == "*" else named).append((user_id, device_id, encoded))
+        portions = [*_portions(named), *_portions(everywhere)]
+        if note and not portions:
+            portions.append([])
         for number, portion in enumerate(portions, 1):
             # The last one notes the whole: a request that was cut short in between is carried out again.
             part = transaction if number == len(portions) else digest(transaction, str(number))
-            attempt = uuid.uuid4().hex
-            for row in portion:
-                row.update(origin=self._origin, transaction=part, attempt=attempt, ts=now)
-            await self._commit(portion)
+            await self._commit(portion, part)
 
-    async def _commit(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    async def _commit(self, portion: Sequence[_Message], transaction: str) -> None:
+        users = {user_id for user_id, _, _ in portion}
+        row = {
+            "origin": self._origin,
+            "transaction": transaction,
+            "ts": self._now(),
+            "messages": [
+                {"user_id": user_id, "device_id": device_id, "message": _embedded(message)}
+                for user_id, device_id, message in portion
+            ],
+        }
+
         def landed(before: int) -> Iterable[str]:
-            return self._news.landed(
-                [
-                    Moved("messages", before + n, row["user_id"])
-                    for n, row in enumerate(rows, 1)
-                    if row["user_id"] is not None
-                ]
-            )
+            return self._news.messages_landed(users, before + 1)
 
-        await self._committer.write("to_device", rows, landed=landed)
+        await self._commits.run(lambda: self._committer.write("to_device", [row], landed=landed))
 
     # Delivering.
 
@@ -176,31 +187,46 @@ def check_messages(event_type: str, messages: Messages) -> None:
             raise BadJson("The content of a message must be an object")
 
 
+def _check_for_servers(messages: Messages) -> None:
+    """Raise BadJson for what no request between servers can hold, since it could not be signed."""
+    try:
+        check_canonical(messages)
+    except CanonicalJsonError as error:
+        raise BadJson(
+            f"Messages to users of other servers must be canonical JSON, without fractions: {error}"
+        ) from error
+
+
 def digest(*parts: str) -> str:
     """A UUID that stands for those texts."""
     text = "\0".join(parts).encode("utf-8", "surrogatepass")
     return str(uuid.UUID(bytes=blake2b(text, digest_size=16).digest()))
 
 
-def _encoded(sender: str, event_type: str, content: JsonObject) -> str:
+def _encode(sender: str, event_type: str, content: JsonObject) -> bytes:
     try:
         encoded = orjson.dumps({"content": content, "sender": sender, "type": event_type})
     except TypeError as error:  # of another server's JSON: integers beyond 64 bits
         raise BadJson("A message holds a number that cannot be passed on") from error
     if len(encoded) > MAX_MESSAGE_BYTES:
         raise TooLarge(f"A message is at most {MAX_MESSAGE_BYTES} bytes")
-    return encoded.decode()
+    return encoded
 
 
-def _portions(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    portion: list[dict[str, Any]] = []
+def _embedded(message: bytes) -> orjson.Fragment | str:
+    """A message within a commit's JSON: as it is, or as a text if it holds what Postgres takes in no other form."""
+    return message.decode() if b"\\u0000" in message else orjson.Fragment(message)
+
+
+def _portions(messages: Sequence[_Message]) -> Iterator[list[_Message]]:
+    portion: list[_Message] = []
     size = 0
-    for row in rows:
-        weight = len(row["message"] or "")
-        if portion and (len(portion) >= _MOST_ROWS or size + weight > _MOST_BYTES):
+    for message in messages:
+        weight = len(message[2])
+        if portion and (len(portion) >= _MOST_MESSAGES or size + weight > _MOST_BYTES):
             yield portion
             portion, size = [], 0
-        portion.append(row)
+        portion.append(message)
         size += weight
     if portion:
         yield portion

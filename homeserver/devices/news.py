@@ -2,7 +2,7 @@
 """What moved lately of devices: lists, messages, key counts; of this process at once, of the others by notification.
 
 Lets a sync without such news be answered without a query. Owns the channel `devices`, whose notifications come just
-before the stream's own of the same commit (migrations 0013 and 0014): they are kept until that one is heard, so that
+before the stream's own of the same commit (migrations 0013 and 0019): they are kept until that one is heard, so that
 nothing is shown before its position. Bounded: of what was forgotten only the position is kept below which nothing is
 known.
 """
@@ -68,6 +68,16 @@ class DeviceNews:
             self._tell(each, wake)
         return wake
 
+    def messages_landed(self, users: Set[str], position: int) -> Set[str]:
+        """Messages for those users stand; returns the users to wake."""
+        self.messages.record(users, position)
+        return users
+
+    def counts_landed(self, devices: Sequence[tuple[str, str]], position: int) -> set[str]:
+        """Key counts of those devices moved; returns the users to wake."""
+        self.counts.record(devices, position)
+        return {user_id for user_id, _ in devices}
+
     def lists_since(self, user_id: str, rooms: Set[int], since: int) -> set[str] | None:
         """Users whose lists changed after a position, as far as they concern who is in those rooms.
 
@@ -94,11 +104,11 @@ class DeviceNews:
 
     def heard(self, payload: str) -> None:
         """A notification of the channel; our own are known already."""
-        kind, origin, position, user_id, *rest = orjson.loads(payload)
+        kind, origin, position, *rest = orjson.loads(payload)
         if origin == self._origin:
             return
-        self._untold.append(_moved(kind, position, user_id, rest))
-        if (
+        self._untold.extend(_moved(kind, position, rest))
+        while (
             len(self._untold) > LONGEST_WAIT
         ):  # the stream's channel is not heard: it will say so when it is again
             self._untold.popleft()
@@ -145,9 +155,13 @@ class DeviceNews:
         self.counts.forget_all(position)
 
 
-def _moved(kind: Kind, position: int, user_id: str, rest: Sequence[Any]) -> Moved:
-    if kind != "lists":
-        return Moved(kind, position, user_id, rest[0] if rest else "")
-    rooms, nowhere = rest
+def _moved(kind: Kind, position: int, rest: Sequence[Any]) -> list[Moved]:
+    if kind == "messages":
+        return [Moved(kind, position, user_id) for user_id in rest[0]]
+    if kind == "counts":
+        return [Moved(kind, position, user_id, device_id) for user_id, device_id in rest[0]]
+    if kind == "signed":
+        return [Moved(kind, position, *rest)]
+    user_id, rooms, nowhere = rest
     known = frozenset(rooms) if rooms is not None else frozenset() if nowhere else None
-    return Moved(kind, position, user_id, rooms=known)
+    return [Moved(kind, position, user_id, rooms=known)]

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
-from twisted.internet.defer import Deferred, gatherResults
+from orjson import Fragment
 
 from homeserver.devices.remote import JsonObject, RemoteKeys
 from homeserver.errors import TooLarge
-from storage.cross_signing import CrossSigningStore, KeySignature, StoredCrossSigningKey
-from storage.device_keys import DeviceKeys, DeviceKeyStore
+from storage.cross_signing import CrossSigningStore, KeySignature
 from storage.device_lists import DeviceListStore
+from storage.shown_keys import LaterSignature, ShownKeys, ShownKeyStore
 
 MOST_USERS: Final = 10_000
 """In one request."""
 LONGEST_TIMEOUT: Final = 60.0
+_USAGES: Final = ("master", "self_signing", "user_signing")
 
 Wanted = Mapping[str, Sequence[str]]
 """User → device ids; none: all of them."""
@@ -30,13 +31,18 @@ Wanted = Mapping[str, Sequence[str]]
 
 @dataclass(slots=True)
 class KeysAnswer:
-    """The sections of an answer to `/keys/query`."""
+    """The sections of an answer to `/keys/query`. Any value may be an `orjson.Fragment` of what is said here."""
 
-    device_keys: dict[str, dict[str, JsonObject]] = field(default_factory=dict)
-    master_keys: dict[str, JsonObject] = field(default_factory=dict)
-    self_signing_keys: dict[str, JsonObject] = field(default_factory=dict)
-    user_signing_keys: dict[str, JsonObject] = field(default_factory=dict)
+    device_keys: dict[str, Any] = field(default_factory=dict)
+    """User → device → keys with `unsigned`."""
+    master_keys: dict[str, Any] = field(default_factory=dict)
+    self_signing_keys: dict[str, Any] = field(default_factory=dict)
+    user_signing_keys: dict[str, Any] = field(default_factory=dict)
     failures: dict[str, JsonObject] = field(default_factory=dict)
+
+    def decoded(self) -> KeysAnswer:
+        """The same without fragments, for who looks into it."""
+        return KeysAnswer(**orjson.loads(orjson.dumps(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +59,17 @@ class StoredKeys:
     """The keys that are here: of our users, and kept ones of others. Serves other servers."""
 
     def __init__(
-        self,
-        *,
-        device_keys: DeviceKeyStore,
-        cross_signing: CrossSigningStore,
-        lists: DeviceListStore,
-        is_local: Callable[[str], bool],
+        self, *, shown: ShownKeyStore, lists: DeviceListStore, is_local: Callable[[str], bool]
     ) -> None:
-        self._device_keys = device_keys
-        self._cross_signing = cross_signing
+        self._shown = shown
         self._lists = lists
         self._is_local = is_local
 
     async def query_for_server(self, wanted: Wanted) -> KeysAnswer:
-        """For another server, about our users only. Raises TooLarge."""
-        if len(wanted) > MOST_USERS:
-            raise TooLarge(f"Keys of at most {MOST_USERS} users can be queried at once")
-        return await self.read(wanted, [each for each in wanted if self._is_local(each)], (), None)
+        """For another server, about our users only, decoded. Raises TooLarge."""
+        check_number(wanted)
+        local = {user_id: ids for user_id, ids in wanted.items() if self._is_local(user_id)}
+        return (await self.read(local, None)).decoded()
 
     async def devices_for_server(self, user_id: str) -> UserDevices:
         """All devices of one of our users. The stream id is no newer than the devices."""
@@ -84,46 +84,12 @@ class StoredKeys:
         master, own = answer.master_keys.get(user_id), answer.self_signing_keys.get(user_id)
         return UserDevices(stream_id, devices, master, own)
 
-    async def read(
-        self, wanted: Wanted, local: Sequence[str], kept: Sequence[str], viewer: str | None
-    ) -> KeysAnswer:
+    async def read(self, wanted: Wanted, viewer: str | None) -> KeysAnswer:
         """What is here of our users and of others that are kept, as `viewer` sees it (None: another server)."""
-        answer = KeysAnswer(device_keys={user_id: {} for user_id in (*local, *kept)})
-        users = [*local, *kept]
-        if not users:
-            return answer
-        devices, keys, signatures = await self._rows(local, kept, users, viewer)
-        by_key: dict[tuple[str, str], list[KeySignature]] = {}
-        for signature in signatures:
-            by_key.setdefault((signature.user_id, signature.key_id), []).append(signature)
-        for device in devices:
-            ids = wanted[device.user_id]
-            if not ids or device.device_id in ids:
-                shown = device_as_shown(device, by_key.get((device.user_id, device.device_id), ()))
-                answer.device_keys[device.user_id][device.device_id] = shown
-        sections = {
-            "master": answer.master_keys,
-            "self_signing": answer.self_signing_keys,
-            "user_signing": answer.user_signing_keys,
-        }
-        for key in keys:
-            if key.usage != "user_signing" or key.user_id == viewer:
-                value = orjson.loads(key.key)
-                sections[key.usage][key.user_id] = signed(
-                    value, by_key.get((key.user_id, key.public_key), ())
-                )
+        answer = KeysAnswer(device_keys={user_id: {} for user_id in wanted})
+        for keys in await self._shown.of(wanted, viewer) if wanted else ():
+            _show(keys, answer)
         return answer
-
-    async def _rows(
-        self, local: Sequence[str], kept: Sequence[str], users: Sequence[str], viewer: str | None
-    ) -> tuple[list[DeviceKeys], list[StoredCrossSigningKey], list[KeySignature]]:
-        asked: list[Deferred[Any]] = [
-            Deferred.fromCoroutine(self._device_keys.of_users(local, kept)),
-            Deferred.fromCoroutine(self._cross_signing.keys(users)),
-            Deferred.fromCoroutine(self._cross_signing.signatures(users, viewer)),
-        ]
-        devices, keys, signatures = await gatherResults(asked, consumeErrors=True)
-        return devices, keys, signatures
 
 
 class KeyQuery:
@@ -144,13 +110,13 @@ class KeyQuery:
 
     async def query(self, user_id: str, wanted: Wanted, timeout: float) -> KeysAnswer:
         """For one of our users; other servers get `timeout` seconds. Raises TooLarge."""
-        if len(wanted) > MOST_USERS:
-            raise TooLarge(f"Keys of at most {MOST_USERS} users can be queried at once")
-        local = [each for each in wanted if self._is_local(each)]
+        check_number(wanted)
         others = [each for each in wanted if not self._is_local(each)]
-        kept = sorted(await self._remote.kept(others)) if others else []
-        answer = await self._stored.read(wanted, local, kept, user_id)
-        missing = {each: wanted[each] for each in set(others).difference(kept)}
+        away = set(others) - await self._remote.kept(others) if others else set()
+        answer = await self._stored.read(
+            {each: ids for each, ids in wanted.items() if each not in away} if away else wanted, user_id
+        )
+        missing = {each: wanted[each] for each in others if each in away}
         if missing:
             remote = await self._remote.query(user_id, missing, min(timeout, LONGEST_TIMEOUT))
             await self._add_signatures(remote.master_keys, user_id)
@@ -170,14 +136,33 @@ class KeyQuery:
                 master_keys[signature.user_id] = signed(dict(key), (signature,))
 
 
-def device_as_shown(device: DeviceKeys, signatures: Collection[KeySignature]) -> dict[str, Any]:
-    """A device's keys with later signatures, and its name in `unsigned`."""
-    keys = signed(orjson.loads(device.keys), signatures)
-    keys["unsigned"] = {} if device.display_name is None else {"device_display_name": device.display_name}
-    return keys
+def check_number(wanted: Wanted) -> None:
+    """Raise TooLarge for more users than are answered at once."""
+    if len(wanted) > MOST_USERS:
+        raise TooLarge(f"Keys of at most {MOST_USERS} users can be queried at once")
 
 
-def signed(value: dict[str, Any], signatures: Collection[KeySignature]) -> dict[str, Any]:
+def _show(keys: ShownKeys, answer: KeysAnswer) -> None:
+    """Put the keys of a user into an answer."""
+    user_id, devices, *cross_signing, unfinished = keys
+    members = [] if devices is None else [devices]
+    sections = (answer.master_keys, answer.self_signing_keys, answer.user_signing_keys)
+    for section, text in zip(sections, cross_signing, strict=True):
+        if text is not None:
+            section[user_id] = Fragment(text)
+    for key in unfinished:
+        value = signed(orjson.loads(key.key), key.signatures)
+        if key.kind == "device":
+            name = {} if key.display_name is None else {"device_display_name": key.display_name}
+            member = orjson.dumps({key.device_id: {**value, "unsigned": name}})
+            members.append(member[1:-1].decode())
+        else:
+            sections[_USAGES.index(key.kind)][user_id] = value
+    if members:
+        answer.device_keys[user_id] = Fragment("{" + ",".join(members) + "}")
+
+
+def signed(value: dict[str, Any], signatures: Collection[LaterSignature | KeySignature]) -> dict[str, Any]:
     """A key with signatures added; what it had stays."""
     if signatures:
         merged = {user_id: dict(by_key) for user_id, by_key in value.get("signatures", {}).items()}

@@ -34,6 +34,7 @@ from storage.device_keys import DeviceKeyStore
 from storage.device_lists import CHANNEL, DUES, DeviceListStore
 from storage.key_backups import KeyBackupStore
 from storage.one_time_keys import OneTimeKeyStore
+from storage.shown_keys import ShownKeyStore
 from storage.stream import StreamStore
 from storage.to_device import ToDeviceStore
 
@@ -119,8 +120,7 @@ class DeviceServices:
 def build_stored_keys(database: Database, server_name: str) -> StoredKeys:
     """The keys that are here, for what is built before the services."""
     return StoredKeys(
-        device_keys=DeviceKeyStore(database),
-        cross_signing=CrossSigningStore(database),
+        shown=ShownKeyStore(database),
         lists=DeviceListStore(database),
         is_local=local_to(server_name),
     )

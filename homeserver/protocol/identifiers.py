@@ -8,6 +8,7 @@ answers, ``parse_…`` gives the parts. Lengths count UTF-8 bytes.
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final, NamedTuple
 
@@ -229,6 +230,12 @@ def is_valid_server_name(name: str) -> bool:
 
 def is_valid_user_id(user_id: str) -> bool:
     """Whether ``check_user_id`` passes (historical ids included)."""
+    return len(user_id) <= MAX_IDENTIFIER_BYTES and _is_user_id(user_id)
+
+
+# Requests about keys name hundreds of users, and again the same.
+@lru_cache(maxsize=10_000)
+def _is_user_id(user_id: str) -> bool:
     return _passes(check_user_id, user_id)
 
 

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+import orjson
 from twisted.internet.task import deferLater
 
+from homeserver.devices.claiming import ClaimAnswer
+from homeserver.devices.querying import KeysAnswer
 from homeserver.devices.remote import NoAnnouncing, NoRemoteDevices, NoRemoteKeys
 from homeserver.devices.services import (
     DeviceServices,
@@ -105,6 +108,14 @@ class Process:
         news = await self.devices.lists.changed(user_id, since, self.position)
         return set(news.changed), set(news.left)
 
+    async def query(self, viewer: str, wanted: Mapping[str, Sequence[str]], timeout: float = 1) -> KeysAnswer:
+        """What a user is told of keys."""
+        return (await self.devices.query.query(viewer, wanted, timeout)).decoded()
+
+    async def claim(self, wanted: Mapping[str, Mapping[str, str]], timeout: float = 1) -> ClaimAnswer:
+        """What a claim gets, decoded."""
+        return ClaimAnswer(**orjson.loads(orjson.dumps(await self.devices.claim.claim(wanted, timeout))))
+
     async def reached(self, position: int) -> None:
         """Let the reactor turn until this process shows a position."""
         while self.position < position:
@@ -138,6 +149,11 @@ class Process:
             **more,
         }
         return await self.devices.upload.upload(device.user_id, device.device_id, **upload)
+
+
+def statements(database: Database) -> dict[str, int]:
+    """How often each statement was sent so far."""
+    return {name: timing.count for name, timing in database.metrics.statements.items() if timing.count}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ RIGHT = {"password": "right"}
 
 
 async def _own(process: Process, user_id: str) -> Any:
-    return await process.devices.query.query(user_id, {user_id: ()}, 1)
+    return await process.query(user_id, {user_id: ()}, 1)
 
 
 async def test_only_other_keys_in_place_of_those_there_need_authentication(database: Database) -> None:
@@ -122,12 +122,12 @@ async def test_devices_and_master_keys_are_signed(database: Database) -> None:
     )
     assert failures == {}
     assert await process.changed(ALICE, since) == ({ALICE}, set())
-    answer = await process.devices.query.query(BOB, {ALICE: ()}, 1)
+    answer = await process.query(BOB, {ALICE: ()}, 1)
     signatures = answer.device_keys[ALICE]["PHONE"]["signatures"]
     assert set(signatures[ALICE]) == {"ed25519:PHONE", identity.key("self_signing").key_id}
     assert set(answer.master_keys[ALICE]["signatures"][ALICE]) == {"ed25519:PHONE"}
     await process.upload(phone, device_keys=phone.keys(algorithms=["other"]))
-    answer = await process.devices.query.query(BOB, {ALICE: ()}, 1)
+    answer = await process.query(BOB, {ALICE: ()}, 1)
     assert set(answer.device_keys[ALICE]["PHONE"]["signatures"][ALICE]) == {"ed25519:PHONE"}
 
 

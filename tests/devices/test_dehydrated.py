@@ -54,10 +54,10 @@ async def test_a_device_is_kept_and_sent_messages(database: Database) -> None:
     assert await process.changed(ALICE, since) == ({ALICE}, set())
     kept = await process.devices.dehydrated.get(ALICE)
     assert kept == ("SLEEPER", '{"algorithm":"a","device_pickle":"x"}')
-    keys = (await process.devices.query.query(BOB, {ALICE: ()}, 1)).device_keys[ALICE]
+    keys = (await process.query(BOB, {ALICE: ()}, 1)).device_keys[ALICE]
     assert keys["SLEEPER"]["dehydrated"] is True
     assert keys["SLEEPER"]["unsigned"] == {"device_display_name": "Dehydrated"}
-    claimed = await process.devices.claim.claim({ALICE: {"SLEEPER": "signed_curve25519"}}, 1)
+    claimed = await process.claim({ALICE: {"SLEEPER": "signed_curve25519"}})
     assert claimed.one_time_keys[ALICE]["SLEEPER"]
     for _ in range(2):  # reading deletes nothing
         assert await _messages(process, "SLEEPER") == 1
@@ -71,7 +71,7 @@ async def test_another_takes_its_place(database: Database) -> None:
     await dehydrated.put(ALICE, _dehydration("ONE"))
     await _send(process, "ONE", 1, 2)
     await dehydrated.put(ALICE, _dehydration("TWO"))
-    keys = (await process.devices.query.query(BOB, {ALICE: ()}, 1)).device_keys[ALICE]
+    keys = (await process.query(BOB, {ALICE: ()}, 1)).device_keys[ALICE]
     assert set(keys) == {"TWO"}
     with pytest.raises(Forbidden):
         await dehydrated.messages(ALICE, "ONE", 0, process.position)
@@ -102,7 +102,7 @@ async def test_what_cannot_be_kept(database: Database) -> None:
         with pytest.raises(error):
             await process.devices.dehydrated.put(ALICE, wanted)
     assert (await process.devices.dehydrated.get(ALICE)).device_id == "SLEEPER"
-    keys = (await process.devices.query.query(BOB, {ALICE: ()}, 1)).device_keys[ALICE]
+    keys = (await process.query(BOB, {ALICE: ()}, 1)).device_keys[ALICE]
     assert set(keys) == {"PHONE", "SLEEPER"}
 
 

@@ -38,7 +38,7 @@ async def test_identity_and_backups_go_with_the_account(database: Database) -> N
     for _ in range(2):
         await departure.depart(ALICE, erase=False)
     assert await process.changed(ALICE, since) == ({ALICE}, set())
-    answer = await devices.query.query(ALICE, {ALICE: (), BOB: ()}, 1)
+    answer = await process.query(ALICE, {ALICE: (), BOB: ()}, 1)
     assert set(answer.master_keys) == {BOB} and set(answer.self_signing_keys) == {BOB}
     assert ALICE not in answer.master_keys[BOB].get("signatures", {})
     with pytest.raises(NotFound):

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.devices import uploading
 from homeserver.errors import BadJson, Forbidden, InvalidParam, InvalidSignature, TooLarge
 from storage.database import Database
-from storage.one_time_keys import KeyWanted, OneTimeKeyStore
+from storage.one_time_keys import OneTimeKeyStore
 from tests.devices.devices_fixture import Device, Identity, Process
 from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB
@@ -26,10 +27,10 @@ async def test_keys_are_handed_on_as_they_were_signed(database: Database) -> Non
     keys = phone.keys(dehydrated=True)
     await process.upload(phone, device_keys={**keys, "unsigned": {"forged": 1}})
     await process.log_in(ALICE, "NOKEYS")
-    answer = await process.devices.query.query(BOB, {ALICE: (), BOB: ()}, 1)
+    answer = await process.query(BOB, {ALICE: (), BOB: ()}, 1)
     shown = {**keys, "unsigned": {"device_display_name": "My phone"}}
     assert answer.device_keys == {ALICE: {"PHONE": shown}, BOB: {}}
-    assert (await process.devices.query.query(BOB, {ALICE: ["OTHER"]}, 1)).device_keys == {ALICE: {}}
+    assert (await process.query(BOB, {ALICE: ["OTHER"]}, 1)).device_keys == {ALICE: {}}
 
 
 def _without(keys: dict[str, Any], name: str) -> dict[str, Any]:
@@ -74,7 +75,7 @@ async def test_advisory_28_what_has_not_the_form_of_keys_is_never_stored(
     phone = await process.log_in(ALICE, "PHONE")
     with pytest.raises((BadJson, InvalidSignature)):
         await process.upload(phone, device_keys=keys)
-    assert (await process.devices.query.query(BOB, {ALICE: ()}, 1)).device_keys == {ALICE: {}}
+    assert (await process.query(BOB, {ALICE: ()}, 1)).device_keys == {ALICE: {}}
 
 
 async def test_keys_must_be_signed_by_the_device(database: Database) -> None:
@@ -119,14 +120,14 @@ async def test_the_same_one_time_key_may_come_again_but_no_other_under_its_name(
     assert await process.upload(phone, 3) == {ALGORITHM: 3}
     with pytest.raises(InvalidParam):
         await process.upload(phone, one_time_keys=phone.one_time_keys(1, more="x"))
-    first = await process.devices.claim.claim({ALICE: {"PHONE": ALGORITHM}}, 1)
+    first = await process.claim({ALICE: {"PHONE": ALGORITHM}}, 1)
     assert await process.upload(phone, 3) == {ALGORITHM: 2}
     seen = [first.one_time_keys]
     for _ in range(2):
-        seen.append((await process.devices.claim.claim({ALICE: {"PHONE": ALGORITHM}}, 1)).one_time_keys)
+        seen.append((await process.claim({ALICE: {"PHONE": ALGORITHM}}, 1)).one_time_keys)
     names = [name for answer in seen for name in answer[ALICE]["PHONE"]]
     assert names == [f"{ALGORITHM}:{n:06}" for n in range(3)]
-    assert (await process.devices.claim.claim({ALICE: {"PHONE": ALGORITHM}}, 1)).one_time_keys == {}
+    assert (await process.claim({ALICE: {"PHONE": ALGORITHM}}, 1)).one_time_keys == {}
 
 
 async def test_keys_are_bounded_per_device(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +158,7 @@ async def test_when_one_time_keys_run_out_the_fallback_key_is_given_out_and_mark
     counts = process.devices.counts
     assert (await counts.of(ALICE, "PHONE")).unused_fallback == [ALGORITHM]
     wanted = {ALICE: {"PHONE": ALGORITHM, "GONE": ALGORITHM}, BOB: {"X": "none"}}
-    given = [(await process.devices.claim.claim(wanted, 1)).one_time_keys for _ in range(3)]
+    given = [(await process.claim(wanted, 1)).one_time_keys for _ in range(3)]
     assert [list(each[ALICE]["PHONE"]) for each in given] == [
         [f"{ALGORITHM}:000000"],
         [f"{ALGORITHM}:fall"],
@@ -184,18 +185,20 @@ async def test_eight_at_once_never_get_the_same_key(database: Database, database
 
     async def claim_all(other: Database, backwards: bool) -> list[tuple[str, str, str]]:
         store, got = OneTimeKeyStore(other), []
-        wanted = [KeyWanted(device.user_id, device.device_id, ALGORITHM) for device in devices]
+        wanted: dict[str, dict[str, str]] = {}
+        for device in devices[::-1] if backwards else devices:
+            wanted.setdefault(device.user_id, {})[device.device_id] = ALGORITHM
         for _ in range(15):
-            got += [
-                (key.user_id, key.device_id, key.key_id)
-                for key in await store.claim(wanted[::-1] if backwards else wanted)
-            ]
+            for user_id, keys, _ in await store.claim(wanted):
+                got += [
+                    (user_id, device, name) for device, given in orjson.loads(keys).items() for name in given
+                ]
         return got
 
     claims = [Deferred.fromCoroutine(claim_all(other, n % 2 == 0)) for n, other in enumerate(others)]
     claimed = [key for got in await gatherResults(claims) for key in got]
     assert len(claimed) == 8 * 15 * 4
-    one_time = [key for key in claimed if key[2] != "fall"]
+    one_time = [key for key in claimed if not key[2].endswith(":fall")]
     assert len(one_time) == len(set(one_time)) == 400
     for other in others:
         await other.close()
@@ -216,7 +219,7 @@ async def test_who_sees_which_signatures_and_keys(database: Database) -> None:
         BOB, {ALICE: {alice.public("master"): bob.signs(master, "user_signing")}}
     )
     assert failures == {}
-    query = process.devices.query.query
+    query = process.query
     for viewer, signers in ((ALICE, set()), (BOB, {BOB}), ("@carol:localhost", set())):
         answer = await query(viewer, {ALICE: ()}, 1)
         assert set(answer.master_keys[ALICE].get("signatures", {})) == signers
@@ -229,9 +232,9 @@ async def test_who_sees_which_signatures_and_keys(database: Database) -> None:
 
 async def test_users_of_other_servers_are_said_to_be_out_of_reach(database: Database) -> None:
     process = await Process.open(database)
-    answer = await process.devices.query.query(ALICE, {"@x:elsewhere:8448": ()}, 1)
+    answer = await process.query(ALICE, {"@x:elsewhere:8448": ()}, 1)
     assert set(answer.failures) == {"elsewhere:8448"} and answer.device_keys == {}
-    claimed = await process.devices.claim.claim({"@x:elsewhere": {"D": ALGORITHM}}, 1)
+    claimed = await process.claim({"@x:elsewhere": {"D": ALGORITHM}}, 1)
     assert set(claimed.failures) == {"elsewhere"}
 
 
@@ -256,6 +259,6 @@ async def test_requests_are_bounded(database: Database) -> None:
     process = await Process.open(database)
     many = {f"@u{n}:localhost": ["D"] for n in range(10_001)}
     with pytest.raises(TooLarge):
-        await process.devices.query.query(ALICE, many, 1)
+        await process.query(ALICE, many, 1)
     with pytest.raises(TooLarge):
-        await process.devices.claim.claim({user: {"D": "a"} for user in many}, 1)
+        await process.claim({user: {"D": "a"} for user in many}, 1)

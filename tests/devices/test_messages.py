@@ -199,7 +199,7 @@ async def test_what_cannot_be_sent(database: Database) -> None:
 
 async def test_a_large_request_is_committed_in_portions_and_still_once(database: Database) -> None:
     process = await Process.open(database)
-    names = [f"B{n:03}" for n in range(250)]
+    names = [f"B{n:03}" for n in range(300)]
     for name in names:
         await process.log_in(BOB, name)
     for _ in range(2):
@@ -242,6 +242,39 @@ async def test_messages_for_other_servers_are_handed_over_once(database: Databas
     assert len(remote.sent) == 2 and await Client(process, BOB, "B1").stored() == 1
 
 
+@pytest.mark.parametrize("number", [0.5, 2**53, -(2**53), 1e3])
+async def test_what_servers_cannot_sign_is_refused_where_a_server_would_have_to(
+    database: Database, number: float
+) -> None:
+    """As a whole, instead of losing it on the way; who is of this server gets it as it was sent."""
+    remote = RemoteDevices()
+    remote.failing = False
+    process = await Process.open(database, devices=remote)
+    await process.log_in(BOB, "B1")
+    content = {"list": [{"n": number}]}
+    send = process.devices.to_device.send
+    with pytest.raises(BadJson):
+        await send(ALICE, "m.test", {BOB: {"B1": {}}, "@x:elsewhere": {"X": content}}, digest("t"))
+    assert remote.sent == [] and await Client(process, BOB, "B1").stored() == 0
+    await send(ALICE, "m.test", {BOB: {"B1": content}, "@x:elsewhere": {"X": {"n": 1}}}, digest("t"))
+    events, _ = await Client(process, BOB, "B1").look()
+    assert events[0]["content"] == content and len(remote.sent) == 1
+
+
+async def test_a_message_to_all_and_one_to_a_device_both_come(database: Database) -> None:
+    """Though a device is in the request twice."""
+    process = await Process.open(database)
+    for name in ("B1", "B2"):
+        await process.log_in(BOB, name)
+    contents = {BOB: {"*": {"n": 1}, "B2": {"n": 2}}}
+    for _ in range(2):
+        await process.devices.to_device.send(ALICE, "m.test", contents, digest("t"))
+    first, second = Client(process, BOB, "B1"), Client(process, BOB, "B2")
+    await first.sync()
+    await second.sync()
+    assert first.got == [1] and sorted(second.got) == [1, 2]
+
+
 async def test_a_request_that_was_cut_short_is_carried_out_again(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,16 +285,16 @@ async def test_a_request_that_was_cut_short_is_carried_out_again(
     names = [f"B{n}" for n in range(5)]
     for name in names:
         await process.log_in(BOB, name)
-    monkeypatch.setattr(messages, "_MOST_ROWS", 2)
+    monkeypatch.setattr(messages, "_MOST_MESSAGES", 2)
     to_device, committed = process.devices.to_device, process.devices.to_device._commit
     left = 1
 
-    async def commit(rows: Any) -> None:
+    async def commit(portion: Any, transaction: str) -> None:
         nonlocal left
         if left == 0:
             raise OSError
         left -= 1
-        await committed(rows)
+        await committed(portion, transaction)
 
     monkeypatch.setattr(to_device, "_commit", commit)
     to = {BOB: names, "@x:elsewhere": ["X"]}

@@ -200,7 +200,7 @@ class Neighbourhood:
 
     async def query(self, asking: str, *users: str) -> Any:
         """The answer to `/keys/query`, with everything at rest afterwards."""
-        answer = await self.process.devices.query.query(asking, dict.fromkeys(users, ()), 5)
+        answer = await self.process.query(asking, dict.fromkeys(users, ()), 5)
         await self.quiet()
         return answer
 
