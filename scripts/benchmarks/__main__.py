@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.list:
         for scenario in SCENARIOS:
-            print(f"{scenario.key:20} {scenario.title.format(rooms=FULL.rooms)}")
+            print(f"{scenario.key:20} {scenario.titled(FULL)}")
         print(f"{STORAGE:20} bytes on disk per message and per state change")
         return 0
     for signal_number in (signal.SIGTERM, signal.SIGHUP):

@@ -24,6 +24,9 @@ CPU_DIVISORS: Final = {
     "idle-sync": 8,
     "create-room": 8,
     "join": 10,
+    "keys-query": 8,
+    "keys-claim": 8,
+    "to-device": 8,
 }
 """Scenario → n, where the server may use 1/n of the CPU per operation that Synapse's uses."""
 

@@ -127,12 +127,15 @@ def _unchunk(buffer: bytes | bytearray, position: int) -> bytes | None:
 class Client:
     """One user's device and its connection."""
 
-    __slots__ = ("_connection", "_head", "host", "port", "token", "user_id")
+    __slots__ = ("_connection", "_head", "device_id", "host", "port", "token", "user_id")
 
-    def __init__(self, host: str, port: int, *, user_id: str = "", token: str = "") -> None:
+    def __init__(
+        self, host: str, port: int, *, user_id: str = "", device_id: str = "", token: str = ""
+    ) -> None:
         self.host = host
         self.port = port
         self.user_id = user_id
+        self.device_id = device_id
         self.token = token
         self._connection = Connection(host, port)
         authorization = f"\r\nAuthorization: Bearer {token}" if token else ""
@@ -142,7 +145,17 @@ class Client:
 
     def twin(self) -> "Client":
         """The same device on another connection."""
-        return Client(self.host, self.port, user_id=self.user_id, token=self.token)
+        return Client(self.host, self.port, user_id=self.user_id, device_id=self.device_id, token=self.token)
+
+    def logged_in(self, answer: Json) -> "Client":
+        """The device that an answer to a registration or a login names."""
+        return Client(
+            self.host,
+            self.port,
+            user_id=answer["user_id"],
+            device_id=answer["device_id"],
+            token=answer["access_token"],
+        )
 
     async def call(self, method: str, path: str, body: Json | None = None) -> bytes:
         """Make one request and return the body of its answer; raise `RequestFailed` unless it is 2xx."""
@@ -156,6 +169,12 @@ class Client:
         """As `call`, with the answer decoded."""
         decoded: Json = orjson.loads(await self.call(method, path, body))
         return decoded
+
+    async def log_in(self, password: str) -> "Client":
+        """Another device of the same user."""
+        identifier = {"type": "m.id.user", "user": self.user_id}
+        body = {"type": "m.login.password", "identifier": identifier, "password": password}
+        return self.logged_in(await self.call_json("POST", "/_matrix/client/v3/login", body))
 
     async def create_room(self, **options: Any) -> str:
         """Create a room and return its id."""

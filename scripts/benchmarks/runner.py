@@ -69,7 +69,7 @@ async def run(
     idle = {server.key: server.process.resident_bytes() for server in servers}
     measured = []
     for scenario in scenarios:
-        title = scenario.title.format(rooms=scale.rooms)
+        title = scenario.titled(scale)
         progress(title)
         able = [server for server in servers if scenario.only in {None, server.key}]
         figures, failures = await _run_scenario(scenario, able, worlds, scale, progress)

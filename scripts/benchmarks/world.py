@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from scripts.benchmarks.client import Client, Json, next_batch
+from scripts.benchmarks.key_holders import KeyHolder
 from scripts.benchmarks.servers import SHARED_SECRET
 
 T = TypeVar("T")
+PASSWORD = "a benchmark's password"
 REGISTER = "/_synapse/admin/v1/register"
 
 
@@ -28,6 +30,8 @@ class Scale:
     warm_up_seconds: float
     rooms: int
     """Rooms of the user whose syncs are measured."""
+    key_users: int
+    """Users with keys in the room whose members' keys are asked for."""
     stored_messages: int
     stored_state_changes: int
 
@@ -36,8 +40,8 @@ class Scale:
         return dataclasses.replace(self, repeats=repeats)
 
 
-FULL = Scale("full", 4.0, 3, 1.0, rooms=100, stored_messages=1000, stored_state_changes=400)
-QUICK = Scale("quick", 1.5, 1, 0.3, rooms=30, stored_messages=200, stored_state_changes=100)
+FULL = Scale("full", 4.0, 3, 1.0, rooms=100, key_users=500, stored_messages=1000, stored_state_changes=400)
+QUICK = Scale("quick", 1.5, 1, 0.3, rooms=30, key_users=150, stored_messages=200, stored_state_changes=100)
 ROOM_MEMBERS = 20
 LISTENERS = 50
 TIMELINE = 20
@@ -49,12 +53,12 @@ class World:
     def __init__(self, port: int, scale: Scale) -> None:
         self.scale = scale
         self.anyone = Client("127.0.0.1", port)
-        self._port = port
         self._numbers = itertools.count()
         self._members: list[Client] = []
         self._rooms: dict[str, str] = {}
         self._synced: Client | None = None
         self._synced_rooms: list[str] = []
+        self._key_holders: list[KeyHolder] = []
 
     def number(self) -> int:
         """A number never given before, for transaction ids, names and bodies."""
@@ -64,12 +68,11 @@ class World:
         """Register a new user by shared secret, over the connection of `through`."""
         username = f"user{self.number()}"
         nonce: str = (await through.call_json("GET", REGISTER))["nonce"]
-        password = "a benchmark's password"
-        signed = "\0".join((nonce, username, password, "notadmin"))
+        signed = "\0".join((nonce, username, PASSWORD, "notadmin"))
         mac = hmac.new(SHARED_SECRET.encode(), signed.encode(), hashlib.sha1).hexdigest()
-        body: Json = {"nonce": nonce, "username": username, "password": password, "admin": False, "mac": mac}
+        body: Json = {"nonce": nonce, "username": username, "password": PASSWORD, "admin": False, "mac": mac}
         answer = await through.call_json("POST", REGISTER, body)
-        return Client("127.0.0.1", self._port, user_id=answer["user_id"], token=answer["access_token"])
+        return through.logged_in(answer)
 
     async def users(self, count: int) -> list[Client]:
         """The first `count` of the users the scenarios share."""
@@ -114,6 +117,26 @@ class World:
             )
         for client in (user, *members):
             client.close()
+
+    async def key_holders(self) -> Sequence[KeyHolder]:
+        """`Scale.key_users` users with all their keys, every fourth with two devices, who share a room."""
+        if not self._key_holders:
+            calls = [_call(self._key_holder, number % 4 == 0) for number in range(self.scale.key_users)]
+            holders = await each(calls)
+            room_id = await holders[0].user.create_room(preset="public_chat", name="With keys")
+            await each([_call(holder.user.join, room_id) for holder in holders[1:]])
+            for holder in holders:
+                holder.close()
+            self._key_holders = holders
+        return self._key_holders
+
+    async def _key_holder(self, has_two: bool) -> KeyHolder:
+        through = self.anyone.twin()
+        devices = [await self.register(through)]
+        if has_two:
+            devices.append(await devices[0].log_in(PASSWORD))
+        through.close()
+        return await KeyHolder.equip(*devices)
 
     async def token_of(self, user: Client) -> str:
         """A current sync token."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is measured: every scenario, in the order of the report. A new one is a function and a line here."""
 
-from scripts.benchmarks.scenarios import accounts, calls, fanout, rooms, sending, syncing
+from scripts.benchmarks.scenarios import accounts, calls, encryption, fanout, rooms, sending, syncing
 from scripts.benchmarks.scenarios.shape import Scenario
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -31,6 +31,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("room-state", "room state, 20 members", "request", rooms.state),
     Scenario("create-room", "createRoom", "room", rooms.create),
     Scenario("join", "join a public room", "join", rooms.join),
+    Scenario("keys-query", "keys of {key_users} users", "query", encryption.query),
+    Scenario("keys-claim", "one-time keys of 100 devices", "claim", encryption.claim),
+    Scenario("to-device", "messages to 200 devices", "request", encryption.to_device),
     Scenario("register", "register (2 requests, cheapest hash)", "user", accounts.register),
 )
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from scripts.benchmarks.measuring import Load
-from scripts.benchmarks.world import World
+from scripts.benchmarks.world import Scale, World
 
 RunTrial = Callable[[float], Awaitable[Load]]
 """Applies the scenario's load for so many seconds; called several times (the first is the warm-up)."""
@@ -19,7 +19,7 @@ class Scenario:
     key: str
     """The name on the command line and in the JSON."""
     title: str
-    """For people; `{rooms}` stands for the scale's number of rooms."""
+    """For people; `{rooms}` and `{key_users}` stand for the scale's numbers."""
     operation: str
     """What is counted."""
     open: Callable[[World], AbstractAsyncContextManager[RunTrial]]
@@ -27,3 +27,7 @@ class Scenario:
     """The key of the only server that can do it."""
     compared_with: str | None = None
     """The scenario whose figures of the other server are its measure, where that one cannot do this."""
+
+    def titled(self, scale: Scale) -> str:
+        """The title at a scale."""
+        return self.title.format(rooms=scale.rooms, key_users=scale.key_users)
