@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from storage.database import Database
+from storage.database import Database, Transaction
 
 _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+_FREE: Final = "DELETE FROM delegated_leaves WHERE delay_id = %s AND (livekit_room, identity) <> (%s, %s)"
 _PUT: Final = f"""
 INSERT INTO delegated_leaves (livekit_room, identity, delay_id, delay_ms, since_ts, restarted_ts, next_ts)
 SELECT %s, %s, %s, %s, t.now, t.now, t.now FROM (SELECT {_NOW} AS now) t
@@ -69,10 +70,13 @@ class DelegatedLeaveStore:
         self._database = database
 
     async def put(self, livekit_room: str, identity: str, delay_id: str, delay_ms: int) -> None:
-        """Look after an event, in place of any other of that participant."""
-        await self._database.execute(
-            "delegated_leaves_put", _PUT, (livekit_room, identity, delay_id, delay_ms)
-        )
+        """Look after an event, in place of any other of that participant, and for no other participant."""
+
+        async def work(txn: Transaction) -> None:
+            await txn.execute("delegated_leaves_free", _FREE, (delay_id, livekit_room, identity))
+            await txn.execute("delegated_leaves_put", _PUT, (livekit_room, identity, delay_id, delay_ms))
+
+        await self._database.transaction("delegated_leaves_put", work)
 
     async def take(self, most: int, hold_ms: int) -> list[DelegatedLeave]:
         """Those that are to be looked at, held for so long."""

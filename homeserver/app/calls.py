@@ -17,6 +17,7 @@ from homeserver.config import Config
 from homeserver.outgoing import OutgoingClient
 from storage.call_events import CallEventStore
 from storage.delegated_leaves import DelegatedLeaveStore
+from storage.livekit_tickets import LiveKitTicketStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +32,12 @@ class Calls:
     def start(self) -> None:
         """Begin what runs by itself."""
         if self.group is not None:
-            self.group.leaves.start()
+            self.group.start()
 
     async def stop(self) -> None:
         """End it."""
         if self.group is not None:
-            await self.group.leaves.stop()
+            await self.group.stop()
 
 
 def build_calls(
@@ -64,6 +65,7 @@ def build_calls(
         group=build_group_calls(
             config.rtc,
             scheduler=reactor,
+            server_name=config.server_name,
             callers=Callers(
                 server_name=config.server_name,
                 full_access=frozenset(config.rtc.full_access_servers),
@@ -74,5 +76,6 @@ def build_calls(
             http=http,
             delayed=delayed,
             store=DelegatedLeaveStore(core.database),
+            tickets=LiveKitTicketStore(core.database),
         ),
     )

@@ -129,6 +129,8 @@ PROMISED = {
     "org.matrix.msc2432": ("GET", "/org.matrix.msc2432/rooms/{roomId}/aliases"),
     "org.matrix.msc3030": ("GET", "/org.matrix.msc3030/rooms/{roomId}/timestamp_to_event"),
     "org.matrix.msc3391": ("DELETE", "/org.matrix.msc3391/user/{userId}/account_data/{type}"),
+    "org.lares.calls.history": ("GET", "/org.lares.calls/history"),
+    "org.matrix.msc4140": ("GET", "/org.matrix.msc4140/delayed_events"),
     "org.matrix.msc4143": ("GET", "/org.matrix.msc4143/rtc/transports"),
     "org.matrix.msc4140": ("GET", "/org.matrix.msc4140/delayed_events"),
     "org.lares.calls.history": ("GET", "/org.lares.calls/history"),

@@ -9,13 +9,21 @@ itself makes no rooms (`room.auto_create: false`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from homeserver.calls.rtc.callers import Caller, Callers
 from homeserver.calls.rtc.leaves import DelegatedLeaves
 from homeserver.calls.rtc.naming import LEGACY_SLOT, legacy_identity, livekit_identity, livekit_room
 from homeserver.calls.rtc.sfu import LiveKitRooms
 from homeserver.calls.rtc.tokens import LiveKitTokens
-from homeserver.errors import BadJson, Unauthorized
+from homeserver.errors import BadJson, LimitExceeded, Unauthorized
+from storage.livekit_tickets import LiveKitTicketStore
+
+MOST_TICKETS: Final = 1000
+"""Of a user, under different names or into different calls, in a day: who made up names without end would else fill the
+table of those who must be found when they are removed from a room."""
+_COME_AGAIN: Final = 600_000
+"""Milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +78,14 @@ class Admission:
         rooms: LiveKitRooms,
         tokens: LiveKitTokens,
         leaves: DelegatedLeaves,
+        tickets: LiveKitTicketStore,
     ) -> None:
         self._url = url
         self._callers = callers
         self._rooms = rooms
         self._tokens = tokens
         self._leaves = leaves
+        self._tickets = tickets
 
     async def admit(self, proof: Proof, member: Member, delay_id: str | None = None) -> Ticket:
         """Let a member of a slot in, and look after their delayed leave event if they hand one over.
@@ -123,4 +133,13 @@ class Admission:
             await self._rooms.make(room)
         if delay_id is not None and delay_ms is not None:
             await self._leaves.take_over(room, identity, delay_id, delay_ms)
+        noted = await self._tickets.put(
+            livekit_room=room,
+            identity=identity,
+            room_id=room_id,
+            user_id=caller.user_id,
+            most=MOST_TICKETS,
+        )
+        if not noted:
+            raise LimitExceeded(_COME_AGAIN, "You entered too many calls today")
         return Ticket(url=self._url, jwt=self._tokens.joining(room, identity))

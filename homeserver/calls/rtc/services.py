@@ -10,6 +10,7 @@ from typing import Any
 from homeserver.calls.rtc.admission import Admission
 from homeserver.calls.rtc.callers import Callers
 from homeserver.calls.rtc.leaves import DelayedEvents, DelegatedLeaves
+from homeserver.calls.rtc.removal import Removal
 from homeserver.calls.rtc.sfu import LiveKitRooms
 from homeserver.calls.rtc.tokens import LiveKitTokens
 from homeserver.config.call_sections import Rtc
@@ -18,6 +19,7 @@ from homeserver.config.private_file import given_or_read
 from homeserver.config.values import signing_secret
 from homeserver.outgoing import OutgoingClient
 from storage.delegated_leaves import DelegatedLeaveStore
+from storage.livekit_tickets import LiveKitTicketStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +29,29 @@ class GroupCalls:
     admission: Admission
     leaves: DelegatedLeaves
     tokens: LiveKitTokens
+    removal: Removal
+
+    def start(self) -> None:
+        """Begin what runs by itself."""
+        self.leaves.start()
+        self.removal.start()
+
+    async def stop(self) -> None:
+        """End it."""
+        await self.leaves.stop()
+        await self.removal.stop()
 
 
 def build_group_calls(
     rtc: Rtc,
     *,
     scheduler: Any,
+    server_name: str,
     callers: Callers,
     http: OutgoingClient,
     delayed: DelayedEvents,
     store: DelegatedLeaveStore,
+    tickets: LiveKitTicketStore,
 ) -> GroupCalls | None:
     """Build them; None where there is no LiveKit. Raises StartRefused for a file of secrets that cannot be used."""
     secret = given_or_read(rtc.api_secret, rtc.api_secret_file)
@@ -49,7 +64,10 @@ def build_group_calls(
     rooms = LiveKitRooms(http=http, url=rtc.api_url, tokens=tokens)
     leaves = DelegatedLeaves(scheduler=scheduler, store=store, delayed=delayed, participants=rooms)
     return GroupCalls(
-        admission=Admission(url=rtc.livekit_url, callers=callers, rooms=rooms, tokens=tokens, leaves=leaves),
+        admission=Admission(
+            url=rtc.livekit_url, callers=callers, rooms=rooms, tokens=tokens, leaves=leaves, tickets=tickets
+        ),
         leaves=leaves,
         tokens=tokens,
+        removal=Removal(scheduler=scheduler, server_name=server_name, store=tickets, participants=rooms),
     )

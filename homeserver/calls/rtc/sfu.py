@@ -58,6 +58,16 @@ class LiveKitRooms:
             raise self._failed("GetParticipant", answer)
         return True
 
+    async def remove(self, room: str, identity: str) -> bool:
+        """End a participant's connection; False if there is none. Raises RemoteServerFailed."""
+        asked = {"room": room, "identity": identity}
+        answer = await self._call("RemoveParticipant", self._tokens.watching(room), asked)
+        if answer.status == 404:
+            return False
+        if answer.status != 200:
+            raise self._failed("RemoveParticipant", answer)
+        return True
+
     async def _call(self, method: str, token: str, asked: Mapping[str, object]) -> OutgoingResponse:
         try:
             return await self._http.fetch(

@@ -52,7 +52,7 @@ class LiveKitTokens:
         return self._signed({"roomList": True}, _OWN_LIFETIME)
 
     def watching(self, room: str) -> str:
-        """Lets this server see who is in a room."""
+        """Lets this server see who is in a room, and remove them."""
         return self._signed({"roomAdmin": True, "room": room}, _OWN_LIFETIME)
 
     def check_webhook(self, authorization: str, body: bytes) -> None:

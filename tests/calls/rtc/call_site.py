@@ -25,6 +25,7 @@ from homeserver.accounts.openid import OpenId
 from homeserver.calls.rtc.admission import Admission
 from homeserver.calls.rtc.callers import Callers
 from homeserver.calls.rtc.leaves import DelegatedLeaves
+from homeserver.calls.rtc.removal import Removal
 from homeserver.calls.rtc.sfu import LiveKitRooms
 from homeserver.calls.rtc.tokens import LiveKitTokens
 from homeserver.clientapi.livekit import SERVICE_PATH, LiveKitEndpoints
@@ -34,6 +35,7 @@ from homeserver.outgoing import AddressPolicy
 from storage.database import Database
 from storage.delayed_events import DelayedEvent, DelayedEventStore, Full, NewDelayedEvent
 from storage.delegated_leaves import DelegatedLeaveStore
+from storage.livekit_tickets import LiveKitTicketStore
 from storage.openid_tokens import OpenIdTokenStore
 from tests.federation.servers import make_key
 from tests.outgoing.servers import Link, Server, answer, client_of
@@ -84,6 +86,11 @@ class FakeLiveKit:
         elif method == "GetParticipant" and grants == {"roomAdmin": True, "room": asked["room"]}:
             if (asked["room"], asked["identity"]) not in self.participants:
                 status, body = "404 Not Found", {"code": "not_found", "msg": "participant does not exist"}
+        elif method == "RemoveParticipant" and grants == {"roomAdmin": True, "room": asked["room"]}:
+            who = (asked["room"], asked["identity"])
+            if who not in self.participants:
+                status, body = "404 Not Found", {"code": "not_found", "msg": "participant does not exist"}
+            self.participants.discard(who)
         else:
             status, body = "401 Unauthorized", {"code": "unauthenticated", "msg": "permissions denied"}
         link.send(answer(json.dumps(body).encode(), status, Content_Type="application/json"))
@@ -209,9 +216,16 @@ class CallSite:
             delayed=self.delayed,
             participants=self.livekit_rooms,
         )
+        self.removal = Removal(
+            scheduler=reactor,
+            server_name=OURS,
+            store=LiveKitTicketStore(database),
+            participants=self.livekit_rooms,
+        )
         admission = Admission(
             url=URL,
             leaves=self.leaves,
+            tickets=LiveKitTicketStore(database),
             callers=Callers(
                 server_name=OURS,
                 full_access={FRIENDS},
