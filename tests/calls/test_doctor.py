@@ -17,6 +17,8 @@ import jwt
 import pytest
 import yaml
 
+from homeserver.calls.doctor.turn import allocated
+from homeserver.observability.findings import Severity
 from tests.calls.conftest import Town
 from tests.calls.turnserver import Coturn
 from tests.serving import CHECKOUT, free_port
@@ -109,6 +111,14 @@ def test_all_is_well(town: Town, turn: Coturn, livekit: int, tmp_path: Path) -> 
     path = "/_matrix/client/v3/admin/whois/@_lares_doctor:localhost"
     answer = town.server.call("GET", path, token=admin.access_token)
     assert (answer.status, answer.body["devices"]) == (200, {})
+
+
+def test_a_relay_that_nobody_can_reach_is_told() -> None:
+    """coturn behind a router, without `external-ip`: the commonest mistake."""
+    answer = {"relayed": "10.0.0.7:50000", "reflexive": "8.8.8.8:4444", "server": "1.1.1.1"}
+    assert [each.severity for each in allocated(answer)] == [Severity.OK, Severity.PROBLEM]
+    for change in ({"relayed": "1.1.1.1:50000"}, {"relayed": "[2606:4700::1]:50000"}, {"server": "10.0.0.7"}):
+        assert [each.severity for each in allocated(answer | change)] == [Severity.OK]
 
 
 def test_what_is_wrong_is_said_with_what_to_change(

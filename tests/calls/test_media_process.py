@@ -53,21 +53,21 @@ def test_a_caller_who_vanishes_a_long_call_and_one_too_many() -> None:
     """Each is ended by the process itself, and the report says why."""
 
     async def scenario() -> None:
-        async with media_child(duration=4, silence=1.5, calls=2) as child:
+        async with media_child(silence=1.5, calls=1) as hasty, media_child(duration=2) as strict:
             gone, patient = MediaPeer(hertz=440), MediaPeer(hertz=0)
-            await call(child, gone, "gone")
-            await call(child, patient, "patient")
-            child.send(do="answer", id="many", sdp="v=0\r\n", ice=[])
-            assert (await child.report("many")).why == "stopped"
+            await call(hasty, gone, "gone")
+            await call(strict, patient, "patient")
+            hasty.send(do="answer", id="many", sdp="v=0\r\n", ice=[])
+            assert (await hasty.report("many")).why == "stopped"
             await gone.hears(440, 5)
             # No farewell: as if the machine had lost its power.
             for transceiver in gone.connection.getTransceivers():
                 ice = transceiver.receiver.transport.transport._connection
                 for protocol in ice._protocols:
                     protocol.transport.abort()
-            report = await child.report("gone")
+            report = await hasty.report("gone")
             assert (report.why, report.connected) == ("vanished", True)
-            report = await child.report("patient")
+            report = await strict.report("patient")
             assert (report.why, report.connected) == ("over", True)
             assert [each.silent for each in report.received] == [True]
             await patient.close()
@@ -80,7 +80,7 @@ def test_no_path_and_offers_that_are_none() -> None:
     """A caller nobody can reach is given up; what is no offer is refused."""
 
     async def scenario() -> None:
-        async with media_child(connecting=1) as child:
+        async with media_child(connecting=3) as child:
             peer = MediaPeer()
             sdp, _ = await peer.offer()
             child.send(do="answer", id="lonely", sdp=sdp, ice=[])

@@ -53,17 +53,22 @@ def test_it_takes_our_credentials_and_no_others(
     uri = turn.uris[transport]
     ours = TurnCredentials(uris=(uri,), lifetime=3600, secret=SECRET)
     now = time.time()
-    login = ours.for_user("@alice:localhost", now)
-    found = asyncio.run(allocate(uri, login.username, login.password))
-    assert found["relayed"].startswith("127.0.0.1:"), found
-    assert found["reflexive"].startswith("127.0.0.1:"), found
-    expired = ours.for_user("@alice:localhost", now - 7200)
-    forged = TurnCredentials(uris=(uri,), lifetime=3600, secret="another secret").for_user("@a:b", now)
-    for username, password in (
-        (login.username, "wrong"),
-        (expired.username, expired.password),
-        (forged.username, forged.password),
-        (f"{int(now) + 9999}:@alice:localhost", login.password),
-    ):
-        refused = asyncio.run(allocate(uri, username, password))
-        assert (refused["error"], refused["detail"]) == ("refused", "401 Unauthorized")
+    login, expired = ours.for_user("@a:localhost", now), ours.for_user("@a:localhost", now - 7200)
+    forged = TurnCredentials(uris=(uri,), lifetime=3600, secret="another secret").for_user(
+        "@a:localhost", now
+    )
+
+    async def scenario() -> None:
+        for username, password in (
+            (login.username, "wrong"),
+            (expired.username, expired.password),
+            (forged.username, forged.password),
+            (f"{int(now) + 9999}:@a:localhost", login.password),
+        ):
+            refused = await allocate(uri, username, password)
+            assert (refused["error"], refused["detail"]) == ("refused", "401 Unauthorized")
+        found = await allocate(uri, login.username, login.password)
+        assert found["relayed"].startswith("127.0.0.1:"), found
+        assert found["reflexive"].startswith("127.0.0.1:"), found
+
+    asyncio.run(scenario())

@@ -37,18 +37,17 @@ async def _examine_uri(asking: Asking, login: TurnLogin, uri: str) -> list[Findi
     answer = await asking.ask("allocate", uri=uri, **credentials)
     if "error" in answer:
         return [failed_allocation(uri, answer["error"], answer["detail"])]
-    findings = list(allocated(uri, answer))
+    findings = list(allocated(answer))
     reports = await asking.ask("loop", ice=[{"uris": [uri], **credentials}])
     findings += relayed([CallReport.parse(report) for report in reports])
     return findings
 
 
-def allocated(uri: str, answer: Mapping[str, str]) -> Iterator[Finding]:
+def allocated(answer: Mapping[str, str]) -> Iterator[Finding]:
     """What is to be said of the addresses that were given."""
     relayed = answer["relayed"]
     yield ok(f"It gives an address: {relayed}. It sees this machine as {answer['reflexive']}.")
-    own_place = uri.partition(":")[2].partition("?")[0].rpartition(":")[0]
-    if _is_private(relayed.rpartition(":")[0]) and not _is_private(own_place or uri.partition(":")[2]):
+    if _is_private(relayed.rpartition(":")[0]) and not _is_private(answer["server"]):
         yield problem(
             f"The address {relayed} is one of a private network: nobody outside can send to it.",
             "Set external-ip=<public address>/<private address> in turnserver.conf and restart coturn.",
@@ -56,10 +55,7 @@ def allocated(uri: str, answer: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _is_private(host: str) -> bool:
-    try:
-        return not ipaddress.ip_address(host.strip("[]")).is_global
-    except ValueError:
-        return host == "localhost"
+    return not ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_global
 
 
 def failed_allocation(uri: str, error: str, detail: str) -> Finding:

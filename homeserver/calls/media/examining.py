@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -31,12 +30,14 @@ from homeserver.calls.media.tracks import SAMPLES, Intake, tone
 LONGEST = 25.0
 ALLOCATING = 8.0
 """Seconds an allocation may take; a server that answers does so in a fraction of one."""
+GIVING_BACK = 2.0
 TALKING = 2.0
 """Seconds for which media goes both ways."""
 
 
 async def allocate(uri: str, username: str, password: str) -> dict[str, str]:
-    """An allocation on a TURN server, given back at once: `relayed` and `reflexive`, as host:port.
+    """An allocation on a TURN server, given back at once: `relayed` and `reflexive`, as host:port, and the address of
+    the `server` itself.
 
     Where that fails, `error` (`refused`, `silent`, `unreachable`, `certificate`, `name`, `uri`) and `detail`.
     """
@@ -44,9 +45,14 @@ async def allocate(uri: str, username: str, password: str) -> dict[str, str]:
         place = parse_stun_turn_uri(uri)
     except ValueError:
         return {"error": "uri", "detail": "this form of URI is not understood here"}
+    try:
+        resolved = await asyncio.get_running_loop().getaddrinfo(place["host"], place["port"])
+    except OSError as error:
+        return {"error": "name", "detail": detail_of(error)}
     tls: ssl.SSLContext | None = ssl.create_default_context() if place["scheme"] == "turns" else None
+    gone = asyncio.Event()
     attempt = turn.create_turn_endpoint(
-        asyncio.DatagramProtocol,
+        lambda: _Ending(gone),
         (place["host"], place["port"]),
         username,
         password,
@@ -60,9 +66,22 @@ async def allocate(uri: str, username: str, password: str) -> dict[str, str]:
     found = {
         "relayed": _place(endpoint.get_extra_info("sockname")),
         "reflexive": _place(endpoint.get_extra_info("related_address")),
+        "server": str(resolved[0][4][0]),
     }
     endpoint.close()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(gone.wait(), GIVING_BACK)
     return found
+
+
+class _Ending(asyncio.DatagramProtocol):
+    """Tells when an allocation was given back."""
+
+    def __init__(self, gone: asyncio.Event) -> None:
+        self._gone = gone
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone.set()
 
 
 def kind_of(error: Exception) -> str:
@@ -74,8 +93,6 @@ def kind_of(error: Exception) -> str:
             return "silent"
         case ssl.SSLError():
             return "certificate"
-        case socket.gaierror():
-            return "name"
     return "unreachable"
 
 

@@ -58,7 +58,7 @@ def connection(ice: Iterable[Mapping[str, Any]], *, relay_only: bool = False) ->
 
 
 def usable_uris(uris: Sequence[str]) -> list[str]:
-    """Those that aiortc can use, the best first: UDP before TCP before TLS. It uses the first TURN and the first STUN."""
+    """Those that aiortc can use, the best first: UDP before TCP before TLS. It takes the first of TURN and of STUN."""
     usable = [
         uri
         for uri in uris

@@ -26,6 +26,8 @@ SAMPLES = RATE // 50
 GREETING = ((660.0, 0.25), (880.0, 0.35), (0.0, 0.15))
 """Hertz and seconds: two notes and a breath."""
 LOUDNESS = 6000
+LONGEST_SILENCE = 2.0
+"""Seconds after which somebody who sends nothing is greeted all the same."""
 KEPT_SOUNDS = 25
 """Frames of sound that may wait: half a second."""
 WIDEST, HIGHEST = 640, 480
@@ -45,6 +47,7 @@ class Intake:
         self._track = track
         self._kept: deque[Frame] = deque(maxlen=KEPT_SOUNDS if track.kind == "audio" else 1)
         self._news = asyncio.Event()
+        self._first = asyncio.Event()
         self._ended = False
         self._task = asyncio.ensure_future(self._run())
 
@@ -57,6 +60,7 @@ class Intake:
                 if isinstance(frame, Frame):
                     self._kept.append(frame)
                 self._news.set()
+                self._first.set()
         self._ended = True
         self._news.set()
 
@@ -75,6 +79,11 @@ class Intake:
             self._news.clear()
             await self._news.wait()
         return self._kept.popleft()
+
+    async def begun(self, seconds: float) -> None:
+        """Wait for the first frame, or for so long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._first.wait(), seconds)
 
     def stop(self) -> None:
         """Take no more."""
@@ -101,7 +110,10 @@ class EchoSound(MediaStreamTrack):
         if self.readyState != "live":
             raise MediaStreamError
         if self._greeting:
-            self._started = self._started or time.monotonic()
+            if not self._started:
+                # What is sent before the caller's side is ready is lost; something of theirs shows that it is.
+                await self._intake.begun(LONGEST_SILENCE)
+                self._started = time.monotonic()
             await asyncio.sleep(self._started + self._played / RATE - time.monotonic())
             frame = self._greeting.popleft()
         else:
