@@ -24,7 +24,7 @@ from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.recommending import PolicyServers, sign_guarded
 from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
 from homeserver.rooms.engine.writer import Deed, Plan, RoomWriter, Work, WriterTools, Written, concerned
-from homeserver.stream import RoomCommit
+from homeserver.stream import Committer, RoomCommit
 
 RECENT_TRANSACTIONS = 10_000
 CREATE_TRIES = 3
@@ -39,6 +39,10 @@ class RoomEngine:
         self._create_time = 0
         self._in_flight: dict[str, list[Deferred[Written]]] = {}
         self._recent: OrderedDict[str, Written] = OrderedDict()
+
+    @property
+    def committer(self) -> Committer:
+        return self._tools.committer
 
     @property
     def cache(self) -> RoomCache:

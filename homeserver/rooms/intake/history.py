@@ -150,7 +150,9 @@ class _Placing:
             strike_late(ground, entry, late)
         self.placed[event.event_id] = _Placed(entry, found)
         outcome = Outcome.REJECTED if reason else Outcome.ACCEPTED
-        self.verdicts[event.event_id] = Verdict(event.event_id, outcome, reason)
+        self.verdicts[event.event_id] = Verdict(
+            event.event_id, outcome, reason, again=found.known is not None
+        )
 
     # Writing.
 

@@ -56,3 +56,5 @@ class Verdict:
     reason: str = ""
     missing_prev: Collection[str] = ()
     missing_auth: Collection[str] = ()
+    again: bool = False
+    """It was stored already, without its place; as it was then, and not as it came now."""

@@ -71,9 +71,8 @@ class Receiving:
         self._store(incoming, found, before, flags)
         if flags & REJECTED:
             return Verdict(event.event_id, Outcome.REJECTED, reason)
-        return Verdict(
-            event.event_id, Outcome.SOFT_FAILED if flags & SOFT_FAILED else Outcome.ACCEPTED, reason
-        )
+        outcome = Outcome.SOFT_FAILED if flags & SOFT_FAILED else Outcome.ACCEPTED
+        return Verdict(event.event_id, outcome, reason, again=found.known is not None)
 
     def _state_before(self, incoming: Incoming, found: Found) -> int | Verdict:
         """Its snapshot, or what is missing of it."""

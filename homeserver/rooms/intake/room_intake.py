@@ -26,6 +26,7 @@ from homeserver.rooms.intake.knowledge import Knowledge, Lacking, States
 from homeserver.rooms.intake.receiving import Receiving, Unasked
 from homeserver.rooms.intake.recommending import ask_policy_servers
 from homeserver.rooms.intake.resolving import MOST_CONTESTED
+from homeserver.rooms.intake.restoring import Restoring
 from storage.events import EventStore
 from storage.received import ReceivedStore
 
@@ -105,6 +106,7 @@ class RoomIntake:
         self._states = states
         self._outliers = outliers
         self._stubs = stubs
+        self._restoring = Restoring(cache=engine.cache, committer=engine.committer, events=events)
 
     async def standing(self, event_ids: Sequence[str]) -> dict[str, int]:
         """Flags of those of the events that are stored (`storage.events`), by id."""
@@ -131,6 +133,7 @@ class RoomIntake:
             while portion:
                 done, portion = await self._take_in(room_id, portion, outbound=outbound, users=users)
                 verdicts.extend(done)
+        await self._restore(room_id, events, verdicts)
         return verdicts
 
     async def _take_in(
@@ -166,7 +169,9 @@ class RoomIntake:
         before = await self.standing([incoming.event.event_id for incoming in events])
         stand = await self._outliers.take_in(key, room_id, version, events, visibility=int(setting))
         cache.mark_stale(room_id)
-        return [_outlier_verdict(incoming.event, before, stand) for incoming in events]
+        verdicts = [_outlier_verdict(incoming.event, before, stand) for incoming in events]
+        await self._restore(room_id, events, verdicts)
+        return verdicts
 
     async def receive_history(self, room_id: str, events: Sequence[Incoming]) -> list[Verdict]:
         """Place events of the past, at most `MAX_HISTORY`, in any order; their verdicts in the same order.
@@ -191,7 +196,16 @@ class RoomIntake:
             )
             verdicts.update(await self._engine.do_alone(room_id, deed))
             left = deed.left
-        return [verdicts[incoming.event.event_id] for incoming in events]
+        found = [verdicts[incoming.event.event_id] for incoming in events]
+        await self._restore(room_id, events, found)
+        return found
+
+    async def _restore(self, room_id: str, events: Sequence[Incoming], verdicts: Sequence[Verdict]) -> None:
+        """What was stored before may be stored without its content (`restoring`)."""
+        pairs = zip(events, verdicts, strict=True)
+        again = [event for event, verdict in pairs if verdict.again or verdict.outcome is Outcome.KNOWN]
+        if again:
+            await self._restoring.restore(room_id, again)
 
     async def prepare(
         self, room_id: str, plan: Plan, users: Sequence[str] = (), *, recommended: bool = False

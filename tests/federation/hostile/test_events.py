@@ -99,6 +99,25 @@ def test_wrong_hashes_and_signatures(alice: Person, hostile: HostileServer, vers
     unseen(room, alice, BAD)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_altered_copy_that_comes_first(alice: Person, rising: Raise, version: str) -> None:
+    """Another server's honest event, passed on with other content, shows none until it comes from its own server."""
+    hostile, third = rising("localhost"), rising("localhost")
+    room = OurRoom(alice, hostile, version)
+    theirs = OurRoom(alice, third, version, visited=room.id)
+    honest = theirs.send("m.room.message", {"body": "kind", "msgtype": "m.text"}, sender=third.bob)
+    hostile.send({**honest.event.pdu, "content": {"body": BAD}})
+    place = f"v3/rooms/{segment(room.id)}/event/{segment(honest.event.event_id)}"
+    assert alice.call("GET", place)["content"] == {}
+    assert third.send(honest) == {honest.event.event_id: {}}
+    hostile.send({**honest.event.pdu, "content": {"body": BAD}})
+    assert alice.call("GET", place)["content"]["body"] == "kind"
+    shown = {event["event_id"]: event["content"] for event in alice.messages(room.id)["chunk"]}
+    assert shown[honest.event.event_id]["body"] == "kind"
+    unseen(room, alice, BAD)
+    theirs.goes_on()
+
+
 def _plain(room: OurRoom, hostile: HostileServer) -> dict[str, Any]:
     return dict(room.event("m.room.message", {"body": BAD}, sender=hostile.mallory).event.pdu)
 

@@ -44,7 +44,9 @@ class World:
             )
             net.open_door(name, door, server.federation_port)
             self.servers[name] = server
-            server.start()
+            server.process.launch()
+        for name, server in self.servers.items():
+            server.process.wait_ready(timeout=180)
             net.knows(name, server.pid)
 
     def heal(self) -> None:
