@@ -55,6 +55,13 @@ class Pair:
         for name, server in zip(NAMES, self.servers, strict=True):
             server.process.wait_ready()
             network.knows(name, server.pid)
+        self._acquaint()
+
+    def _acquaint(self) -> None:
+        """Each learns the other's keys: the first request after a cut might otherwise come too early for that."""
+        for here, there in (self.servers, self.servers[::-1]):
+            room_id = Owner(here, "first").create_room()
+            Owner(there, "guest").join(room_id, here.server_name)
 
     def cut(self) -> None:
         """Neither reaches the other."""
