@@ -165,6 +165,22 @@ def test_whom_it_joins_and_when_it_leaves(town: Town) -> None:
     asyncio.run(scenario())
 
 
+def test_only_chats_with_it_are_not_encrypted_by_default(town: Town) -> None:
+    """It has no keys; with people, private rooms are encrypted as ever."""
+
+    async def scenario() -> None:
+        alice, bob = town.line(town.person("alice")), town.person("bob")
+        async with lines(alice):
+            rooms = [await chat_with_echo(alice)]
+            wishes = {**DIRECT, "invite": [bob.user_id]}
+            rooms.append(str((await alice.call("POST", "createRoom", wishes))["room_id"]))
+            states = [await alice.call("GET", f"rooms/{room_id}/state") for room_id in rooms]
+        types = [{event["type"] for event in state} for state in states]
+        assert ["m.room.encryption" in each for each in types] == [False, True]
+
+    asyncio.run(scenario())
+
+
 def test_it_says_that_it_cannot_hear_what_is_encrypted(town: Town) -> None:
     """At once in a chat that is encrypted, and when encryption is switched on later."""
 

@@ -12,12 +12,15 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
 from homeserver.app import echo as echo_app
-from homeserver.calls.echo.account import ensure_account
+from homeserver.calls.echo.account import EchoActor, ensure_account
 from homeserver.calls.echo.calls import BUSY, IDLE, MOST_CALLS, REPORT, EchoCalls
+from homeserver.calls.echo.chats import MOST_DECLINING, EchoChats
 from homeserver.calls.echo.signalling import Invite, candidates_of, invite_of, new_offer_of
 from homeserver.calls.media.messages import CallReport
 from homeserver.config import Config, StartRefused
 from homeserver.config.echo_sections import Calls
+from homeserver.errors import NotFound
+from homeserver.rooms.actor import Actor
 from storage.echo import LeftCall
 from storage.users import User
 
@@ -230,6 +233,45 @@ class Users:
 
     async def get(self, user_id: str) -> User | None:
         return self._user
+
+
+class Leaving:
+    """Never comes to an end, like a server that does not answer."""
+
+    def __init__(self) -> None:
+        self.rooms: list[str] = []
+        self.unanswered: list[Deferred[None]] = []
+
+    async def leave(self, actor: Actor, room_id: str, *, reason: str | None = None) -> str:
+        self.rooms.append(room_id)
+        self.unanswered.append(Deferred())
+        await self.unanswered[-1]
+        return ""
+
+
+class NoRooms:
+    async def get(self, room_id: str) -> None:
+        return None
+
+
+async def test_invites_from_elsewhere_hold_nothing_up() -> None:
+    """They are declined beside everything else, a few at once; nobody waits for a server that does not answer."""
+    leaving = Leaving()
+    chats = EchoChats(
+        actor=EchoActor(OWN),
+        rooms=NoRooms(),
+        joining=None,  # type: ignore[arg-type]
+        leaving=leaving,
+        sending=None,  # type: ignore[arg-type]
+    )
+    invite = {"type": "m.room.member", "state_key": OWN, "sender": "@mallory:elsewhere"}
+    for number in range(MOST_DECLINING + 5):
+        await chats.invited(f"!{number}", [invite])
+    assert len(leaving.rooms) == MOST_DECLINING
+    for unanswered in leaving.unanswered:
+        unanswered.errback(NotFound("no such room any more"))
+    await chats.invited("!again", [invite])
+    assert leaving.rooms[-1] == "!again"
 
 
 async def test_it_takes_nobodys_account() -> None:

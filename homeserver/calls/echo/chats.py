@@ -11,6 +11,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
+
 from homeserver.errors import MatrixError
 from homeserver.protocol.errors import ProtocolError
 from homeserver.protocol.identifiers import domain_of
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 MEMBER = "m.room.member"
 ENCRYPTION = "m.room.encryption"
 TWO = 2
+MOST_DECLINING = 20
+"""Invites that are being declined at once."""
 
 CANNOT_HEAR = (
     "This chat is end-to-end encrypted, and the echo has no keys: it cannot hear calls made here. Leave this chat and "
@@ -59,6 +63,7 @@ class EchoChats:
         self._joining = joining
         self._leaving = leaving
         self._sending = sending
+        self._declining = 0
 
     async def invited(self, room_id: str, stripped: Sequence[Mapping[str, Any]]) -> None:
         """Join a chat of two if a user of this server asks; decline everything else."""
@@ -73,15 +78,33 @@ class EchoChats:
         )
         room = await self._rooms.get(room_id)
         local = domain_of(inviter) == domain_of(own) if inviter else False
+        if room is None or not local or not self._is_of_two(room):
+            self._decline(room_id)
+            return
         try:
-            if room is not None and local and self._is_of_two(room):
-                await self._joining.join(self._actor, room_id)
-                await self.look(room_id, warn=True)
-            else:
-                reason = "The echo account is for chats of two with users of its own server"
-                await self._leaving.leave(self._actor, room_id, reason=reason)
+            await self._joining.join(self._actor, room_id)
+            await self.look(room_id, warn=True)
         except REFUSALS as error:
-            logger.info("the echo account could not answer an invite to %s: %s", room_id, error)
+            logger.info("the echo account could not join %s: %s", room_id, error)
+
+    def _decline(self, room_id: str) -> None:
+        """Beside everything else: another server may take its time to hear of it. What is too much stays open."""
+        if self._declining >= MOST_DECLINING:
+            return
+        self._declining += 1
+
+        async def decline() -> None:
+            reason = "The echo account is for chats of two with users of its own server"
+            try:
+                await self._leaving.leave(self._actor, room_id, reason=reason)
+            except REFUSALS as error:
+                logger.info("the echo account could not decline an invite to %s: %s", room_id, error)
+            except Exception:
+                logger.exception("the echo account could not decline an invite to %s", room_id)
+            finally:
+                self._declining -= 1
+
+        Deferred.fromCoroutine(decline())
 
     async def look(self, room_id: str, *, warn: bool) -> None:
         """Its members have changed, or it was joined, or encryption was switched on (`warn`)."""
