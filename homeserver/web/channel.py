@@ -71,6 +71,7 @@ class Channel(HTTPChannel):
         self._closing = False
         self._saying_goodbye = False
         self._holds_next = False
+        self._owes_continue = False
         self._body_started = 0.0
 
     # From the transport
@@ -117,9 +118,17 @@ class Channel(HTTPChannel):
         self._networkProducer.pauseProducing()
 
     def go_on_with_body(self) -> None:
-        """Read on."""
-        if self.transport is not None and not self.transport.disconnecting and not self._waitingForTransport:
+        """Read on, and tell a client that waits for that to go on, unless the request was refused."""
+        if self.transport is None or self.transport.disconnecting:
+            return
+        self._tell_to_continue()
+        if not self._waitingForTransport:
             self._networkProducer.resumeProducing()
+
+    def _tell_to_continue(self) -> None:
+        if self._owes_continue and self.requests and not self.requests[-1].responded:
+            self._send100Continue()  # type: ignore[no-untyped-call]
+        self._owes_continue = False
 
     def _look(self) -> None:
         timeouts, now = self.site.timeouts, self.site.clock.seconds()
@@ -152,16 +161,24 @@ class Channel(HTTPChannel):
             for token in value.split(b",")
         )
         self.persistent = self._version == b"HTTP/1.1" and not closes and not self._closing
-        if not exchange.headers_received(self._command, self._path, self.length):
+        expect = exchange.requestHeaders.getRawHeaders(b"Expect")
+        self._owes_continue = bool(
+            self.length != 0
+            and expect
+            and expect[-1].lower() == b"100-continue"
+            and self._version == b"HTTP/1.1"
+        )
+        if not exchange.headers_received(self._command, self._path, self.length) or exchange.responded:
             return
         if self.length != 0:
             self.body_arrives(0)
-            expect = exchange.requestHeaders.getRawHeaders(b"Expect")
-            if expect and expect[-1].lower() == b"100-continue" and self._version == b"HTTP/1.1":
-                self._send100Continue()  # type: ignore[no-untyped-call]
+            if exchange.spool is None:  # else it is told when it is known whose the body is
+                self._tell_to_continue()
 
     def allContentReceived(self) -> None:
-        self.deadline = inf
+        self._owes_continue = False
+        if not self.requests[-1].responded:  # what was refused goes on to be dropped, for a moment
+            self.deadline = inf
         super().allContentReceived()  # type: ignore[no-untyped-call]
 
     def requestDone(self, request: Exchange) -> None:

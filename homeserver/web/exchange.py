@@ -220,16 +220,21 @@ class Exchange:
         if self.responded or channel is None:
             await deferToThread(file.close)
             return
+        length = part.length + len(reply.before) + len(reply.after)
+        head = self.head(part.status, length, part.headers)
         self.responded = True
         self._let_go()
-        length = part.length + len(reply.before) + len(reply.after)
-        channel.transport.write(self.head(part.status, length, part.headers) + reply.before)
-        complete = await FileStream(channel, file, part.length, self.disconnected).run()
+        channel.transport.write(head + reply.before)
+        try:
+            complete = await FileStream(channel, file, part.length, self.disconnected).run()
+        except OSError as error:
+            complete = False
+            log.error("a file cannot be read", exc_info=error)
         self.channel = None
         if self.disconnected.fired:
             return
         if not complete:  # a length was promised: only the connection's end says that it is not kept
-            log.error("a file is shorter than it was", extra={"fields": {"file": str(reply.path)}})
+            log.error("a file was not sent whole", extra={"fields": {"file": str(reply.path)}})
             channel.transport.abortConnection()
             return
         channel.transport.write(reply.after)

@@ -25,8 +25,9 @@ from homeserver.errors import UnknownToken
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.log_output import LogOutput
 from homeserver.observability.metrics import HttpMetrics
+from homeserver.spooling import SpoolRoom
 from homeserver.web.addresses import Network
-from homeserver.web.authentication import Requester
+from homeserver.web.authentication import Authenticator, Requester
 from homeserver.web.channel import Timeouts
 from homeserver.web.listeners import Open, WebServer
 from homeserver.web.rate_limits import DEFAULTS, Limit, RateLimits
@@ -187,13 +188,15 @@ class Loopback:
         max_connections: int = 100,
         listener: Listener | None = None,
         shared: socket.socket | None = None,
+        authenticator: Authenticator | None = None,
+        spools: SpoolRoom | None = None,
     ) -> None:
         self.lines = io.StringIO()
         self.metrics = HttpMetrics()
         self.server = WebServer(
             reactor,
             routes=routes,
-            authenticator=Tokens({"alice": ALICE} if tokens is None else tokens),
+            authenticator=authenticator or Tokens({"alice": ALICE} if tokens is None else tokens),
             limits=RateLimits(
                 reactor.seconds, enabled=limits is not None, limits={**DEFAULTS, **(limits or {})}
             ),
@@ -203,6 +206,7 @@ class Loopback:
             trusted_proxies=trusted_proxies,
             timeouts=timeouts,
             max_connections=max_connections,
+            spools=spools,
         )
         self.open: Open = self.server.listen(listener or Listener(port=0), shared)
         self._connections: list[Connection] = []

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bodies that go to disk, and files as responses: whoever sends, waits, reads slowly or goes away in between."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from homeserver.errors import UnknownToken
+from homeserver.spooling import SpoolRoom
+from homeserver.web.authentication import Requester
+from homeserver.web.channel import Timeouts
+from homeserver.web.replies import FileReply, Reply
+from homeserver.web.request import MatrixRequest
+from homeserver.web.routing import ROOT, Auth, Route
+from tests.reactor import reactor, run
+from tests.web.loopback import ALICE, Loopback, request_bytes
+
+QUICK = Timeouts(headers=5, body_grace=5, idle=5, unread=5, linger=0.05, look=0.01)
+MOST = 3_000_000
+CONTENT = bytes(range(256)) * 8000
+
+
+class SlowTokens:
+    """Knows `alice`, when the test lets it."""
+
+    def __init__(self) -> None:
+        self.gate: Deferred[None] | None = None
+        self.asked = 0
+
+    async def authenticate(self, token: str, _request: MatrixRequest) -> Requester:
+        self.asked += 1
+        if self.gate is not None and self.asked == 1:
+            await self.gate
+        if token != "alice":
+            raise UnknownToken
+        return ALICE
+
+
+class World:
+    """A server with a folder for bodies and a file."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = directory / "file"
+        self.file.write_bytes(CONTENT)
+        self.size = len(CONTENT)
+        self.spools = SpoolRoom(directory / "incoming", MOST)
+        self.tokens = SlowTokens()
+        routes = (
+            Route("POST", "/upload", self.upload, under=ROOT, spool=True, max_body=MOST),
+            Route("PUT", "/here", self.here, under=ROOT, auth=Auth.NONE, max_body=1000),
+            Route("GET", "/file", self.give, under=ROOT, auth=Auth.NONE),
+        )
+        self.server = Loopback(routes, authenticator=self.tokens, timeouts=QUICK, spools=self.spools)
+
+    async def upload(self, request: MatrixRequest) -> Reply:
+        assert request.spool is not None
+        return {"bytes": request.spool.size}
+
+    async def here(self, request: MatrixRequest) -> Reply:
+        return {"bytes": len(request.content)}
+
+    async def give(self, _request: MatrixRequest) -> Reply:
+        return FileReply(self.file, self.size, {"Content-Type": "application/octet-stream"})
+
+    def waiting(self) -> int:
+        """Bodies on the disk."""
+        return len(list(self.spools.directory.iterdir())) if self.spools.directory.is_dir() else 0
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    run(made.server.stop())
+
+
+async def test_nobody_is_told_to_continue_before_it_is_known_who_it_is(world: World) -> None:
+    world.tokens.gate = Deferred()
+    connection = await world.server.connect()
+    expecting = {"Content-Length": "3", "Expect": "100-continue"}
+    connection.send(request_bytes("POST", "/upload", headers=expecting, token="alice"))
+    while not world.tokens.asked:
+        await _a_moment()
+    assert connection.received == b""
+    world.tokens.gate.callback(None)
+    await connection.until(lambda: connection.received == b"HTTP/1.1 100 Continue\r\n\r\n")
+    connection.send(b"abc")
+    assert (await connection.response()).json["bytes"] == 3
+    assert (await connection.request("POST", "/upload", body=b"abcd", token="alice")).json["bytes"] == 4
+    assert world.waiting() == 0
+
+
+@pytest.mark.parametrize("token", [None, "nobody"])
+async def test_who_is_refused_is_told_nothing_else(world: World, token: str | None) -> None:
+    connection = await world.server.connect()
+    expecting = {"Content-Length": "3", "Expect": "100-continue"}
+    connection.send(request_bytes("POST", "/upload", headers=expecting, token=token))
+    await connection.end()
+    assert connection.received.startswith(b"HTTP/1.1 401 ")
+    assert connection.received.count(b"HTTP/1.1") == 1
+    assert world.waiting() == 0
+
+
+async def test_a_refusal_at_the_last_piece_ends_the_connection(world: World) -> None:
+    """Although the request is complete in the eyes of the parser."""
+    connection = await world.server.connect()
+    chunked = {"Transfer-Encoding": "chunked"}
+    connection.send(
+        request_bytes("PUT", "/here", headers=chunked) + b"3e9\r\n" + bytes(1001) + b"\r\n0\r\n\r\n"
+    )
+    await connection.end()
+    assert connection.received.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_uploads_behind_each_other_and_one_that_breaks_off(world: World) -> None:
+    connection = await world.server.connect()
+    bodies = [b"a" * 200_000, b"", b"b"]
+    connection.send(b"".join(request_bytes("POST", "/upload", body=body, token="alice") for body in bodies))
+    assert [(await connection.response()).json["bytes"] for _ in bodies] == [200_000, 0, 1]
+    connection.send(request_bytes("POST", "/upload", headers={"Content-Length": "9"}, token="alice") + b"ab")
+    while not world.waiting():
+        await _a_moment()
+    connection.drop()
+    while world.waiting():
+        await _a_moment()
+
+
+async def test_a_file_that_is_gone_or_shorter(world: World) -> None:
+    """The first can be said; of the second only the connection's end tells."""
+    world.size += 1
+    connection = await world.server.connect()
+    connection.send(request_bytes("GET", "/file"))
+    await connection.end()
+    assert f"Content-Length: {world.size}".encode() in connection.received
+    world.file.unlink()
+    assert (await world.server.request("GET", "/file")).status == 500
+
+
+async def test_a_file_that_cannot_be_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def read(self, _count: int) -> bytes:
+            raise OSError("the disk is broken")
+
+        def close(self) -> None:
+            pass
+
+    async def broken(_path: Path, _start: int) -> Broken:
+        return Broken()
+
+    monkeypatch.setattr("homeserver.web.files.open_at", broken)
+    connection = await world.server.connect()
+    connection.send(request_bytes("GET", "/file"))
+    await connection.end()
+    assert connection.received.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_files_behind_each_other(world: World) -> None:
+    connection = await world.server.connect()
+    connection.send(request_bytes("GET", "/file") * 3)
+    for _ in range(3):
+        assert (await connection.response()).raw == CONTENT
+
+
+async def _a_moment() -> None:
+    await deferLater(reactor, 0.01)
