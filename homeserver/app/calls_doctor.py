@@ -7,6 +7,7 @@ password, logged in for the examination alone, straight in the database.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from typing import Any, Final
@@ -159,5 +160,6 @@ class _Door:
         return await self._database.transaction("doctor_login", work)
 
     async def close(self) -> None:
-        """Log out."""
-        await self._devices.delete(self._user_id, (self._device_id,))
+        """Log out. A database that is gone keeps the session until it expires."""
+        with contextlib.suppress(DatabaseFailure, psycopg2.Error):
+            await self._devices.delete(self._user_id, (self._device_id,))

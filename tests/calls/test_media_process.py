@@ -76,6 +76,20 @@ def test_a_caller_who_vanishes_a_long_call_and_one_too_many() -> None:
     asyncio.run(scenario())
 
 
+def test_whoever_sends_too_much_is_hung_up_on() -> None:
+    """What is decoded costs this machine its time."""
+
+    async def scenario() -> None:
+        async with media_child(bits_per_second=8_000) as child:
+            peer = MediaPeer(hertz=440, colour=COLOURS[3])
+            await call(child, peer, "loud")
+            report = await child.report("loud")
+            assert (report.why, report.connected) == ("too_much", True)
+            await peer.close()
+
+    asyncio.run(scenario())
+
+
 def test_no_path_and_offers_that_are_none() -> None:
     """A caller nobody can reach is given up; what is no offer is refused."""
 

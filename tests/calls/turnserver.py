@@ -42,7 +42,7 @@ def _unpack(target: Path) -> None:
     downloads = target / "downloads"
     downloads.mkdir(parents=True)
     for options in ([], _own_lists(target)):
-        with contextlib.suppress(subprocess.CalledProcessError):
+        with contextlib.suppress(subprocess.CalledProcessError, OSError):
             if options:
                 _run(["apt-get", *options, "update"], downloads)
             names = _missing(options, downloads)
