@@ -143,6 +143,7 @@ class _Door:
             cache=TokenCache(now_ms),
             clock=now_ms,
         )
+        self._is_open = False
         self._device_id = f"{_DEVICE}{secrets.token_hex(3).upper()}"
 
     async def open(self) -> str:
@@ -157,9 +158,13 @@ class _Door:
             assert token is not None
             return token
 
-        return await self._database.transaction("doctor_login", work)
+        token = await self._database.transaction("doctor_login", work)
+        self._is_open = True
+        return token
 
     async def close(self) -> None:
         """Log out. A database that is gone keeps the session until it expires."""
+        if not self._is_open:
+            return
         with contextlib.suppress(DatabaseFailure, psycopg2.Error):
             await self._devices.delete(self._user_id, (self._device_id,))
