@@ -3,7 +3,7 @@
 
     python -m tests.interop.nio_room '{"baseUrl": …, "user": …, "password": …}' '["@user:…", …]'
 
-Owns its part of the conversation of `common_room.py`. It imports nothing of the project but the other nio scripts: its
+Owns its part of the conversation of `mixed_room.py`. It imports nothing of the project but the other nio scripts: its
 environment does not hold the project's packages.
 """
 

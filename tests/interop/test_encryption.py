@@ -7,10 +7,10 @@ matrix-nio with its own crypto besides, and a room where mautrix with libolm mee
 import json
 from pathlib import Path
 
-from tests.interop.common_room import CLIENTS, assert_all_understand_each_other
 from tests.interop.conversation import record_of
 from tests.interop.encryption import assert_all_is_read, assert_history_is_read, held
 from tests.interop.environments import python
+from tests.interop.mixed_room import CLIENTS, assert_all_understand_each_other
 from tests.serving import ServerProcess
 
 NIO = Path(__file__).with_name("nio_encryption.py")

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interop.common_room import assert_all_understand_each_other
 from tests.interop.encryption import assert_all_is_read, assert_history_is_read, held
 from tests.interop.federation.conftest import Federation
 from tests.interop.federation.lares import LaresServer
 from tests.interop.federation.synapse import PASSWORD
+from tests.interop.mixed_room import assert_all_understand_each_other
 
 WITH_SYNAPSE = (("lares", "synapse"), ("synapse", "lares"))
 PAIRS = (*WITH_SYNAPSE, ("lares", "other lares"))

@@ -3,7 +3,7 @@
 //
 //     node room.mjs '{"baseUrl": …, "user": …, "password": …}' '["@user:…", …]'
 //
-// Owns its part of the conversation of `common_room.py`; it prints what it could read, one JSON object per line.
+// Owns its part of the conversation of `mixed_room.py`; it prints what it could read, one JSON object per line.
 import { bootstrap, logIn, reads } from "./devices.mjs";
 import { refused, saw, until } from "./sdk.mjs";
 
