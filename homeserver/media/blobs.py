@@ -13,15 +13,18 @@ from pathlib import Path
 
 from twisted.internet.threads import deferToThread
 
-from homeserver.spooling import Spool, SpoolRoom
+from homeserver.spooling import MOST_AT_ONCE, Spool, SpoolRoom
 from storage.media import MediaStore
 
 
 class Blobs:
     """Files by digest."""
 
-    def __init__(self, directory: Path, store: MediaStore, now: Callable[[], int]) -> None:
-        self.spools = SpoolRoom(directory / "incoming")
+    def __init__(
+        self, directory: Path, store: MediaStore, now: Callable[[], int], *, largest: int = 0
+    ) -> None:
+        """`largest`: bytes of the largest upload, of which there is to be room for some at once."""
+        self.spools = SpoolRoom(directory / "incoming", max(MOST_AT_ONCE, 4 * largest))
         self._directory = directory
         self._store = store
         self._now = now

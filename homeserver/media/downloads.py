@@ -32,6 +32,8 @@ _MOST_REMEMBERED: Final = 10_000
 _MOST_FETCHES: Final = 50
 """Fetches from other servers at once."""
 _BUSY_MS: Final = 2000
+_FETCHED: Final = "what is fetched from other servers"
+"""Whose that is on its way in: however much there is of it, it leaves room for uploads."""
 _MEDIA_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
@@ -153,7 +155,7 @@ class Downloads:
 
     async def _fetch_once(self, key: tuple[str, str], timeout_ms: int) -> Media:
         server_name, media_id = key
-        spool = self._blobs.spools.open(self._max_remote_size)
+        spool = self._blobs.spools.open(self._max_remote_size, _FETCHED)
         try:
             fetched = await self._remote.fetch(server_name, media_id, spool, timeout_ms=timeout_ms)
             size = spool.size

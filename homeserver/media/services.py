@@ -43,7 +43,8 @@ def build_media(
 ) -> MediaServices:
     """Build them."""
     store = MediaStore(database)
-    blobs = Blobs(config.data_dir / "media", store, now)
+    largest = int(config.media.max_upload_size)
+    blobs = Blobs(config.data_dir / "media", store, now, largest=largest)
     return MediaServices(
         blobs=blobs,
         uploads=Uploads(

@@ -167,6 +167,11 @@ class Exchange:
             self._site.admit(self, self.channel)
         return True
 
+    def spool_of(self, user_id: str) -> None:
+        """It is known whose the body is."""
+        if self.spool is not None:
+            self.spool.belongs_to(user_id)
+
     def _to_spool(self, spool: Spool, data: bytes) -> None:
         assert self.channel is not None
         try:

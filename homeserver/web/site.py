@@ -206,6 +206,8 @@ class Site(ServerFactory):
         route = exchange.match.route
         try:
             await self._authenticate(exchange, self._request(exchange, route), route)
+            if exchange.user is not None:
+                exchange.spool_of(exchange.user)
         except Exception as error:
             refusal = _refusal(route, error)
             if refusal is None:

@@ -175,10 +175,30 @@ def test_bodies_on_their_way_are_bounded(tmp_path: Path) -> None:
     first.discard()
     second.write(bytes(400))
     second.settle(tmp_path / "kept" / "file")
+    second.discard()
     assert (tmp_path / "kept" / "file").read_bytes() == bytes(400)
     third = room.open(1000)
     third.write(bytes(1000))
     third.discard()
+
+
+def test_nobody_takes_all_the_room(tmp_path: Path) -> None:
+    """A quarter of it, or one body however large, is what one owner may hold."""
+    room = SpoolRoom(tmp_path, 1000)
+    greedy = [room.open(200, "greedy") for _ in range(2)]
+    greedy[0].write(bytes(200))
+    with pytest.raises(SpoolFull):
+        greedy[1].write(bytes(51))
+    greedy[1].write(bytes(50))
+    unknown = room.open(500)
+    unknown.write(bytes(300))
+    unknown.belongs_to("other")
+    unknown.write(bytes(200))
+    for spool in (*greedy, unknown):
+        spool.discard()
+    whole = room.open(1000, "greedy")
+    whole.write(bytes(1000))
+    whole.discard()
 
 
 async def _a_moment() -> None:

@@ -24,7 +24,7 @@ CONTENT = bytes(range(256)) * 8000
 
 
 class SlowTokens:
-    """Knows `alice`, when the test lets it."""
+    """Knows `alice` and `bob`, when the test lets it."""
 
     def __init__(self) -> None:
         self.gate: Deferred[None] | None = None
@@ -34,9 +34,9 @@ class SlowTokens:
         self.asked += 1
         if self.gate is not None and self.asked == 1:
             await self.gate
-        if token != "alice":
+        if token not in ("alice", "bob"):
             raise UnknownToken
-        return ALICE
+        return ALICE if token == "alice" else Requester(user_id="@bob:test")
 
 
 class World:
@@ -49,7 +49,7 @@ class World:
         self.spools = SpoolRoom(directory / "incoming", MOST)
         self.tokens = SlowTokens()
         routes = (
-            Route("POST", "/upload", self.upload, under=ROOT, spool=True, max_body=MOST),
+            Route("POST", "/upload", self.upload, under=ROOT, spool=True, max_body=MOST // 2),
             Route("PUT", "/here", self.here, under=ROOT, auth=Auth.NONE, max_body=1000),
             Route("GET", "/file", self.give, under=ROOT, auth=Auth.NONE),
         )
@@ -113,6 +113,19 @@ async def test_a_refusal_at_the_last_piece_ends_the_connection(world: World) -> 
     )
     await connection.end()
     assert connection.received.startswith(b"HTTP/1.1 413 ")
+
+
+async def test_one_user_leaves_room_for_others(world: World) -> None:
+    """However many connections they have, and however slowly they send."""
+    held = {"Content-Length": str(MOST // 2)}
+    connection = await world.server.connect()
+    connection.send(request_bytes("POST", "/upload", headers=held, token="alice") + bytes(MOST // 4))
+    while sum(path.stat().st_size for path in world.spools.directory.glob("*")) < MOST // 4:
+        await _a_moment()
+    greedy = await world.server.connect()
+    greedy.send(request_bytes("POST", "/upload", headers=held, token="alice") + bytes(MOST // 2 - 1))
+    assert (await greedy.response()).status == 429
+    assert (await world.server.request("POST", "/upload", body=bytes(1000), token="bob")).status == 200
 
 
 async def test_uploads_behind_each_other_and_one_that_breaks_off(world: World) -> None:
