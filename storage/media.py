@@ -24,6 +24,13 @@ INSERT INTO media (server_name, media_id, digest, size, content_type, filename, 
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (server_name, media_id) DO NOTHING
 """
+_PUT_FETCHED = """
+INSERT INTO media (server_name, media_id, digest, size, content_type, filename, created_ts, used_ts)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+ON CONFLICT (server_name, media_id) DO UPDATE SET digest = excluded.digest, size = excluded.size,
+    content_type = excluded.content_type, filename = excluded.filename, used_ts = excluded.used_ts
+WHERE media.uploader IS NULL
+"""
 _RESERVE = """
 INSERT INTO media (server_name, media_id, uploader, created_ts, expires_ts, used_ts)
 SELECT %(server)s, %(media_id)s, %(uploader)s, %(now)s, %(expires)s, %(now)s
@@ -126,12 +133,15 @@ class MediaStore:
         """Announce that the file of a blob is about to be put in its place."""
         await self._database.execute("media_keep", _KEEP, (digest, size, now))
 
-    async def add(
-        self, server_name: str, media_id: str, new: NewMedia, uploader: str | None, now: int
-    ) -> None:
+    async def add(self, server_name: str, media_id: str, new: NewMedia, uploader: str, now: int) -> None:
         """A new id with content. One that is there already stays as it is."""
         params = (server_name, media_id, *new, uploader, now, now)
         await self._database.execute("media_add", _ADD, params)
+
+    async def put_fetched(self, server_name: str, media_id: str, new: NewMedia, now: int) -> None:
+        """What another server gave for an id of its own, in place of what it gave before."""
+        params = (server_name, media_id, *new, now, now)
+        await self._database.execute("media_put_fetched", _PUT_FETCHED, params)
 
     async def reserve(
         self, server_name: str, media_id: str, uploader: str, *, now: int, expires: int, most: int

@@ -34,6 +34,10 @@ class Blobs:
         name = digest.hex()
         return self._directory / name[:2] / name[2:4] / name[4:]
 
+    async def holds(self, digest: bytes) -> bool:
+        """Whether they are: a folder may be lost, or restored from an older day than the database."""
+        return await deferToThread(self.path(digest).is_file)
+
     async def keep(self, spool: Spool) -> bytes:
         """Put a body in its place, durably; its digest. Raises OSError."""
         digest = spool.digest

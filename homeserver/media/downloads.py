@@ -7,6 +7,7 @@ for a while, so that a broken picture costs one request and not one per reader.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from homeserver.media.remote import RemoteMedia
 from homeserver.protocol.identifiers import is_valid_server_name
 from storage.media import MediaRow, MediaStore, NewMedia
 
+log = logging.getLogger(__name__)
+
 LONGEST_WAIT: Final = 60_000
 """How long (ms) an upload may be waited for, whatever is asked."""
 DEFAULT_WAIT: Final = 20_000
@@ -31,6 +34,8 @@ _REMEMBERED: Final = 60_000
 _MOST_REMEMBERED: Final = 10_000
 _MOST_FETCHES: Final = 50
 """Fetches from other servers at once."""
+_MOST_FROM_ONE: Final = 20
+"""From one of them: a server that is slow must not keep people from the media of all others."""
 _BUSY_MS: Final = 2000
 _FETCHED: Final = "what is fetched from other servers"
 """Whose that is on its way in: however much there is of it, it leaves room for uploads."""
@@ -81,7 +86,7 @@ class Downloads:
         if server_name == self._server_name:
             return await self.own(media_id, timeout_ms=timeout_ms)
         row = await self._store.find(server_name, media_id)
-        if row is not None:
+        if row is not None and row.digest is not None and await self._blobs.holds(row.digest):
             await self._note_use(row)
             return self._media(row)
         return await self._fetch((server_name, media_id), _bounded(timeout_ms))
@@ -95,6 +100,11 @@ class Downloads:
             row = await self._uploaded(media_id, _bounded(timeout_ms))
         if row is None or row.digest is None:
             raise NotFound("There is no such media")
+        if not await self._blobs.holds(row.digest):
+            log.error(
+                "a file is missing", extra={"fields": {"media_id": media_id, "digest": row.digest.hex()}}
+            )
+            raise NotFound("The file of that media is lost")
         return self._media(row)
 
     def heard(self, media_id: str) -> None:
@@ -135,7 +145,8 @@ class Downloads:
             waiting: Deferred[Media] = Deferred()
             others.append(waiting)
             return await waiting
-        if len(self._fetching) >= _MOST_FETCHES:
+        from_it = sum(server_name == key[0] for server_name, _ in self._fetching)
+        if len(self._fetching) >= _MOST_FETCHES or from_it >= _MOST_FROM_ONE:
             raise LimitExceeded(_BUSY_MS, "The server is busy fetching other media")
         self._fetching[key] = []
         return await self._fetch_and_tell(key, timeout_ms)
@@ -163,7 +174,7 @@ class Downloads:
         finally:
             spool.discard()
         new = NewMedia(digest, size, clean_type(fetched.content_type), fetched.filename)
-        await self._store.add(server_name, media_id, new, None, self._now())
+        await self._store.put_fetched(server_name, media_id, new, self._now())
         return Media(
             digest, self._blobs.path(digest), size, new.content_type or UNKNOWN, new.filename, remote=True
         )

@@ -52,7 +52,7 @@ class Thumbnails:
         size = served_size(width, height, crop=crop)
         key = ThumbnailKey(media.digest, *(size or (0, 0, False)), animated)
         found = await self._store.thumbnail(key)
-        if found is None:
+        if found is None or not await self._blobs.holds(found.digest):
             found = await self._make(media, key, size)
         return Thumbnail(found.digest, self._blobs.path(found.digest), found.size, found.content_type)
 
@@ -66,7 +66,9 @@ class Thumbnails:
             await self._making.acquire()
             try:
                 found = await self._store.thumbnail(key)  # who waited before may have made the same
-                return found or await self._made(media, key, size)
+                if found is not None and await self._blobs.holds(found.digest):
+                    return found
+                return await self._made(media, key, size)
             finally:
                 self._making.release()
         finally:

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from twisted.internet.defer import Deferred, gatherResults
 
-from homeserver.errors import Forbidden, NotFound
+from homeserver.errors import Forbidden, LimitExceeded, NotFound
 from homeserver.media.blobs import Blobs
 from homeserver.media.downloads import Downloads
 from homeserver.media.remote import Fetched
 from homeserver.media.sweeping import UNNAMED_FOR, MediaSweeping
+from homeserver.media.thumbnails import Thumbnails
 from homeserver.media.uploads import RESERVED_FOR, Uploads
 from homeserver.spooling import Spool, SpoolFull, SpoolRoom
 from storage.database import Database
@@ -23,17 +26,31 @@ ALICE = "@alice:near.test"
 CACHE = 2500
 
 
+def _picture() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (100, 50), "red").save(out, "PNG")
+    return out.getvalue()
+
+
+PICTURE = _picture()
+
+
 class Far:
     """Another server: every id below `m` has a kilobyte of its own."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.may_answer: Deferred[None] | None = None
+        self.turned = False
+        """What it gives for `picture` is something else by now."""
 
     async def fetch(self, server_name: str, media_id: str, spool: Spool, *, timeout_ms: int) -> Fetched:
         self.asked.append(media_id)
         if self.may_answer is not None:
             await self.may_answer
+        if media_id == "picture":
+            spool.write(PICTURE[::-1] if self.turned else PICTURE)
+            return Fetched("image/png", None)
         if media_id >= "m":
             raise NotFound("The other server has no such media")
         spool.write(media_id.encode() * 1000)
@@ -137,6 +154,43 @@ async def test_a_file_that_is_named_again_stays(world: World) -> None:
     world.time += UNNAMED_FOR + 1
     assert await world.sweeping.sweep() == 0
     assert (await world.downloads.own(mine)).path.read_bytes() == b"a" * 1000
+
+
+async def test_files_that_are_lost(world: World) -> None:
+    """What is another server's is fetched again, a thumbnail made again; of the rest it is said that it is lost."""
+    mine = await world.upload(b"mine")
+    thumbnails = Thumbnails(world.store, world.blobs)
+    picture = await world.downloads.find("far.test", "picture")
+    small = await thumbnails.of(picture, 32, 32, crop=False, animated=False)
+    for path in [*world.directory.rglob("*")]:
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(NotFound):
+        await world.downloads.own(mine)
+    again = await world.downloads.find("far.test", "picture")
+    assert again == picture
+    assert again.path.read_bytes() == PICTURE
+    assert await thumbnails.of(again, 32, 32, crop=False, animated=False) == small
+    assert small.path.is_file()
+    world.far.turned = True
+    again.path.unlink()
+    assert (await world.downloads.find("far.test", "picture")).path.read_bytes() == PICTURE[::-1]
+    assert (await world.downloads.find("far.test", "picture")).path.read_bytes() == PICTURE[::-1]
+    assert world.far.asked == ["picture"] * 3
+
+
+async def test_one_slow_server_does_not_hold_up_all_others(world: World) -> None:
+    world.far.may_answer = Deferred()
+    asking = [Deferred.fromCoroutine(world.downloads.find("far.test", f"a{at}")) for at in range(20)]
+    while len(world.far.asked) < len(asking):
+        await _a_moment()
+    with pytest.raises(LimitExceeded):
+        await world.downloads.find("far.test", "b")
+    asking.append(Deferred.fromCoroutine(world.downloads.find("other.test", "b")))
+    while "b" not in world.far.asked:
+        await _a_moment()
+    world.far.may_answer.callback(None)
+    await gatherResults(asking)
 
 
 async def test_reservations_lapse(world: World) -> None:
