@@ -19,7 +19,7 @@ import orjson
 from federation.authentication import authorization
 from federation.client.availability import Availability
 from federation.client.client import target_of
-from federation.client.errors import NotAsked, RemoteFailure, Unreachable
+from federation.client.errors import NotAsked, RemoteFailure
 from federation.media.multipart import BadMultipart, TwoParts
 from homeserver.errors import LimitExceeded, NotFound, NotYetUploaded, RemoteServerFailed, RemoteTooLarge
 from homeserver.media.content_types import name_of
@@ -116,12 +116,12 @@ class FederatedMedia:
             content=None,
         )
         answer = _Multipart(spool)
-        head = await self._wire.stream(
+        head = await self._asked(
             server_name,
             target,
             answer,
             headers={"Authorization": signature},
-            timeout=_SECONDS + timeout_ms / 1000,
+            timeout_ms=timeout_ms,
             max_size=self._max_size + _AROUND,
         )
         if head.status != 200:
@@ -139,15 +139,37 @@ class FederatedMedia:
         """By the request of older servers, which must not ask others in turn."""
         where = f"/_matrix/media/v3/download/{quote(server_name, safe='')}/{quote(media_id, safe='')}"
         answer = _Plain(spool)
-        head = await self._wire.stream(
+        head = await self._asked(
             server_name,
             f"{where}?allow_remote=false&allow_redirect=true&timeout_ms={timeout_ms}",
             answer,
             headers={},
-            timeout=_SECONDS + timeout_ms / 1000,
+            timeout_ms=timeout_ms,
             max_size=self._max_size,
         )
         return await self._followed(server_name, head, answer, spool, _MOST_REDIRECTS)
+
+    async def _asked(
+        self,
+        server_name: str,
+        target: str,
+        answer: _Body,
+        *,
+        headers: dict[str, str],
+        timeout_ms: int,
+        max_size: int,
+    ) -> ResponseHead:
+        """The head of an answer whose body has gone to `answer`. Raises RemoteFailure, and RemoteServerFailed for one
+        that broke off: a large file over a slow line says nothing against the server."""
+        seconds = _SECONDS + timeout_ms / 1000
+        try:
+            return await self._wire.stream(
+                server_name, target, answer, headers=headers, timeout=seconds, max_size=max_size
+            )
+        except RemoteFailure as error:
+            if not answer.begun or isinstance(error.__cause__, TooLarge):
+                raise
+            raise RemoteServerFailed(f"{server_name} did not send all of it in time") from error
 
     async def _elsewhere(
         self, server_name: str, url: str, spool: Spool, redirects: int = _MOST_REDIRECTS
@@ -162,7 +184,9 @@ class FederatedMedia:
         except TooLarge as error:
             raise _too_large() from error
         except OutgoingError as error:
-            raise Unreachable(server_name, f"it led to where nothing is: {error}") from error
+            # Which says nothing of the server itself.
+            log.info("media of %s is elsewhere, and not had from there: %s", server_name, error)
+            raise RemoteServerFailed(f"{server_name} led to where nothing is") from error
         return await self._followed(server_name, head, answer, spool, redirects - 1)
 
     async def _followed(
@@ -183,9 +207,12 @@ class _Body(ABC):
         self._spool = spool
         self._said = bytearray()
         self._on: Callable[[bytes], None] = self._hear
+        self.begun = False
+        """Whether the other server answered, be it not to the end."""
 
     def begin(self, head: ResponseHead, flow: Flow) -> None:
         """See `Sink`."""
+        self.begun = True
         if head.status == 200:
             self._on = self._accept(head)
 

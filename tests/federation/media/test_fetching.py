@@ -22,7 +22,7 @@ from homeserver.errors import (
     RemoteTooLarge,
 )
 from homeserver.media.remote import Fetched
-from homeserver.outgoing import Caps, ResponseHead, Sink
+from homeserver.outgoing import Caps, OutgoingError, ResponseHead, Sink
 from homeserver.spooling import Spool, SpoolRoom
 from tests.federation.servers import make_key
 
@@ -39,6 +39,7 @@ class Told:
     body: bytes = b""
     status: int = 200
     headers: dict[str, str] | None = None
+    breaks_off: bool = False
 
 
 class Far:
@@ -78,6 +79,8 @@ class Far:
         sink.begin(head, self)
         for at in range(0, len(told.body), 7):
             sink.write(told.body[at : at + 7])
+        if told.breaks_off:
+            raise Unreachable("far.test", "too slow")
         return head
 
     def pause(self) -> None:
@@ -179,3 +182,24 @@ async def test_refusals(
         await fetch(far, spool)
     assert type(raised.value) is refusal
     assert far.failures == (1 if isinstance(far.answers[SIGNED], Unreachable) else 0)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+async def test_a_file_that_takes_too_long_says_nothing_of_its_server(
+    far: Far, spool: Spool, signed: bool
+) -> None:
+    """Else one large file, which anybody may ask for, would hold up everything else that goes there."""
+    slow = Told(two_parts("A: b", b"words").body[:-8], headers=TWO_PARTS, breaks_off=True)
+    far.answers[SIGNED] = slow if signed else error(404, "M_UNRECOGNIZED")
+    far.answers[UNSIGNED] = slow
+    with pytest.raises(RemoteServerFailed):
+        await fetch(far, spool)
+    assert far.failures == 0
+
+
+async def test_nor_does_the_place_where_it_keeps_its_files(far: Far, spool: Spool) -> None:
+    far.answers[SIGNED] = two_parts("Location: https://cdn.test/1")
+    far.answers["https://cdn.test/1"] = OutgoingError("nobody is there")
+    with pytest.raises(RemoteServerFailed):
+        await fetch(far, spool)
+    assert far.failures == 0
