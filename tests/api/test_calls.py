@@ -56,23 +56,25 @@ def test_an_openid_token_of_this_server_opens_its_calls_to_members(
 
 @pytest.mark.parametrize("version", ["11", "12"])
 def test_members_of_a_private_room_enter_its_calls(server: ServerProcess, version: str) -> None:
-    """By state of their own, under either kind of key, and nobody under another's user id; in a public room its
-    administrators decide.
+    """By state of their own, under either kind of key, and nobody under another's user id but who has more power than
+    they, to clear it; in a public room its administrators decide.
     """
     alice, bob = Person.arrives(server, "alice"), Person.arrives(server, "bob")
     private = alice.creates(preset="private_chat", invite=[bob.user_id], room_version=version)
     public = alice.creates(preset="public_chat", room_version=version)
     wire = Wire(server.port)
 
-    def enter(room: str, state_key: str) -> int:
+    def enter(room: str, state_key: str, who: Person = bob) -> int:
         path = f"/_matrix/client/v3/rooms/{segment(room)}/state/org.matrix.msc3401.call.member/{segment(state_key)}"
-        return wire.call("PUT", path, {"application": "m.call"}, token=bob.token).status
+        return wire.call("PUT", path, {"application": "m.call"}, token=who.token).status
 
     for room in (private, public):
         bob.joins(room)
     assert enter(private, f"_{bob.user_id}_DEVICE_m.call") == 200
     assert enter(private, bob.user_id) == 200
     assert enter(private, alice.user_id) == 403
+    assert enter(private, f"_{alice.user_id}_DEVICE_m.call") == 403
+    assert enter(private, f"_{bob.user_id}_DEVICE_m.call", alice) == 200
     assert enter(public, f"_{bob.user_id}_DEVICE_m.call") == 403
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from homeserver.calls.history.calls import Call, CallEvent, Outcome
+from homeserver.protocol.call_members import CALL_MEMBER_TYPES
 
-MEMBER_TYPES: Final = ("m.call.member", "org.matrix.msc3401.call.member")
 NOTIFY_TYPES: Final = (
     "m.rtc.notification",
     "org.matrix.msc4075.rtc.notification",
@@ -71,7 +71,7 @@ class GroupCalls:
     def hear(self, event: CallEvent) -> None:
         """Take up the next event."""
         self._pass_to(min(event.ts, self._now))
-        if event.type in MEMBER_TYPES and event.state_key is not None:
+        if event.type in CALL_MEMBER_TYPES and event.state_key is not None:
             call_id = _joined_call(event.content)
             if call_id is None:
                 self._leave(event.state_key)

@@ -17,8 +17,9 @@ from typing import Final, Protocol
 import orjson
 
 from homeserver.calls.history.calls import MOST_OPEN, Call, CallEvent, Outcome, Since
-from homeserver.calls.history.group import MEMBER_TYPES, GroupCalls
+from homeserver.calls.history.group import GroupCalls
 from homeserver.calls.history.two_party import two_party_calls
+from homeserver.protocol.call_members import CALL_MEMBER_TYPES
 from homeserver.rooms.access import Sight
 from storage.events import StoredEvent
 from storage.memberships import Standing
@@ -161,7 +162,7 @@ class CallHistory:
         """
         sights = await self._gate.sights(reading.user_id, list(lows))
         began = {room: low for room, low in lows.items() if low > 1}
-        with_members = {row.room for row in rows if row.type in MEMBER_TYPES}
+        with_members = {row.room for row in rows if row.type in CALL_MEMBER_TYPES}
         began = {room: low for room, low in began.items() if room in with_members}
         members = await self._store.members_before(began) if began else []
         standing = _by_room(reading, members, sights)

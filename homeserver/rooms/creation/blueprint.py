@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homeserver.errors import InvalidParam, InvalidRoomState
+from homeserver.protocol.call_members import CALL_MEMBER_TYPES
 from homeserver.protocol.identifiers import domain_of, is_valid_user_id
 from homeserver.protocol.power_levels import parse_level
 from homeserver.protocol.room_versions import RoomVersion
@@ -43,8 +44,7 @@ _EVENT_LEVELS: Mapping[str, int] = {
     "m.room.encryption": 100,
 }
 
-# Where a device says that it is in a call (MSC3401, MSC4143), under both names.
-_CALL_LEVELS: Mapping[str, int] = {"m.call.member": 0, "org.matrix.msc3401.call.member": 0}
+_CALL_LEVELS: Mapping[str, int] = dict.fromkeys(CALL_MEMBER_TYPES, 0)
 
 
 @dataclass(frozen=True, slots=True)

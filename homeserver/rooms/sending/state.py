@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Setting state. Client-server API, "Room state", `PUT /rooms/{roomId}/state/…`.
 
-Owns what is asked of a content beyond the room version's rules: canonical aliases must point here, power levels must be
-levels, guests leave when they are no longer welcome. Member events are turned over to the membership verbs.
+Owns what is asked beyond the room version's rules: canonical aliases must point here, power levels must be levels, a
+part in a call is its user's own, guests leave when they are no longer welcome. Member events are turned over to the
+membership verbs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from homeserver.errors import BadJson, Forbidden, NotFound
+from homeserver.protocol.call_members import check_call_member
 from homeserver.protocol.identifiers import is_valid_user_id
 from homeserver.protocol.power_levels import DEFAULT_LEVELS, parse_level
 from homeserver.protocol.room_versions import RoomVersion
@@ -100,6 +102,7 @@ class SettingState:
             if not head.is_joined(draft.sender):
                 raise not_joined(draft.sender, room_id)
             assert draft.state_key is not None
+            check_call_member(draft.type, draft.state_key, draft.sender, head.power_levels)
             present = head.state_event(draft.type, draft.state_key)
             gone = [
                 Draft(MEMBER, user, {"membership": "leave"}, user) for user in leaving if head.is_joined(user)

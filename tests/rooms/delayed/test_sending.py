@@ -148,13 +148,17 @@ async def test_heartbeats_that_stop_end_the_membership(process: Process) -> None
 
 
 async def test_the_rights_are_those_of_the_time_of_sending(process: Process) -> None:
-    """Who left cannot send any more, and who got the power can; locked and suspended users cannot."""
+    """Who left cannot send any more, and who got the power can, but not another's part in a call; locked and suspended
+    users cannot.
+    """
     room_id = await process.house.public(bob)
     other = await process.house.public(bob)
     named = await process.events.schedule(
         bob, room_id, "m.room.name", {"name": "Bob's"}, delay_ms=200, state_key=""
     )
     said = await process.message(other, "from outside", 200)
+    not_his = f"_{ALICE}_DEVICE_m.call"
+    hung_up = await process.events.schedule(bob, room_id, CALL, {}, delay_ms=200, state_key=not_his)
     levels = await process.state(room_id, "m.room.power_levels", "")
     await process.house.rooms.setting_state.set_state(
         alice,
@@ -166,14 +170,15 @@ async def test_the_rights_are_those_of_the_time_of_sending(process: Process) -> 
     await process.house.rooms.leaving.leave(bob, other)
 
     async def done() -> bool:
-        return len(await process.events.finalised(BOB)) == 2
+        return len(await process.events.finalised(BOB)) == 3
 
-    await until(done, "both were tried")
+    await until(done, "all were tried")
     assert await process.state(room_id, "m.room.name", "") == {"name": "Bob's"}
     assert (await process.events.get(BOB, named)).error is None
-    error = (await process.events.get(BOB, said)).error
-    assert error is not None
-    assert orjson.loads(error)["errcode"] == "M_FORBIDDEN"
+    for refused in (said, hung_up):
+        error = (await process.events.get(BOB, refused)).error
+        assert error is not None
+        assert orjson.loads(error)["errcode"] == "M_FORBIDDEN"
     users = UserStore(process.database)
     for flag, code in (("locked", "M_USER_LOCKED"), ("suspended", "M_USER_SUSPENDED")):
         await users.set_flag(BOB, flag, True)  # type: ignore[arg-type]
