@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 
 from homeserver.app import echo as echo_app
 from homeserver.calls.echo.account import EchoActor, ensure_account
-from homeserver.calls.echo.calls import BUSY, IDLE, MOST_CALLS, REPORT, EchoCalls
+from homeserver.calls.echo.calls import BUSY, IDLE, MOST_CALLS, OVERDUE, REPORT, EchoCalls
 from homeserver.calls.echo.chats import MOST_DECLINING, EchoChats
 from homeserver.calls.echo.signalling import Invite, candidates_of, invite_of, new_offer_of
 from homeserver.calls.media.messages import CallReport
@@ -110,6 +110,24 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+async def test_a_media_process_that_hangs_is_ended(world: World) -> None:
+    """Whoever hung it would else have ended the echo for everybody."""
+    await world.invite("ann")
+    world.clock.advance(OVERDUE - 1)
+    await world.invite("bob")
+    assert world.media.rested == 0
+    world.clock.advance(1)
+    assert (world.media.rested, len(world.calls), world.kept.calls) == (1, 0, set())
+    for name in ("ann", "bob"):
+        assert world.rooms.in_room(f"!{name}")[0][0] == "m.call.hangup"
+    world.clock.advance(2 * OVERDUE + IDLE)
+    assert world.media.rested == 2  # once more when idle
+    await world.invite("ann", "again")
+    world.ended(world.media_ids()[-1])
+    world.clock.advance(2 * OVERDUE)
+    assert (world.media.rested, len(world.calls)) == (3, 0)
 
 
 async def test_a_few_calls_at_once_and_one_for_each(world: World) -> None:

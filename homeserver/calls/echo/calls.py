@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 MOST_CALLS = 4
 IDLE = 120.0
 """Seconds without a call after which the media process, some sixty megabytes, is let go."""
+OVERDUE = 180.0
+"""Seconds after which a call that has not ended has hung the media process, which else bounds its calls itself."""
 REPORT = "org.lares.calls.report"
 """The report as JSON, beside the text of the notice."""
 
@@ -84,6 +86,7 @@ class _Call:
     media_id: str
     party_id: str
     lock: DeferredLock = field(default_factory=DeferredLock)
+    overdue: Any = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -136,6 +139,7 @@ class EchoCalls:
         await self._kept.begin(LeftCall(*call.key, call.party_id, str(invite.version)))
         if call.media_id in self._by_media:
             self._stay_awake()
+            call.overdue = self._scheduler.callLater(OVERDUE, self._hung)
             self._media.send({"do": "answer", "id": call.media_id, "sdp": invite.sdp, "ice": self._ice()})
 
     def happened(self, room_id: str, event: Mapping[str, Any]) -> None:
@@ -210,6 +214,11 @@ class EchoCalls:
         for call in list(self._by_media.values()):
             self._in_order(call, partial(self._over, call, stopped()))
 
+    def _hung(self) -> None:
+        logger.error("the media process hangs; it is ended, and its calls with it")
+        self._media.rest()
+        self.died()
+
     async def stop(self) -> None:
         """End every call, because the server stops or is the account no more."""
         calls = list(self._by_media.values())
@@ -253,6 +262,8 @@ class EchoCalls:
         if self._by_media.pop(call.media_id, None) is None:
             return
         self._by_key.pop(call.key, None)
+        if call.overdue is not None and call.overdue.active():
+            call.overdue.cancel()
         if report.why != "caller":
             await self._send(call, signalling.HANGUP, {"reason": _REASONS.get(report.why, "unknown_error")})
         text = explain(report, has_relay=self._relays is not None)
