@@ -133,7 +133,9 @@ def _still(image: Image.Image, size: Size) -> Made:
 def _moving(image: Image.Image, size: Size) -> Made | None:
     """None where that would be too much, which shows on the way: to count the frames of a GIF is to read them all, and
     each may enlarge the picture."""
-    frames, durations, left = [], [], MOST_FRAME_PIXELS
+    frames: list[Image.Image] = []
+    durations: list[int] = []
+    left = MOST_FRAME_PIXELS
     for frame in ImageSequence.Iterator(image):
         pixels = frame.width * frame.height
         left -= pixels

@@ -51,13 +51,13 @@ class Far:
         self.signed: list[bool] = []
         self.failures = 0
 
-    def may_try(self, server_name: str) -> bool:
+    def may_try(self, destination: str) -> bool:
         return True
 
-    def failed(self, server_name: str) -> None:
+    def failed(self, destination: str) -> None:
         self.failures += 1
 
-    def succeeded(self, server_name: str) -> None:
+    def succeeded(self, destination: str) -> None:
         self.failures = 0
 
     async def stream(
@@ -108,7 +108,7 @@ async def fetch(far: Far, spool: Spool) -> Fetched:
         signing_key=make_key("near"),
         wire=far,
         http=far,
-        availability=far,  # type: ignore[arg-type]
+        availability=far,
         max_size=MOST,
     )
     return await media.fetch("far.test", "abc", spool, timeout_ms=5)
