@@ -8,7 +8,8 @@ Fixtures:
 - `database`: a `Database` on `database_url`, closed after the test;
 - `postgres`: the session's server, for tests that need its process.
 
-Plain `async def test_…` functions are run on the reactor; see `tests/reactor.py`.
+Plain `async def test_…` functions are run on the reactor; see `tests/reactor.py`. In what order tests run, and which
+of them on one worker: `tests/distribution.py`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from typing import Any
 import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
+from xdist.remote import Producer
 
 from storage.database import ConnectionSettings, Database, PoolSettings
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 from tests import reactor as runner
+from tests.distribution import ByUnit, arrange
 
 _serial = count(1)
 _TEMPLATE = "lares_template"
@@ -60,9 +63,12 @@ def postgres() -> Iterator[str]:
 
 
 def _scratch_place() -> str | None:
-    """Memory, where there is plenty: making a database per test is ten times quicker there than on a busy disk."""
+    """Memory, where there is plenty: making a database per test is ten times quicker there than on a busy disk.
+
+    None for pytest's own choice. What tests leave is removed as soon as they passed (`tmp_path_retention_policy`).
+    """
     memory = "/dev/shm"
-    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 2 << 30:
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 4 << 30:
         return None
     return memory
 
@@ -117,9 +123,22 @@ def _administer(server: str, statement: str) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    place = _scratch_place()
+    if place is not None:  # databases of server processes wait for their disk, which is not what is tested
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
     config.addinivalue_line(
         "markers", "reactor_timeout(seconds): another time limit for an async test than 60 s"
     )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    arrange(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByUnit:
+    return ByUnit(config, log)
 
 
 def pytest_sessionfinish() -> None:

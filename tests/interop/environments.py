@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Environments of the foreign clients: made on first use, kept in the checkout's `.venv-clients/`.
 
-Owns what is installed where: a Python environment with `requirements.txt` (matrix-nio, mautrix, websockets, LiveKit's own
-package, and Node as a wheel, so that neither root nor a system's Node of the wrong age matters) and a directory with
-`js/`'s packages.
+Owns what is installed where: a Python environment with `requirements.txt` (matrix-nio, mautrix, websockets, LiveKit's
+own package, and Node as a wheel, so that neither root nor a system's Node of the wrong age matters) and a directory
+with `js/`'s packages.
 Each is named by the digest of the files that pin it, so a changed pin makes a new one and an interrupted
 installation is never mistaken for a whole one.
 """
@@ -61,7 +61,7 @@ def js_client(scenario: str = "client") -> list[str]:
 
     directory = ensured("js", [REQUIREMENTS, *(HERE / "js" / name for name in JS_PINS)], install)
     # Node looks for packages beside the script's own path, so the scripts go where they are.
-    with _locked():
+    with _locked("js"):
         for script in (HERE / "js").glob("*.mjs"):
             shutil.copy2(script, directory)
     return [str(tools / "node"), str(directory / f"{scenario}.mjs")]
@@ -72,7 +72,7 @@ def ensured(name: str, pins: list[Path], install: Callable[[Path], None]) -> Pat
     digest = hashlib.sha256(b"\0".join([sys.version.encode(), *(pin.read_bytes() for pin in pins)]))
     target = CACHE / f"{name}-{digest.hexdigest()[:12]}"
     marker = target / ".complete"
-    with _locked():
+    with _locked(name):
         if not marker.exists():
             shutil.rmtree(target, ignore_errors=True)
             install(target)
@@ -81,10 +81,10 @@ def ensured(name: str, pins: list[Path], install: Callable[[Path], None]) -> Pat
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    """One installer at a time, over processes."""
+def _locked(name: str) -> Iterator[None]:
+    """One installer of an environment at a time, over processes."""
     CACHE.mkdir(exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
+    with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
