@@ -25,7 +25,7 @@ PATIENCE = 30.0
 class States(MemoryStateStore):  # type: ignore[misc]
     """What the crypto asks besides; the library has it for databases only."""
 
-    async def find_mixed_rooms(self, user_id: str) -> list[str]:
+    async def find_shared_rooms(self, user_id: str) -> list[str]:
         """Encrypted rooms with that user."""
         return [room_id for room_id, members in self.members.items() if user_id in members]
 
