@@ -13,8 +13,9 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -25,13 +26,15 @@ from scripts.benchmarks.federation.scenarios import Size, join, world_of
 from scripts.benchmarks.federation.sender import VERSION, Sender
 from scripts.benchmarks.measuring import Load, measure
 from scripts.benchmarks.servers import Homeserver, free_port
-from scripts.benchmarks.world import each
+from scripts.benchmarks.world import World, each
 
 PATIENCE = 120.0
 """Seconds after which a join is taken to have failed."""
 PAUSE = 0.03
 """Between two looks at what no request waits for."""
 TALKERS = 10
+LATELY = 200
+"""What is said when all are there: more than a server asks for at once."""
 PAST = 20
 """Events that are read of the room's past."""
 LAZY = '{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":20}}}'
@@ -80,25 +83,31 @@ async def large_room(host: Homeserver, size: Size, progress: Callable[[str], Non
     world = world_of(host)
     creator = await world.register(world.anyone)
     room_id = await creator.create_room(preset="public_chat", room_version=VERSION, name="A large room")
+    talkers = await each([lambda: _come_in(world, creator, room_id)] * TALKERS)
+    lately = min(LATELY, size.history)
+    # Most of it is said while few are there: the more listen, the longer a message takes the host.
+    progress(f"  {TALKERS} people say {size.history - lately} things")
+    await each([partial(_talk, talker, room_id, "early", size.history - lately) for talker in talkers])
     progress(f"  {size.members} members come in")
-    talkers: list[Client] = []
 
-    async def come_in(number: int) -> None:
-        member = await world.register(creator.twin())
-        await member.join(room_id)
-        if number < TALKERS:
-            talkers.append(member)
-        else:
-            member.close()
+    async def come_and_be_silent() -> None:
+        (await _come_in(world, creator, room_id)).close()
 
-    async def talk(number: int) -> None:
-        for said in range(size.history // TALKERS):
-            await talkers[number].send(room_id, f"h{said}", f"Something to remember, {number}.{said}")
-
-    await each([lambda number=number: come_in(number) for number in range(size.members - 1)])  # type: ignore[misc]
-    progress(f"  they say {size.history} things")
-    await each([lambda number=number: talk(number) for number in range(TALKERS)])  # type: ignore[misc]
+    await each([come_and_be_silent] * (size.members - 1 - TALKERS))
+    await each([partial(_talk, talker, room_id, "late", lately) for talker in talkers])
     return LargeRoom(host, room_id, creator)
+
+
+async def _come_in(world: World, creator: Client, room_id: str) -> Client:
+    member = await world.register(creator.twin())
+    await member.join(room_id)
+    return member
+
+
+async def _talk(talker: Client, room_id: str, when: str, count: int) -> None:
+    """One's share of what is said."""
+    for said in range(count // TALKERS):
+        await talker.send(room_id, f"{when}{said}", f"Something to remember, {when} {said}")
 
 
 async def entries(
@@ -118,21 +127,16 @@ async def entries(
     assert room.host.federated is not None
     sender = Sender(free_port(), room.host.server_name, room.host.federated)
     await sender.open()
-    running: list[AbstractContextManager[Homeserver]] = []
-    try:
+    with ExitStack() as running:
+        running.callback(sender.close)
         await _floor(sender, room.room_id)  # finds the host with cold caches, and does not count
         for turn in range(size.repeats):
             floors.append(await _floor(sender, room.room_id))
             progress(f"  host alone: {floors[-1]}")
             for kind in kinds if turn % 2 == 0 else reversed(kinds):
-                running.append(start(kind))
-                entry = await _Trial(running[-1].__enter__(), room).run()
+                entry = await _Trial(running.enter_context(start(kind)), room).run()
                 found[kind].append(entry)
                 progress(f"  {kind}: {entry}")
-    finally:
-        sender.close()
-        for server in running:
-            server.__exit__(None, None, None)
     return {kind: _median(Entry, each_of) for kind, each_of in found.items()}, _median(Floor, floors)
 
 
