@@ -44,7 +44,7 @@ async def start_echo(reactor: Any, config: Config, core: Core, services: Service
         own=own,
         chats=chats,
         kept=store,
-        media=lambda watcher: MediaProcess(reactor, watcher),
+        media=lambda watcher: MediaProcess(reactor, watcher, bounds={"silence": config.calls.silence}),
         relays=services.calls.turn,
         scheduler=reactor,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from homeserver.config import values
 from homeserver.config.option import option
+from homeserver.config.units import Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,4 +18,10 @@ class Calls:
         doc="The name of an account that the server runs itself: it answers calls of this server's users, lets them "
         "hear and see themselves, and then writes what arrived. null: there is none.",
         example="echo",
+    )
+    silence: Seconds = option(
+        default=Seconds(15),
+        check=values.at_least(5),
+        doc="How long nothing may arrive from somebody who calls it until they are taken to be gone. Browsers send "
+        "something every five seconds.",
     )

@@ -42,12 +42,13 @@ COLOURS: tuple[Colour, ...] = ((68, 188), (188, 68), (188, 188), (68, 68))
 
 
 class Note(MediaStreamTrack):
-    """A tone without end; 0 Hertz is silence."""
+    """A tone without end; 0 Hertz is silence. Every other frame of it is late by some seconds."""
 
     kind = "audio"
 
-    def __init__(self, hertz: float) -> None:
+    def __init__(self, hertz: float, late: float = 0.0) -> None:
         super().__init__()
+        self._late = late
         self._frames = itertools.cycle(tone(((hertz, 1.0),)))
         self._at = 0
         self._begun = 0.0
@@ -57,7 +58,8 @@ class Note(MediaStreamTrack):
             raise MediaStreamError
         now = asyncio.get_running_loop().time()
         self._begun = self._begun or now
-        await asyncio.sleep(self._begun + self._at / RATE - now)
+        late = self._late if self._at // SAMPLES % 2 else 0.0
+        await asyncio.sleep(self._begun + self._at / RATE + late - now)
         frame = next(self._frames)
         frame.pts, frame.time_base = self._at, Fraction(1, RATE)
         self._at += SAMPLES
@@ -93,6 +95,7 @@ class MediaPeer:
         self,
         *,
         hertz: float | None = 440.0,
+        late: float = 0.0,
         colour: Colour | None = None,
         ice: Mapping[str, Any] | None = None,
         relay_only: bool = False,
@@ -110,7 +113,7 @@ class MediaPeer:
         """Of the pictures that came; None for one that is none of `COLOURS`."""
         self._tasks: list[asyncio.Task[None]] = []
         if hertz is not None:
-            self.connection.addTrack(Note(hertz))
+            self.connection.addTrack(Note(hertz, late))
         if colour is not None:
             self.connection.addTrack(Picture(colour))
 

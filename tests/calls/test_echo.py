@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from homeserver.calls.echo.calls import BEGUN_ANEW, REPORT
 from homeserver.calls.echo.chats import CANNOT_HEAR
 from tests.calls.conftest import Town
-from tests.calls.lines import LongPollLine, lines
+from tests.calls.lines import PATIENCE, LongPollLine, lines
 from tests.calls.media_peer import COLOURS, MediaPeer
 from tests.calls.phone import Phone
-from tests.serving import Account
+from tests.serving import CHECKOUT, Account
 
 ECHO = "@echo:localhost"
 DIRECT_PATHS = {"host", "srflx", "prflx"}
@@ -75,6 +76,9 @@ def check_report(content: Mapping[str, Any], sent: int, *, paths: tuple[set[str]
     assert by_kind["audio"]["codec"] == "opus" and by_kind["video"]["codec"] == "VP8"
     assert 0.5 * sent <= by_kind["audio"]["packets"] <= sent + 50
     assert by_kind["audio"]["lost"] == 0 and not by_kind["audio"]["silent"]
+    for each in by_kind.values():
+        assert 0 <= each["jitter_us"] < 1_000_000
+        assert f"jitter {each['jitter_us'] / 1000:.0f} ms" in content["body"]
     assert by_kind["video"]["size"] == "160×120" and by_kind["video"]["frames"] >= 5
     assert (
         f"Sound (opus): {by_kind['audio']['packets']} packets arrived, 0 were lost (0.0 %)" in content["body"]
@@ -106,6 +110,41 @@ def test_a_call_through_the_relay(town: Town) -> None:
             content, sent = await call_echo(alice, 440, relay=relay)
         check_report(content, sent, paths=({"relay"}, ANY_PATH))
         assert "your app through the TURN server (relay)" in content["body"]
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_whose_machine_loses_its_power(town: Town) -> None:
+    """In the middle of the call, without a word: the echo hangs up, and its notice says that nothing more came."""
+
+    async def scenario() -> None:
+        account = town.person("alice")
+        witness = town.line(account)
+        async with lines(witness):
+            room_id = await chat_with_echo(witness)
+            caller = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.calls.caller"),
+                *(str(town.server.port), account.user_id, account.access_token, room_id),
+                cwd=CHECKOUT,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            try:
+                assert caller.stdout is not None
+                assert await asyncio.wait_for(caller.stdout.readline(), PATIENCE) == b"heard\n"
+            finally:
+                caller.kill()
+                await caller.wait()
+            while True:
+                _, event = await witness.heard()
+                if event["type"] == "m.call.hangup":
+                    break
+            assert (event["sender"], event["content"]["reason"]) == (ECHO, "ice_failed")
+            told = await notice(witness, room_id)
+        report = told[REPORT]
+        assert (report["why"], report["connected"]) == ("vanished", True)
+        (sound,) = report["received"]
+        assert sound["packets"] > 0 and sound["frames"] > 0 and 0 <= sound["jitter_us"] < 1_000_000
+        assert "Then nothing more came from you, and you did not hang up" in told["body"]
 
     asyncio.run(scenario())
 

@@ -76,6 +76,24 @@ def test_a_caller_who_vanishes_a_long_call_and_one_too_many() -> None:
     asyncio.run(scenario())
 
 
+def test_jitter_is_measured() -> None:
+    """Every other packet late by fifteen milliseconds: that is what it comes to (RFC 3550, 6.4.1), or more where the
+    machine is busy.
+    """
+
+    async def scenario() -> None:
+        async with media_child() as child:
+            peer = MediaPeer(hertz=440, late=0.015)
+            await call(child, peer, "uneven")
+            await peer.hears(440, 75)
+            child.send(do="end", id="uneven", why="caller")
+            (sound,) = (await child.report("uneven")).received
+            await peer.close()
+            assert 10 <= sound.jitter_ms < 1000
+
+    asyncio.run(scenario())
+
+
 def test_whoever_sends_too_much_is_hung_up_on() -> None:
     """What is decoded costs this machine its time."""
 
