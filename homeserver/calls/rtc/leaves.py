@@ -17,7 +17,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 
 from homeserver.errors import Forbidden, LimitExceeded, MatrixError, NotFound, RemoteServerFailed
 from storage.delegated_leaves import DelegatedLeave, DelegatedLeaveStore, Kept
@@ -32,7 +32,8 @@ AT_ONCE: Final = 20
 """Participants of one round."""
 LOOK_SECONDS: Final = 2.0
 """How often a process looks whether there is something to do."""
-_HOLD_MS: Final = 60_000
+_HOLD_MS: Final = 15_000
+"""How long a process that dies in the middle of a look holds it up. To be looked at twice does no harm."""
 _SOON_MS: Final = 1_000
 
 
@@ -91,7 +92,7 @@ class DelegatedLeaves:
         delayed: DelayedEvents,
         participants: Participants,
     ) -> None:
-        """`scheduler` has `callLater`, as the reactor."""
+        """`scheduler` is the reactor, or a clock like it."""
         self._scheduler = scheduler
         self._store = store
         self._delayed = delayed
@@ -152,10 +153,7 @@ class DelegatedLeaves:
         keep: Callable[[Kept], object],
         drop: Callable[[DelegatedLeave], object],
     ) -> None:
-        try:
-            present: bool | None = await self._participants.holds(leave.livekit_room, leave.identity)
-        except RemoteServerFailed:
-            present = None
+        present = await self._present(leave)
         verdict = judge(leave, present=present)
         connected = leave.connected or bool(present)
         try:
@@ -171,11 +169,24 @@ class DelegatedLeaves:
         except MatrixError as error:
             logger.warning("the end of a part in a call cannot be sent: %s", error)
             verdict = Verdict.FORGET
+        except Exception:
+            logger.exception("a part in a call could not be looked after; it is tried again")
+            keep(Kept(leave, connected, restarted=False, pause_ms=_SOON_MS))
+            return
         if verdict in (Verdict.SEND, Verdict.FORGET):
             drop(leave)
             return
         pause = min(CHECK_MS, leave.delay_ms // 3) if connected else _SOON_MS * 2
         keep(Kept(leave, connected, restarted=verdict is Verdict.RESTART, pause_ms=max(_SOON_MS, pause)))
+
+    async def _present(self, leave: DelegatedLeave) -> bool | None:
+        """Whether LiveKit says so; None where it does not say while there is still time to restart the event."""
+        asking = Deferred.fromCoroutine(self._participants.holds(leave.livekit_room, leave.identity))
+        asking.addTimeout(max(1.0, leave.delay_ms / 4000), self._scheduler)
+        try:
+            return await asking
+        except (RemoteServerFailed, TimeoutError):
+            return None
 
     def _set(self, seconds: float) -> None:
         if not self._running:

@@ -12,14 +12,17 @@ from typing import Any
 
 import jwt
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
-from homeserver.calls.rtc.leaves import CHECK_MS, WAIT_MS, Verdict, judge
+from homeserver.calls.rtc.leaves import CHECK_MS, WAIT_MS, DelegatedLeaves, Verdict, judge
 from homeserver.calls.rtc.naming import livekit_identity, livekit_room
 from storage.database import Database
-from storage.delegated_leaves import DelegatedLeave
+from storage.delegated_leaves import DelegatedLeave, DelegatedLeaveStore
 from tests.calls.rtc.call_site import EVE, KEY, SECRET, SLOT, START, THEIRS, CallSite, call_site
 from tests.rooms.engine_fixture import ALICE, BOB
 
+NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 IDENTITY = livekit_identity(ALICE, "DEV", "member")
 
 
@@ -107,6 +110,57 @@ async def test_a_livekit_that_does_not_answer_ends_no_call(database: Database) -
         alices.site.livekit.broken = False
         await alices.look()
         assert alices.done[1:] == [("send", "leave")]
+
+
+async def test_a_livekit_that_hangs_ends_no_call(database: Database) -> None:
+    """The event is restarted while there is time, and not when a request has timed out."""
+    asked: Deferred[None] = Deferred()
+
+    class Hanging:
+        async def holds(self, _room: str, _identity: str) -> bool:
+            asked.callback(None)
+            return await Deferred()
+
+    async with call(database) as alices:
+        await alices.hand_over(delay_ms=8_000)
+        alices.site.livekit.participants.add(alices.participant)
+        await alices.look()
+        await alices.pass_time(3_000)
+        await database.execute("due", "UPDATE delegated_leaves SET next_ts = 0", ())
+        clock = Clock()
+        leaves = DelegatedLeaves(
+            scheduler=clock,
+            store=DelegatedLeaveStore(database),
+            delayed=alices.site.delayed,
+            participants=Hanging(),
+        )
+        looking = Deferred.fromCoroutine(leaves.look())
+        await asked
+        clock.advance(2.0)
+        assert await looking == 1
+        assert alices.done == [("restart", "leave")]
+
+
+async def test_a_look_that_fails_is_soon_taken_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with call(database) as alices:
+        await alices.hand_over()
+        alices.site.livekit.participants.add(alices.participant)
+        await alices.look()
+        await alices.pass_time(3_000)
+
+        async def fails(_delay_id: str) -> None:
+            raise OSError("the database is away")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(alices.site.delayed, "restart", fails)
+            await alices.look()
+        assert "tried again" in caplog.text
+        rows = await database.fetch("next", f"SELECT next_ts - {NOW} FROM delegated_leaves", ())
+        assert rows[0][0] <= 1_000
+        await alices.look()
+        assert alices.done == [("restart", "leave")]
 
 
 async def test_a_webhook_hastens_the_look(database: Database) -> None:
