@@ -13,13 +13,14 @@ from typing import Any
 import jwt
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 
 from homeserver.calls.rtc.leaves import CHECK_MS, WAIT_MS, DelegatedLeaves, Verdict, judge
 from homeserver.calls.rtc.naming import livekit_identity, livekit_room
 from storage.database import Database
 from storage.delegated_leaves import DelegatedLeave, DelegatedLeaveStore
 from tests.calls.rtc.call_site import EVE, KEY, SECRET, SLOT, START, THEIRS, CallSite, call_site
+from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB
 
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -136,6 +137,8 @@ async def test_a_livekit_that_hangs_ends_no_call(database: Database) -> None:
         )
         looking = Deferred.fromCoroutine(leaves.look())
         await asked
+        while not clock.getDelayedCalls():
+            await deferLater(reactor, 0)
         clock.advance(2.0)
         assert await looking == 1
         assert alices.done == [("restart", "leave")]
