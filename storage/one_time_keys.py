@@ -22,13 +22,12 @@ class OneTimeKey(NamedTuple):
 
 
 class ClaimedKeys(NamedTuple):
-    """What was given out of a user's devices."""
+    """What was given out."""
 
-    user_id: str
-    keys: str
-    """JSON object: device → `<algorithm>:<key id>` → key."""
-    moved: Sequence[str] | None
-    """Devices that have a key less than before, or a fallback key that now is used."""
+    keys: str | None
+    """JSON object: user → device → `<algorithm>:<key id>` → key; None: nothing."""
+    moved: Sequence[tuple[str, str]]
+    """Users and devices that have a key less than before, or a fallback key that now is used."""
 
 
 class KeyCounts(NamedTuple):
@@ -105,10 +104,12 @@ WITH wanted AS MATERIALIZED (
     SELECT user_id, device_id, algorithm, key_id, key, true AS moved FROM picked
     UNION ALL SELECT user_id, device_id, algorithm, key_id, key, NOT used FROM spare
 )
-SELECT user_id, '{' || string_agg(
-    to_json(device_id)::text || ':{' || to_json(algorithm || ':' || key_id)::text || ':' || key || '}', ',') || '}',
-    array_agg(device_id) FILTER (WHERE moved)
-FROM given GROUP BY user_id
+SELECT (
+    SELECT '{' || string_agg(to_json(user_id)::text || ':{' || devices || '}', ',') || '}' FROM (
+        SELECT user_id, string_agg(to_json(device_id)::text || ':{' || to_json(algorithm || ':' || key_id)::text
+            || ':' || key || '}', ',') AS devices
+        FROM given GROUP BY user_id) AS users
+), (SELECT json_agg(json_build_array(user_id, device_id)) FROM given WHERE moved)
 """
 
 
@@ -157,7 +158,7 @@ class OneTimeKeyStore:
         assert row is not None
         return KeyCounts(row[0] or {}, row[1] or [], row[2])
 
-    async def claim(self, wanted: Mapping[str, Mapping[str, str]]) -> list[ClaimedKeys]:
+    async def claim(self, wanted: Mapping[str, Mapping[str, str]]) -> ClaimedKeys:
         """Give out a one-time key each (user → device → algorithm), the fallback key where there is none left.
 
         Who has neither is left out. A one-time key is in at most one answer, ever: if the connection breaks before the
@@ -168,8 +169,9 @@ class OneTimeKeyStore:
             for user_id, devices in wanted.items()
             for device_id, algorithm in devices.items()
         ]
-        rows = await self._database.fetch("one_time_keys_claim", _CLAIM, (JsonRows(asked),), retry=False)
-        return [ClaimedKeys._make(row) for row in rows]
+        row = await self._database.fetch_one("one_time_keys_claim", _CLAIM, (JsonRows(asked),), retry=False)
+        assert row is not None
+        return ClaimedKeys(row[0], [(user_id, device_id) for user_id, device_id in row[1] or ()])
 
 
 def _rows(keys: Sequence[OneTimeKey]) -> JsonRows:

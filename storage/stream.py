@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 import psycopg2.errors
 
-from storage.database import Database, Prepared
+from storage.database import Database, JsonRows, Prepared
 
 Row = Mapping[str, Any]
 
@@ -97,5 +96,5 @@ class StreamStore:
         return CommitResult(int(row[0]), dict(zip(row[1], row[2], strict=True)))
 
 
-def _json(value: object) -> str | None:
-    return orjson.dumps(value).decode() if value else None
+def _json(value: Sequence[object] | Mapping[str, object]) -> JsonRows | None:
+    return JsonRows(value) if value else None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import orjson
 from orjson import Fragment
 
 from homeserver.devices.counts import KeyCounts
@@ -26,8 +27,8 @@ Wanted = Mapping[str, Mapping[str, str]]
 class ClaimAnswer:
     """What was given out, and which servers could not be asked."""
 
-    one_time_keys: dict[str, Any] = field(default_factory=dict)
-    """User → device → `<algorithm>:<key id>` → key; of a user, it may be an `orjson.Fragment`."""
+    one_time_keys: Any = field(default_factory=dict)
+    """User → device → `<algorithm>:<key id>` → key; an object, or an `orjson.Fragment` of it."""
     failures: dict[str, JsonObject] = field(default_factory=dict)
 
 
@@ -50,29 +51,31 @@ class KeyClaim:
     async def claim(self, wanted: Wanted, timeout: float) -> ClaimAnswer:
         """For one of our users; other servers get `timeout` seconds. Raises TooLarge."""
         _check_size(wanted)
-        answer = await self._local({each: wanted[each] for each in wanted if self._is_local(each)})
-        others = {each: wanted[each] for each in wanted if not self._is_local(each)}
-        if others:
-            remote = await self._remote.claim(others, min(timeout, LONGEST_TIMEOUT))
-            answer.one_time_keys.update(remote.one_time_keys)
-            answer.failures.update(remote.failures)
-        return answer
+        others = {each: devices for each, devices in wanted.items() if not self._is_local(each)}
+        if not others:
+            return ClaimAnswer(_encoded(await self._local(wanted)))
+        local = await self._local({each: wanted[each] for each in wanted if each not in others})
+        remote = await self._remote.claim(others, min(timeout, LONGEST_TIMEOUT))
+        keys = {} if local is None else orjson.loads(local)
+        return ClaimAnswer({**keys, **remote.one_time_keys}, dict(remote.failures))
 
     async def claim_for_server(self, wanted: Wanted) -> ClaimAnswer:
         """For another server, from our users only. Raises TooLarge."""
         _check_size(wanted)
-        return await self._local({each: wanted[each] for each in wanted if self._is_local(each)})
+        local = {each: devices for each, devices in wanted.items() if self._is_local(each)}
+        return ClaimAnswer(_encoded(await self._local(local)))
 
-    async def _local(self, wanted: Wanted) -> ClaimAnswer:
-        answer = ClaimAnswer()
+    async def _local(self, wanted: Wanted) -> str | None:
+        """A JSON object with what our users' devices gave."""
         if not any(wanted.values()):
-            return answer
-        moved: list[tuple[str, str]] = []
-        for user_id, keys, devices in await self._store.claim(wanted):
-            answer.one_time_keys[user_id] = Fragment(keys)
-            moved += [(user_id, device_id) for device_id in devices or ()]
+            return None
+        keys, moved = await self._store.claim(wanted)
         await self._counts.moved(moved)
-        return answer
+        return keys
+
+
+def _encoded(keys: str | None) -> Mapping[str, Any] | Fragment:
+    return {} if keys is None else Fragment(keys)
 
 
 def _check_size(wanted: Wanted) -> None:

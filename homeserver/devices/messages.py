@@ -90,9 +90,9 @@ class ToDevice:
         Devices that do not exist are passed over. Raises InvalidParam, BadJson, TooLarge: nothing is sent then.
         """
         check_messages(event_type, messages)
-        local = {each: devices for each, devices in messages.items() if self._is_local(each)}
-        others = {each: devices for each, devices in messages.items() if not self._is_local(each)}
+        local, others = messages, {each: messages[each] for each in messages if not self._is_local(each)}
         if others:
+            local = {each: messages[each] for each in messages if each not in others}
             _check_for_servers(others)
             if await self._store.is_done(transaction):
                 return
@@ -114,9 +114,11 @@ class ToDevice:
     ) -> None:
         named: list[_Message] = []
         everywhere: list[_Message] = []  # apart, since a device has one message of a position
+        # As if it were one object: {content, sender, type}.
+        end = b"," + orjson.dumps({"sender": sender, "type": event_type})[1:]
         for user_id, devices in messages.items():
             for device_id, content in devices.items():
-                encoded = _encode(sender, event_type, content)
+                encoded = _encode(content, end)
                 (everywhere if device_id == "*" else named).append((user_id, device_id, encoded))
         portions = [*_portions(named), *_portions(everywhere)]
         if note and not portions:
@@ -181,10 +183,13 @@ def check_messages(event_type: str, messages: Messages) -> None:
     if sum(map(len, messages.values())) > MOST_TARGETS:
         raise TooLarge(f"A message can be sent to at most {MOST_TARGETS} devices at once")
     for user_id, devices in messages.items():
-        if "\0" in user_id or any("\0" in device_id for device_id in devices):
+        if "\0" in user_id:
             raise InvalidParam("An id contains NUL")
-        if not all(type(content) is dict for content in devices.values()):
-            raise BadJson("The content of a message must be an object")
+        for device_id, content in devices.items():
+            if "\0" in device_id:
+                raise InvalidParam("An id contains NUL")
+            if type(content) is not dict:
+                raise BadJson("The content of a message must be an object")
 
 
 def _check_for_servers(messages: Messages) -> None:
@@ -203,9 +208,9 @@ def digest(*parts: str) -> str:
     return str(uuid.UUID(bytes=blake2b(text, digest_size=16).digest()))
 
 
-def _encode(sender: str, event_type: str, content: JsonObject) -> bytes:
+def _encode(content: JsonObject, end: bytes) -> bytes:
     try:
-        encoded = orjson.dumps({"content": content, "sender": sender, "type": event_type})
+        encoded = b'{"content":' + orjson.dumps(content) + end
     except TypeError as error:  # of another server's JSON: integers beyond 64 bits
         raise BadJson("A message holds a number that cannot be passed on") from error
     if len(encoded) > MAX_MESSAGE_BYTES:
@@ -215,7 +220,9 @@ def _encode(sender: str, event_type: str, content: JsonObject) -> bytes:
 
 def _embedded(message: bytes) -> orjson.Fragment | str:
     """A message within a commit's JSON: as it is, or as a text if it holds what Postgres takes in no other form."""
-    return message.decode() if b"\\u0000" in message else orjson.Fragment(message)
+    if b"\\" in message and b"\\u0000" in message:  # the first is found much faster, and hardly ever
+        return message.decode()
+    return orjson.Fragment(message)
 
 
 def _portions(messages: Sequence[_Message]) -> Iterator[list[_Message]]:

@@ -17,7 +17,7 @@ For one column of text or integers a list parameter (`= ANY(%s)`, `unnest(%s::te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -25,26 +25,33 @@ from psycopg2.extensions import QuotedString, adapt, connection
 
 
 class JsonRows:
-    """A parameter sent as one JSON text: rows (mappings or dataclasses) for `json_to_recordset`.
+    """A parameter sent as one JSON text: rows (mappings or dataclasses) for `json_to_recordset`, or a mapping.
 
     Raises `TypeError` for what JSON can't hold. U+0000 in any text gives `UnstorableText` when the statement
     is sent, as the server would refuse it only on the row's extraction.
     """
 
-    __slots__ = ("_quoted", "text")
+    __slots__ = ("_encoded", "_quoted")
 
-    def __init__(self, rows: Sequence[object]) -> None:
-        self.text = orjson.dumps(rows).decode()
-        self._quoted: QuotedString = adapt(self.text)
+    def __init__(self, rows: Sequence[object] | Mapping[str, object]) -> None:
+        self._encoded = orjson.dumps(rows)
+        self._quoted: QuotedString | None = None
 
     def prepare(self, conn: connection) -> None:
-        """psycopg2's protocol for parameters: quoting depends on the connection."""
-        if "\\u0000" in self.text and _holds_nul(orjson.loads(self.text)):
+        """psycopg2's protocol for parameters: quoting depends on the connection, if there is a backslash."""
+        if b"\\" not in self._encoded:
+            return
+        if b"\\u0000" in self._encoded and _holds_nul(orjson.loads(self._encoded)):
             raise ValueError("NUL in JSON text")
+        self._quoted = adapt(self._encoded.decode())
         self._quoted.prepare(conn)
 
     def getquoted(self) -> bytes:
-        return self._quoted.getquoted()
+        if self._quoted is not None:
+            return self._quoted.getquoted()
+        # Without a backslash this is all there is to it, whatever the connection's settings (it speaks UTF-8), and
+        # takes a tenth of the time of libpq, which goes byte by byte.
+        return b"'%b'" % self._encoded.replace(b"'", b"''")
 
     def __conform__(self, _protocol: object) -> JsonRows:
         return self

@@ -189,10 +189,13 @@ async def test_eight_at_once_never_get_the_same_key(database: Database, database
         for device in devices[::-1] if backwards else devices:
             wanted.setdefault(device.user_id, {})[device.device_id] = ALGORITHM
         for _ in range(15):
-            for user_id, keys, _ in await store.claim(wanted):
-                got += [
-                    (user_id, device, name) for device, given in orjson.loads(keys).items() for name in given
-                ]
+            keys, _ = await store.claim(wanted)
+            got += [
+                (user_id, device_id, name)
+                for user_id, given in orjson.loads(keys or "{}").items()
+                for device_id, of_device in given.items()
+                for name in of_device
+            ]
         return got
 
     claims = [Deferred.fromCoroutine(claim_all(other, n % 2 == 0)) for n, other in enumerate(others)]

@@ -71,8 +71,10 @@ async def test_nul_inside_json(database: Database) -> None:
     assert await database.fetch_one("good", "SELECT %s::jsonb", (JsonRows(["a\\u0000"]),)) == (["a\\u0000"],)
 
 
-async def test_rows_as_one_json_text(database: Database) -> None:
-    rows = [{"a": n, "b": f"'%s\\{n}\n☃"} for n in range(1000)]
+@pytest.mark.parametrize("text", ["'%s\\\n☃", "'%s''☃' || '"])
+async def test_rows_as_one_json_text(database: Database, text: str) -> None:
+    """With and without a backslash, which are quoted in two ways."""
+    rows = [{"a": n, "b": f"{text}{n}"} for n in range(1000)]
     answer = await database.fetch(
         "rows", "SELECT * FROM json_to_recordset(%s) AS r(a int, b text)", (JsonRows(rows),)
     )
