@@ -84,13 +84,14 @@ async def resolve(question: dict[str, Any]) -> list[list[str]]:
 
 
 def main() -> None:
-    for line in sys.stdin:
-        try:
-            answer: Any = asyncio.run(resolve(json.loads(line)))
-        except Exception:
-            answer = {"error": traceback.format_exc()}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+    with asyncio.Runner() as runner:
+        for line in sys.stdin:
+            try:
+                answer: Any = runner.run(resolve(json.loads(line)))
+            except Exception:
+                answer = {"error": traceback.format_exc()}
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
 
 
 main()
