@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bodies that go to disk, and files as responses: whoever sends, waits, reads slowly or goes away in between."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from homeserver.config.sections import Listener
 from homeserver.errors import UnknownToken
 from homeserver.spooling import SpoolRoom
 from homeserver.web.authentication import Requester
@@ -17,6 +20,7 @@ from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import ROOT, Auth, Route
 from tests.reactor import reactor, run
 from tests.web.loopback import ALICE, Loopback, request_bytes
+from tests.web.test_connections import certificate
 
 QUICK = Timeouts(headers=5, body_grace=5, idle=5, unread=5, linger=0.05, look=0.01)
 MOST = 3_000_000
@@ -42,7 +46,7 @@ class SlowTokens:
 class World:
     """A server with a folder for bodies and a file."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, listener: Listener) -> None:
         self.file = directory / "file"
         self.file.write_bytes(CONTENT)
         self.size = len(CONTENT)
@@ -53,7 +57,9 @@ class World:
             Route("PUT", "/here", self.here, under=ROOT, auth=Auth.NONE, max_body=1000),
             Route("GET", "/file", self.give, under=ROOT, auth=Auth.NONE),
         )
-        self.server = Loopback(routes, authenticator=self.tokens, timeouts=QUICK, spools=self.spools)
+        self.server = Loopback(
+            routes, authenticator=self.tokens, timeouts=QUICK, spools=self.spools, listener=listener
+        )
 
     async def upload(self, request: MatrixRequest) -> Reply:
         assert request.spool is not None
@@ -69,10 +75,18 @@ class World:
         """Bodies on the disk."""
         return len(list(self.spools.directory.iterdir())) if self.spools.directory.is_dir() else 0
 
+    def open_files(self) -> int:
+        """Descriptors of the file that this process has."""
+        found = 0
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found += descriptor.readlink() == self.file
+        return found
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+
+@pytest.fixture(params=["plain", "tls"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    made = World(tmp_path, Listener(port=0, tls=certificate(tmp_path) if request.param == "tls" else None))
     yield made
     run(made.server.stop())
 
@@ -175,6 +189,34 @@ async def test_files_behind_each_other(world: World) -> None:
     connection.send(request_bytes("GET", "/file") * 3)
     for _ in range(3):
         assert (await connection.response()).raw == CONTENT
+
+
+async def test_who_does_not_read_on_and_then_goes_away(world: World) -> None:
+    """No more of the file is read than is sent, and nothing of it stays open."""
+    world.size = len(CONTENT) * 20
+    world.file.write_bytes(CONTENT * 20)
+    connection = await world.server.connect()
+    transport: Any = connection.transport
+    connection.send(request_bytes("GET", "/file"))
+    await connection.until(lambda: bool(connection.received))
+    transport.pauseProducing()
+    assert world.open_files() == 1
+    await _a_moment()
+    connection.drop()
+    while world.open_files():
+        await _a_moment()
+
+
+async def test_a_stop_lets_a_file_be_sent_to_its_end(world: World) -> None:
+    world.size = len(CONTENT) * 3
+    world.file.write_bytes(CONTENT * 3)
+    connection = await world.server.connect()
+    connection.send(request_bytes("GET", "/file"))
+    await connection.until(lambda: bool(connection.received))
+    stopped = Deferred.fromCoroutine(world.server.server.stop(30.0))
+    assert (await connection.response()).raw == CONTENT * 3
+    await connection.end()
+    await stopped
 
 
 async def _a_moment() -> None:
