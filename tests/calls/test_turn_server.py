@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real coturn and the credentials this server gives: calls through it, and whom it refuses."""
+"""A real coturn, configured as docs/calls.md has it, and the credentials this server gives: calls through it, whom it
+refuses, and where it leads nobody.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ import asyncio
 import time
 
 import pytest
+from aioice.stun import TransactionFailed
+from aioice.turn import create_turn_endpoint
 
 from homeserver.calls.media.examining import allocate
 from homeserver.calls.turn import TurnCredentials
@@ -70,5 +74,41 @@ def test_it_takes_our_credentials_and_no_others(
         found = await allocate(uri, login.username, login.password)
         assert found["relayed"].startswith("127.0.0.1:"), found
         assert found["reflexive"].startswith("127.0.0.1:"), found
+
+    asyncio.run(scenario())
+
+
+def test_every_line_of_the_page_is_understood(turn: Coturn) -> None:
+    """What coturn does not know it says, and goes on without."""
+    assert turn.said("Relay ports initialization done")
+    assert not (turn.said("Bad configuration format") or turn.said("Wrong address format"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["0.0.0.0", "10.1.2.3", "100.64.0.1", "169.254.169.254", "172.16.0.1", "192.168.1.1", "224.0.0.1"],
+)
+def test_it_leads_nobody_into_its_own_network(turn: Coturn, address: str) -> None:
+    """By the ranges of the page."""
+    ours = TurnCredentials(uris=(turn.uris["udp"],), lifetime=3600, secret=SECRET)
+    login = ours.for_user("@a:localhost", time.time())
+
+    async def scenario() -> None:
+        refused: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+        class Told(asyncio.DatagramProtocol):
+            def error_received(self, exc: Exception) -> None:
+                refused.set_result(exc)
+
+        endpoint, _ = await create_turn_endpoint(
+            Told, ("127.0.0.1", turn.port), login.username, login.password
+        )
+        try:
+            endpoint.sendto(b"hello", (address, 5000))
+            error = await asyncio.wait_for(refused, 10)
+        finally:
+            endpoint.close()
+        assert isinstance(error, TransactionFailed)
+        assert error.response.attributes["ERROR-CODE"][0] == 403
 
     asyncio.run(scenario())

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real coturn on loopback: the system's, or Debian's packages unpacked into the checkout's `.venv-clients/`.
 
-Owns getting it without root (what apt would install is downloaded, checked by apt, and unpacked, not installed), its
-configuration, and its process. It shares a secret with the server under test, as docs/calls.md has it.
+Owns getting it without root (what apt would install is downloaded, checked by apt, and unpacked, not installed), and
+its process. Both it and the server under test are configured with what docs/calls.md tells an administrator to write;
+only names, ports, certificates and what loopback needs differ.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -17,14 +19,27 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+import yaml
+
 from tests.interop.environments import NotInstallable, ensured
-from tests.serving import free_port
+from tests.serving import CHECKOUT, free_port
 from tests.waiting import wait_until
 
-SECRET = "a secret of coturn and the server"
-REALM = "turn.localhost"
+SECRET = "PUT-THE-SECRET-HERE"
+HOST = "turn.example.org"
+_ONLY_HERE = ("allow-loopback-peers", "cli-password=of no use to anybody", "log-file=stdout", "simple-log")
+"""Loopback, and a log that the tests can read."""
+
+
+def page_block(language: str) -> str:
+    """The block of that language in the page's section on coturn."""
+    page = (CHECKOUT / "docs" / "calls.md").read_text(encoding="utf-8")
+    section = page.partition("## Calls between two, with coturn\n")[2].partition("\n## ")[0]
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    return str(found)
 
 
 def turnserver() -> tuple[Path, dict[str, str]]:
@@ -87,49 +102,42 @@ class Coturn:
     """One running coturn."""
 
     directory: Path
+    certificate: Path
+    private_key: Path
+    ca_file: Path
     port: int = field(default_factory=free_port)
     tls_port: int = field(default_factory=free_port)
-    certificate: Path | None = None
-    private_key: Path | None = None
-    ca_file: Path | None = None
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The section `turn` of a server that uses it: the page's, at the tests' places."""
+        written = page_block("yaml").replace(f"{HOST}:5349", f"localhost:{self.tls_port}")
+        settings: dict[str, Any] = yaml.safe_load(written.replace(f"{HOST}?", f"127.0.0.1:{self.port}?"))
+        assert HOST not in str(settings)
+        return dict(settings["turn"])
 
     @property
     def uris(self) -> dict[str, str]:
         """By each way it can be reached."""
-        uris = {each: f"turn:127.0.0.1:{self.port}?transport={each}" for each in ("udp", "tcp")}
-        if self.certificate is not None:
-            uris["tls"] = f"turns:localhost:{self.tls_port}?transport=tcp"
-        return uris
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """The section `turn` of a server that uses it."""
-        return {"uris": list(self.uris.values()), "shared_secret": SECRET}
+        return dict(zip(("udp", "tcp", "tls"), self.settings["uris"], strict=True))
 
     def configuration(self) -> str:
-        """Its `turnserver.conf`."""
-        lines = [
-            "listening-ip=127.0.0.1",
-            "relay-ip=127.0.0.1",
-            f"listening-port={self.port}",
-            f"tls-listening-port={self.tls_port}",
-            "use-auth-secret",
-            f"static-auth-secret={SECRET}",
-            f"realm={REALM}",
-            "allow-loopback-peers",
-            "cli-password=of no use to anybody",
-            "no-cli",
-            "log-file=stdout",
-            "simple-log",
-            f"pidfile={self.directory / 'coturn.pid'}",
-            f"userdb={self.directory / 'coturn.sqlite'}",
-            "verbose",
-        ]
-        if self.certificate is None:
-            lines += ["no-tls", "no-dtls"]
-        else:
-            lines += [f"cert={self.certificate}", f"pkey={self.private_key}"]
+        """The page's `turnserver.conf`, at the tests' places."""
+        here = {
+            "listening-port": self.port,
+            "tls-listening-port": self.tls_port,
+            "cert": self.certificate,
+            "pkey": self.private_key,
+        }
+        lines = ["listening-ip=127.0.0.1", "relay-ip=127.0.0.1", *_ONLY_HERE]
+        lines += [f"pidfile={self.directory / 'coturn.pid'}", f"userdb={self.directory / 'coturn.sqlite'}"]
+        for line in page_block("ini").splitlines():
+            name = line.partition("=")[0]
+            if line.startswith("denied-peer-ip=127.") or line == "syslog":
+                continue
+            lines.append(f"{name}={here.pop(name)}" if name in here else line)
+        assert not here, f"the page says nothing of {here}"
         return "\n".join(lines) + "\n"
 
     def said(self, text: str) -> bool:
@@ -138,13 +146,7 @@ class Coturn:
 
 
 @contextlib.contextmanager
-def coturn(
-    directory: Path,
-    *,
-    certificate: Path | None = None,
-    private_key: Path | None = None,
-    ca_file: Path | None = None,
-) -> Iterator[Coturn]:
+def coturn(directory: Path, *, certificate: Path, private_key: Path, ca_file: Path) -> Iterator[Coturn]:
     """Run one until the block ends."""
     directory.mkdir(parents=True, exist_ok=True)
     program, environment = turnserver()
