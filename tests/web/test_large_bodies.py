@@ -52,6 +52,8 @@ class World:
         self.size = len(CONTENT)
         self.spools = SpoolRoom(directory / "incoming", MOST)
         self.tokens = SlowTokens()
+        self.handling: Deferred[None] | None = None
+        self.entered = False
         routes = (
             Route("POST", "/upload", self.upload, under=ROOT, spool=True, max_body=MOST // 2),
             Route("PUT", "/here", self.here, under=ROOT, auth=Auth.NONE, max_body=1000),
@@ -63,6 +65,9 @@ class World:
 
     async def upload(self, request: MatrixRequest) -> Reply:
         assert request.spool is not None
+        self.entered = True
+        if self.handling is not None:
+            await self.handling
         return {"bytes": request.spool.size}
 
     async def here(self, request: MatrixRequest) -> Reply:
@@ -153,6 +158,29 @@ async def test_uploads_behind_each_other_and_one_that_breaks_off(world: World) -
     connection.drop()
     while world.waiting():
         await _a_moment()
+
+
+@pytest.mark.parametrize("when", ["unknown", "handled"])
+async def test_who_goes_away_while_they_wait_leaves_nothing(
+    world: World, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    """Before it is known who they are, and while the body is being kept."""
+    gate: Deferred[None] = Deferred()
+    body = b"abc"
+    if when == "unknown":
+        world.tokens.gate, body = gate, b"ab"
+    else:
+        world.handling = gate
+    connection = await world.server.connect()
+    connection.send(request_bytes("POST", "/upload", headers={"Content-Length": "3"}, token="alice") + body)
+    while not (world.tokens.asked if when == "unknown" else world.entered):
+        await _a_moment()
+    assert world.waiting() == 1
+    connection.drop()
+    gate.callback(None)
+    while world.waiting() or world.server.open.site.connections:
+        await _a_moment()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_a_file_that_is_gone_or_shorter(world: World) -> None:
