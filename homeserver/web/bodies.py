@@ -22,7 +22,6 @@ readers by hand because the declaration is the documentation, and checking costs
 """
 
 import json
-import re
 from typing import Any, Final, TypeVar, dataclass_transform
 
 import msgspec
@@ -36,12 +35,17 @@ T = TypeVar("T")
 #: (orjson stops at 254 levels).
 MAX_DEPTH: Final = 200
 _LARGEST: Final = 2**53 - 1
-_BEYOND_64_BITS: Final = re.compile(rb"\d{19}")
 #: How many values may be in any JSON of other servers, and how many bytes each of the others must take.
 _MOST_SMALL_VALUES: Final = 1 << 17
 _LEAST_BYTES: Final = 12
 _PORTION: Final = 1 << 20
-_LONG_NUMBER: Final = re.compile(rb"\d{16}|[0-9][eE]")
+#: Every digit to 0 and every e to e: in this form it takes a tenth of a regular expression's time to find a number
+#: that may be long, in a body that a request about many devices has.
+_SHAPE: Final = bytes(
+    48 if chr(byte) in "0123456789" else 101 if chr(byte) in "eE" else 32 for byte in range(256)
+)
+_LONG: Final = b"0" * 16
+_BEYOND_64_BITS: Final = b"0" * 19
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
@@ -59,9 +63,15 @@ def parse_json(raw: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         raise NotJson(None if raw else "The request has no body") from error
     # Neither check looks at the values of an ordinary body: both first ask the bytes whether there could be anything.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH or _LONG_NUMBER.search(raw) is not None:
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH or _may_hold_long_number(raw):
         _survey(value)
     return value
+
+
+def _may_hold_long_number(raw: bytes) -> bool:
+    """Whether there are 16 digits in a row or an exponent, in a string or not."""
+    shape = raw.translate(_SHAPE)
+    return b"0e" in shape or _LONG in shape
 
 
 def parse_signed(raw: bytes) -> Any:
@@ -79,7 +89,7 @@ def parse_signed(raw: bytes) -> Any:
         raise NotJson(None if raw else "The request has no body") from error
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
         _check_depth(value)
-    if _BEYOND_64_BITS.search(raw) is not None:  # of those orjson makes floats
+    if _BEYOND_64_BITS in raw.translate(_SHAPE):  # of those orjson makes floats
         try:
             value = json.loads(raw)
         except ValueError as error:  # longer than the interpreter will read
