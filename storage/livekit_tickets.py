@@ -19,7 +19,8 @@ WHERE (SELECT count(*) FROM livekit_tickets WHERE user_id = %s AND issued_ts > {
 ON CONFLICT (livekit_room, identity) DO UPDATE
 SET room_id = excluded.room_id, user_id = excluded.user_id, issued_ts = excluded.issued_ts, lost_ts = NULL
 """  # noqa: S608
-# A room without any of our users is not followed: what others are in it is not known.
+# A room without any of our users is not followed: what others are in it is not known. Nor is it of those who were let
+# into the call of a room whose members are still to come.
 _TAKE: Final = f"""
 UPDATE livekit_tickets t SET next_ts = {_NOW} + %s, lost_ts = coalesce(t.lost_ts, {_NOW}) FROM (
     SELECT livekit_room, identity FROM livekit_tickets k
@@ -29,6 +30,10 @@ UPDATE livekit_tickets t SET next_ts = {_NOW} + %s, lost_ts = coalesce(t.lost_ts
     ) AND (server_of(k.user_id) = %s OR EXISTS (
         SELECT FROM rooms r JOIN memberships m ON m.room = r.room
         WHERE r.room_id = k.room_id AND server_of(m.user_id) = %s AND m.until IS NULL AND m.membership = 'join'))
+      AND NOT EXISTS (
+        SELECT FROM rooms r JOIN partial_rooms p ON p.room = r.room
+        WHERE r.room_id = k.room_id AND server_of(k.user_id) = ANY (p.servers) AND NOT EXISTS (
+            SELECT FROM memberships m WHERE m.room = r.room AND m.user_id = k.user_id AND m.until IS NULL))
     ORDER BY next_ts LIMIT %s FOR UPDATE SKIP LOCKED
 ) due WHERE t.livekit_room = due.livekit_room AND t.identity = due.identity
 RETURNING t.livekit_room, t.identity, {_NOW} - t.lost_ts

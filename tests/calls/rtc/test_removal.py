@@ -6,6 +6,7 @@ from __future__ import annotations
 from homeserver.calls.rtc.admission import MOST_TICKETS
 from homeserver.calls.rtc.naming import legacy_identity, livekit_room
 from storage.database import Database
+from storage.livekit_tickets import LiveKitTicketStore
 from tests.calls.rtc.call_site import EVE, FRIENDS, SLOT, THEIRS, CallSite, call_site
 from tests.rooms.engine_fixture import ALICE, BOB, member
 
@@ -43,6 +44,29 @@ async def test_who_is_removed_from_the_room_is_removed_from_the_call(database: D
         # When no token of theirs can be good any more they are forgotten.
         await look(site, lost_for_ms=3 * 3_600_000)
         assert await look(site) == 0
+
+
+async def test_nobody_is_removed_who_may_well_be_in_the_room(database: Database) -> None:
+    """A room that this server joined a moment ago, whose members are still to come."""
+    async with call_site(database) as site:
+        room_id = (await site.engine.new_room()).room_id
+        await site.engine.join(room_id, BOB)
+        await site.database.execute(
+            "partial",
+            "INSERT INTO partial_rooms (room, event_id, snapshot, destination, servers)"
+            " SELECT room, '$join', 1, %s, ARRAY[%s] FROM rooms WHERE room_id = %s",
+            (THEIRS, THEIRS, room_id),
+        )
+        tickets = LiveKitTicketStore(database)
+        for user_id in (EVE, "@stranger:third.test"):
+            ticket = {"livekit_room": "r", "identity": user_id, "room_id": room_id, "user_id": user_id}
+            assert await tickets.put(**ticket, most=10)
+        assert [lost.identity for lost in await tickets.take_lost("localhost", 10, 0)] == [
+            "@stranger:third.test"
+        ]
+        await site.engine.join(room_id, EVE)
+        await site.engine.engine.write(room_id, lambda _head: [member(EVE, "ban", ALICE)], users=(ALICE, EVE))
+        assert len(await tickets.take_lost("localhost", 10, 0)) == 2
 
 
 async def test_tickets_are_bounded(database: Database) -> None:
