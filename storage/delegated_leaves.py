@@ -38,7 +38,7 @@ DELETE FROM delegated_leaves d USING unnest(%s::text[], %s::text[], %s::text[]) 
 WHERE d.livekit_room = u.livekit_room AND d.identity = u.identity AND d.delay_id = u.delay_id
 """
 _HASTEN: Final = f"""
-UPDATE delegated_leaves SET connected = true, next_ts = {_NOW} WHERE livekit_room = %s AND identity = %s
+UPDATE delegated_leaves SET connected = connected OR %s, next_ts = {_NOW} WHERE livekit_room = %s AND identity = %s
 """  # noqa: S608
 
 
@@ -104,8 +104,7 @@ class DelegatedLeaveStore:
         )
         await self._database.execute("delegated_leaves_drop", _DROP, columns)
 
-    async def hasten(self, livekit_room: str, identity: str) -> bool:
+    async def hasten(self, livekit_room: str, identity: str, *, came: bool) -> bool:
         """A participant was seen coming or going: look at once. Whether there is such a row."""
-        return bool(
-            await self._database.execute("delegated_leaves_hasten", _HASTEN, (livekit_room, identity))
-        )
+        row = (came, livekit_room, identity)
+        return bool(await self._database.execute("delegated_leaves_hasten", _HASTEN, row))

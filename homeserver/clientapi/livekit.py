@@ -27,7 +27,8 @@ _DelayId = Annotated[str, Meta(max_length=255)]
 _Token = Annotated[str, Meta(min_length=1, max_length=4096)]
 _LARGEST: Final = 16 * 1024
 _LARGEST_WEBHOOK: Final = 256 * 1024
-_MOVES: Final = frozenset({"participant_joined", "participant_left", "participant_connection_aborted"})
+_CAME: Final = "participant_joined"
+_MOVES: Final = frozenset({_CAME, "participant_left", "participant_connection_aborted"})
 
 
 class OpenIdBody(Struct, frozen=True):
@@ -141,7 +142,8 @@ class LiveKitEndpoints:
         self._tokens.check_webhook(request.header("Authorization") or "", request.content)
         told = request.body(Webhook)
         if told.event in _MOVES and told.room is not None and told.participant is not None:
-            await self._leaves.heard(told.room.name, told.participant.identity)
+            came = told.event == _CAME
+            await self._leaves.heard(told.room.name, told.participant.identity, came=came)
         return {}
 
     async def healthz(self, _request: MatrixRequest) -> Reply:

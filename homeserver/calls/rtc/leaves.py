@@ -125,9 +125,12 @@ class DelegatedLeaves:
         """Look after an event that was checked."""
         await self._store.put(livekit_room, identity, delay_id, delay_ms)
 
-    async def heard(self, livekit_room: str, identity: str) -> None:
-        """LiveKit told of a participant that came or went."""
-        if await self._store.hasten(livekit_room, identity) and self._round is None:
+    async def heard(self, livekit_room: str, identity: str, *, came: bool) -> None:
+        """LiveKit told of a participant that came or went.
+
+        Who went may be whoever had the same identity before: it does not show that this one was ever there.
+        """
+        if await self._store.hasten(livekit_room, identity, came=came) and self._round is None:
             self._set(0.0)
 
     async def look(self) -> int:

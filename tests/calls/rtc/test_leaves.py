@@ -182,7 +182,12 @@ async def test_a_webhook_hastens_the_look(database: Database) -> None:
         assert await alices.webhook("track_published", **who) == 200
         assert await alices.webhook("room_finished") == 200
         assert not await alices.is_due()
+        # Somebody of that identity went, who was there before: this one is still to come.
+        assert await alices.webhook("participant_left", **who) == 200
+        assert await alices.is_due()
+        assert alices.done == []
         # They came and went before anybody looked.
+        assert await alices.webhook("participant_joined", **who) == 200
         assert await alices.webhook("participant_left", **who) == 200
         assert await alices.is_due()
         assert alices.done == [("send", "leave")]
