@@ -21,6 +21,7 @@ import orjson
 from scripts.benchmarks import machine
 from scripts.benchmarks.federation.authority import certify
 from scripts.benchmarks.federation.entry import Entry, Floor, Start, entries, large_room
+from scripts.benchmarks.federation.forks import Resolution, resolution
 from scripts.benchmarks.federation.scenarios import (
     FULL_SIZE,
     QUICK_SIZE,
@@ -38,11 +39,12 @@ END: Final = "<!-- federation results: end -->"
 
 INTAKE_DIVISOR: Final = 10
 ENTRY_DIVISOR: Final = 4
+FORK_SECONDS: Final = 1.0
 MOMENTS: Final = {"answered": "answered", "usable": "usable", "complete": "all members listed"}
 
 EXAMPLES = """\
 examples:
-  scripts/benchmark federation --quick                     this server alone: intake and the way of a message
+  scripts/benchmark federation --quick                     this server alone: all but joining
   scripts/benchmark federation --against synapse           the comparison, some fifteen minutes
   scripts/benchmark federation --against synapse --markdown docs/performance.md
 
@@ -64,6 +66,7 @@ class Results:
     way: dict[str, Way] = field(default_factory=dict)
     entry: dict[str, Entry] = field(default_factory=dict)
     floor: Floor | None = None
+    resolution: Resolution | None = None
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -98,8 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--scenario",
         action="append",
-        choices=["intake", "way", "entry"],
-        help="only this: taking events in, a message's way, joining a large room (needs --against)",
+        choices=["intake", "way", "resolution", "entry"],
+        help="only this: taking events in, a message's way, resolving forks of a large room, joining a large room "
+        "(needs --against)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="save the results")
     parser.add_argument(
@@ -158,6 +162,9 @@ async def _measure(
             journey = await _attempt(results, progress, f"way: {kind}", partial(way, near, far, size))
             if journey is not None:
                 results.way[kind] = journey
+    if not wanted or "resolution" in wanted:
+        forks = partial(resolution, servers["lares"], size, progress)
+        results.resolution = await _attempt(results, progress, "resolution", forks)
     if "synapse" in servers and (not wanted or "entry" in wanted):
         host = servers["synapse"]
         room = await _attempt(results, progress, "a large room", partial(large_room, host, size, progress))
@@ -182,8 +189,12 @@ async def _attempt(results: Results, progress: Progress, what: str, step: Callab
 
 
 def budgets(results: Results) -> list[tuple[str, str, str, bool]]:
-    """(what, limit, actual, met) for whatever both were measured in."""
+    """(what, limit, actual, met) for forks, and for whatever both were measured in."""
     verdicts = []
+    if results.resolution is not None:
+        seconds = results.resolution.ordinary.seconds
+        what = f"a fork among {results.resolution.members:,} members resolved"
+        verdicts.append((what, f"≤ {FORK_SECONDS:g} s", f"{seconds:.3f} s", seconds <= FORK_SECONDS))
     both = {"lares", "synapse"}
     if both <= results.intake.keys():
         factor = results.intake["synapse"].server_cpu / results.intake["lares"].server_cpu
@@ -243,6 +254,18 @@ def _entry_rows(results: Results) -> Iterator[tuple[str, ...]]:
             yield f"a large room of Synapse's joined: {name}", "the host alone", seconds, "", ""
 
 
+def _fork_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    if results.resolution is None:
+        return
+    for what, fork in (
+        ("an ordinary fork", results.resolution.ordinary),
+        ("all members contested", results.resolution.worst),
+    ):
+        cost = f"{fork.server_cpu:.3f} s CPU, {fork.database_cpu:.3f} s of the database"
+        members = f"{what}, {results.resolution.members:,} members"
+        yield members, "lares", f"{fork.seconds:.3f} s", "", cost
+
+
 def terminal(results: Results) -> str:
     """Everything, for a terminal."""
     return "\n\n".join(_sections(results, aligned))
@@ -275,6 +298,7 @@ def _sections(results: Results, render: Callable[[Any, Any, int], str]) -> list[
                 "",
             )
         )
+    rows.extend(_fork_rows(results))
     rows.extend(_entry_rows(results))
     described = ", ".join(f"{name} {value}" for name, value in results.machine.items())
     sections = [f"Run of {results.date}, scale {results.size}. Machine: {described}."]
@@ -283,7 +307,7 @@ def _sections(results: Results, render: Callable[[Any, Any, int], str]) -> list[
         (what, limit, actual, "met" if met else "NOT MET") for what, limit, actual, met in budgets(results)
     ] + _beside_budgets(results)
     if verdicts:
-        sections.append(render(("budget beside Synapse", "limit", "actual", ""), verdicts, 1))
+        sections.append(render(("budget", "limit", "actual", ""), verdicts, 1))
     sections += [f"- {what} failed: {why}" for what, why in results.failures.items()]
     return sections
 

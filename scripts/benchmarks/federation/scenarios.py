@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Taking events in, and a message's way from server to server; joining a large room is `entry`'s."""
+"""Taking events in, and a message's way from server to server; `forks` and `entry` are about large rooms."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ class Size:
     members: int
     history: int
     repeats: int
+    crowd: int
+    """Members of the room that is forked."""
 
 
-FULL_SIZE = Size("full", events=1000, messages=100, members=2000, history=3000, repeats=3)
-QUICK_SIZE = Size("quick", events=200, messages=30, members=200, history=300, repeats=1)
+FULL_SIZE = Size("full", events=1000, messages=100, members=2000, history=3000, repeats=3, crowd=10_000)
+QUICK_SIZE = Size("quick", events=200, messages=30, members=200, history=300, repeats=1, crowd=1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ async def intake(server: Homeserver, size: Size) -> Intake:
                 refused = [result for result in answer["pdus"].values() if result]
                 if refused:
                     raise ValueError(f"refused: {refused[0]}")
-                await _readable(reader, room_id, part[-1].event_id)
+                await readable(reader, room_id, part[-1].event_id)
             seconds = time.perf_counter() - started
             used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
             trials.append((*(1000 * cpu / len(portion) for cpu in used), len(portion) / seconds))
@@ -90,7 +92,8 @@ async def intake(server: Homeserver, size: Size) -> Intake:
     return Intake(*medians)
 
 
-async def _readable(reader: Client, room_id: str, event_id: str) -> None:
+async def readable(reader: Client, room_id: str, event_id: str) -> None:
+    """Wait until a client can read the event."""
     path = f"/_matrix/client/v3/rooms/{quote(room_id)}/event/{quote(event_id)}"
     deadline = time.monotonic() + PATIENCE
     while True:

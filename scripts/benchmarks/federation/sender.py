@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +18,7 @@ import orjson
 
 from homeserver.protocol.building import build_event
 from homeserver.protocol.canonical_json import encode_canonical
+from homeserver.protocol.event_auth import auth_types_for
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import room_version
 from homeserver.protocol.signing import SigningKey, sign_json
@@ -97,27 +98,41 @@ class Sender:
     def messages(self, state: Sequence[Event], count: int) -> list[Event]:
         """Messages, each upon the one before, the first upon the join that ends the state."""
         by_key = {event.state_tuple: event for event in state}
-        keys = (("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", self.user_id))
-        auth = [by_key[key].event_id for key in keys]
         previous = state[-1]
         made = []
         for number in range(count):
-            previous = build_event(
-                room_version=room_version(VERSION),
-                room_id=previous.room_id,
-                event_type="m.room.message",
-                state_key=None,
-                sender=self.user_id,
-                content={"msgtype": "m.text", "body": f"A message from afar, number {number}"},
-                prev_event_ids=[previous.event_id],
-                auth_event_ids=auth,
-                depth=previous.depth + 1,
-                origin_server_ts=_now(),
-                server_name=self.server_name,
-                signing_key=self._key,
-            ).event
+            content = {"msgtype": "m.text", "body": f"A message from afar, number {number}"}
+            previous = self.event(self.user_id, "m.room.message", content, previous=[previous], state=by_key)
             made.append(previous)
         return made
+
+    def event(
+        self,
+        user: str,
+        event_type: str,
+        content: Mapping[str, Any],
+        state_key: str | None = None,
+        *,
+        previous: Sequence[Event],
+        state: Mapping[tuple[str, str], Event],
+    ) -> Event:
+        """An event of one of its users upon those before it, authorized by the state."""
+        rules = room_version(VERSION)
+        keys = auth_types_for(rules, event_type, user, state_key, content)
+        return build_event(
+            room_version=rules,
+            room_id=previous[0].room_id,
+            event_type=event_type,
+            state_key=state_key,
+            sender=user,
+            content=dict(content),
+            prev_event_ids=[event.event_id for event in previous],
+            auth_event_ids=[state[key].event_id for key in keys if key in state],
+            depth=max(event.depth for event in previous) + 1,
+            origin_server_ts=_now(),
+            server_name=self.server_name,
+            signing_key=self._key,
+        ).event
 
     def transaction(self, events: Sequence[Event]) -> tuple[str, bytes, str]:
         """A signed transaction ready to go: path, body, Authorization."""
