@@ -113,6 +113,9 @@ class Outliers:
                     progress(done)
                 writing = Deferred.fromCoroutine(self._write(room, portion, visibility))
                 await self._pause()
+            if writing is not None:
+                (before, writing) = (writing, None)
+                progress(done + await before)
         finally:
             if writing is not None:
                 await writing

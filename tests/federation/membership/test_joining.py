@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from federation.membership.joining import MOST_SERVERS_IN_ROOM
 from homeserver.errors import (
@@ -24,6 +28,7 @@ from storage.database import Database
 from tests.federation.membership.membership_fixture import Federation
 from tests.federation.membership.resident import Resident, refuse
 from tests.federation.servers import RemoteServer
+from tests.reactor import reactor
 from tests.rooms.arrival.remote_room import Json, RemoteRoom, incoming
 from tests.rooms.engine_fixture import ALICE, BOB
 from tests.rooms.services_fixture import User, alice, bob
@@ -55,6 +60,61 @@ async def test_a_join(database: Database, hydra: RemoteServer, version: str, sho
     await client.sync()
     assert client.bodies(room.id) == ["here"]
     assert federation.entered == [(ALICE, (await federation.house.head(room.id)).room)]
+
+
+async def test_progress_is_told_in_the_log_and_in_figures(
+    database: Database, hydra: RemoteServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each step when it is taken, with what is known of its size, and how it ended."""
+    caplog.set_level(logging.INFO, "federation.membership.progress")
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra)
+    room.fill(3, hydra)
+    resident = Resident(hydra, room, short=False)
+    held: Deferred[None] = Deferred()
+
+    async def hold(_destination: str, _method: str, target: str) -> None:
+        if "/send_join/" in target:
+            await held
+
+    federation.network.before = hold
+    before = {name: _figure(name, **labels) for name, labels in FIGURES.items()}
+    sending = _figure("lares_federation_joins_under_way", stage="sending")
+    joining = Deferred.fromCoroutine(
+        federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+    )
+    while not (under_way := list(federation.joining.progress())) or under_way[0].stage != "sending":
+        await deferLater(reactor, 0)
+    assert _figure("lares_federation_joins_under_way", stage="sending") == sending + 1
+    held.callback(None)
+    await joining
+    assert len(resident.taken) == 1 and not list(federation.joining.progress())
+    assert _figure("lares_federation_joins_under_way", stage="sending") == sending
+    told = [record.getMessage() for record in caplog.records]
+    steps = (
+        "asking hydra.test",
+        "sending the join to hydra.test",
+        r"reading \d+ events of state and \d+",
+        "storing",
+    )
+    for line, step in zip(told, steps, strict=False):
+        assert re.match(rf"joining {re.escape(room.id)}, \d+\.\d s: {step}", line), told
+    assert re.match(rf"joining {re.escape(room.id)} ended after \d+\.\d s: joined", told[-1]), told
+    gained = {name: _figure(name, **labels) - before[name] for name, labels in FIGURES.items()}
+    stored = gained.pop("lares_federation_join_events_total")
+    assert set(gained.values()) == {1}
+    assert stored == len(room.state) - 1, "all but the join itself"
+
+
+FIGURES: dict[str, dict[str, str]] = {
+    "lares_federation_joins_total": {"outcome": "joined"},
+    "lares_federation_join_seconds_count": {},
+    "lares_federation_join_events_total": {},
+}
+
+
+def _figure(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 async def test_profile_and_reason_are_told(database: Database, hydra: RemoteServer) -> None:
