@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 
 from federation.outbound import OutgoingEdu
 from federation.outbound.sender import MOST_IN_FLIGHT
+from federation.outbound.transaction import MOST_EDUS
 from storage.database import Database, DatabaseUnavailable
 from storage.outgoing_edus import KeptEdu, OutgoingEduStore
 from storage.receipts import Receipt
@@ -41,6 +42,22 @@ async def test_kept_units_arrive_in_order_though_the_server_was_away_and_we_rest
     assert [content["n"] for content in others.edus(B)] == ["older"]
     assert await database.fetch("kept", "SELECT id FROM outgoing_edus") == []
     await second.stop()
+
+
+async def test_more_kept_units_than_a_transaction_may_hold_make_two(database: Database) -> None:
+    """The first is full, the one that is left follows at once; fleeting ones wait for room."""
+    process = await Process.open(database)
+    process.others.held[A] = Deferred()
+    process.outbound.outbox.pass_on([unit("first")])
+    await process.until(lambda: process.others.in_flight.get(A) == 1)
+    await process.outbound.outbox.keep([unit(n) for n in range(MOST_EDUS + 1)])
+    process.outbound.outbox.pass_on([unit("fleeting")])
+    process.others.held.pop(A).callback(None)
+    await process.settle()
+    _, full, rest = process.others.received[A]
+    assert [edu["content"]["n"] for edu in full.edus] == list(range(MOST_EDUS))
+    assert [edu["content"]["n"] for edu in rest.edus] == [MOST_EDUS, "fleeting"]
+    await process.stop()
 
 
 async def test_a_unit_that_is_replaced_while_it_is_on_its_way_is_sent_in_its_new_form(
