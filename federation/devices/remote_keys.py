@@ -10,12 +10,15 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any, Final, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from federation.client.errors import RemoteFailure
 from federation.devices import checking
 from homeserver.devices.remote import JsonObject, RemoteClaimAnswer, RemoteKeysAnswer
 
 SERVERS_AT_ONCE: Final = 50
+"""Of all requests together. Who waits for a turn does so within the time of the request."""
+_LEAST_SECONDS: Final = 0.1
 
 T = TypeVar("T")
 
@@ -43,7 +46,9 @@ class Lists(Protocol):
 class FederatedKeys:
     """See `homeserver.devices.remote.RemoteKeys`."""
 
-    def __init__(self, calls: Calls, lists: Lists) -> None:
+    def __init__(self, clock: Any, *, calls: Calls, lists: Lists) -> None:
+        """`clock`: the reactor, or another that tells the time and calls back later."""
+        self._clock = clock
         self._calls = calls
         self._lists = lists
         self._places = DeferredSemaphore(SERVERS_AT_ONCE)
@@ -58,12 +63,12 @@ class FederatedKeys:
         """Ask each server once for all of its users."""
         answer = RemoteKeysAnswer()
 
-        async def ask(server: str, users: Sequence[str]) -> None:
+        async def ask(server: str, users: Sequence[str], left: float) -> None:
             wanted = {user_id: device_keys[user_id] for user_id in users}
-            told = await self._calls.keys_query(server, wanted, timeout=timeout)
+            told = await self._calls.keys_query(server, wanted, timeout=left)
             _take_keys(answer, wanted, told)
 
-        await self._each(device_keys, ask, answer.failures)
+        await self._each(device_keys, ask, timeout, answer.failures)
         await self._lists.follow(asking, list(answer.device_keys))
         return answer
 
@@ -73,9 +78,9 @@ class FederatedKeys:
         """Claim at each server once for all of its users."""
         answer = RemoteClaimAnswer()
 
-        async def ask(server: str, users: Sequence[str]) -> None:
+        async def ask(server: str, users: Sequence[str], left: float) -> None:
             wanted = {user_id: one_time_keys[user_id] for user_id in users}
-            told = await self._calls.keys_claim(server, wanted, timeout=timeout)
+            told = await self._calls.keys_claim(server, wanted, timeout=left)
             for user_id, devices in wanted.items():
                 found = told.get(user_id)
                 of_user: dict[str, Any] = found if isinstance(found, dict) else {}
@@ -84,29 +89,40 @@ class FederatedKeys:
                     if keys:
                         answer.one_time_keys.setdefault(user_id, {})[device_id] = keys
 
-        await self._each(one_time_keys, ask, answer.failures)
+        await self._each(one_time_keys, ask, timeout, answer.failures)
         return answer
 
     async def _each(
         self,
         users: Iterable[str],
-        ask: Callable[[str, Sequence[str]], Awaitable[None]],
+        ask: Callable[[str, Sequence[str], float], Awaitable[None]],
+        timeout: float,
         failures: dict[str, JsonObject],
     ) -> None:
+        deadline = self._clock.seconds() + timeout
         by_server: dict[str, list[str]] = {}
         for user_id in users:
             by_server.setdefault(user_id.partition(":")[2], []).append(user_id)
 
         async def guarded(server: str, named: Sequence[str]) -> None:
             try:
-                await ask(server, named)
+                await self._places.acquire().addTimeout(timeout, self._clock)
+            except DeferredTimeout:
+                failures[server] = _unavailable("too many servers are being asked")
+                return
+            try:
+                await ask(server, named, max(_LEAST_SECONDS, deadline - self._clock.seconds()))
             except RemoteFailure as failure:
-                failures[server] = {"errcode": "M_UNAVAILABLE", "error": failure.reason}
+                failures[server] = _unavailable(failure.reason)
+            finally:
+                self._places.release()
 
-        asked: list[Deferred[None]] = [
-            self._places.run(guarded, server, named) for server, named in by_server.items()
-        ]
+        asked = [Deferred.fromCoroutine(guarded(server, named)) for server, named in by_server.items()]
         await gatherResults(asked, consumeErrors=True)
+
+
+def _unavailable(reason: str) -> JsonObject:
+    return {"errcode": "M_UNAVAILABLE", "error": reason}
 
 
 def _take_keys(

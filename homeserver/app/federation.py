@@ -231,7 +231,7 @@ async def build_links(
             receipts=outbound.elsewhere,
             presence=outbound.elsewhere,
             device_ground=ground,
-            keys=FederatedKeys(calls, device_lists),
+            keys=FederatedKeys(reactor, calls=calls, lists=device_lists),
             devices=FederatedDevices(outbound.outbox),
             media=FederatedMedia(
                 server_name=config.server_name,

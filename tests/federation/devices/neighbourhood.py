@@ -167,7 +167,7 @@ class Neighbourhood:
                     now=lambda: START,
                 )
             )
-            return FederatedKeys(theirs, made[0])
+            return FederatedKeys(clock, calls=theirs, lists=made[0])
 
         process = await Process.open(
             database, keys=keys, devices=FederatedDevices(outbox), announcing=announcer
