@@ -132,8 +132,6 @@ PROMISED = {
     "org.lares.calls.history": ("GET", "/org.lares.calls/history"),
     "org.matrix.msc4140": ("GET", "/org.matrix.msc4140/delayed_events"),
     "org.matrix.msc4143": ("GET", "/org.matrix.msc4143/rtc/transports"),
-    "org.matrix.msc4140": ("GET", "/org.matrix.msc4140/delayed_events"),
-    "org.lares.calls.history": ("GET", "/org.lares.calls/history"),
     "org.matrix.msc4151": ("POST", "/org.matrix.msc4151/rooms/{roomId}/report"),
     "uk.half-shot.msc2666.query_mutual_rooms": ("GET", "/uk.half-shot.msc2666/user/mutual_rooms"),
     "uk.tcpip.msc4133": ("PUT", "/uk.tcpip.msc4133/profile/{userId}/{keyName}"),
