@@ -55,6 +55,4 @@ async def build_reach(
     policy_servers = FederatedPolicyServers(
         server_name=config.server_name, calls=calls, clock=reactor.seconds
     )
-    return Reach(
-        http=http, wire=wire, availability=availability, calls=calls, policy_servers=policy_servers
-    )
+    return Reach(http=http, wire=wire, availability=availability, calls=calls, policy_servers=policy_servers)
