@@ -78,7 +78,7 @@ async def test_a_name_too_long_for_anybody_is_not_counted(accounts: Setting) -> 
     assert not accounts.guesses.failures
 
 
-async def test_a_deactivated_user_can_not_log_in_by_any_flow(accounts: Setting) -> None:
+async def test_advisory_17_a_deactivated_user_can_not_log_in_by_any_flow(accounts: Setting) -> None:
     """Password, login token, refresh token, access token, user-interactive password, registering the name anew."""
     made = await accounts.register("alice", refresh=True)
     actor = actor_of(made)

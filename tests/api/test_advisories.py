@@ -23,7 +23,7 @@ from tests.serving import ServerProcess, serving
 MEMBER, POWER = "m.room.member", "m.room.power_levels"
 
 
-def test_secrets_nobody_set_are_random(tmp_path: Path) -> None:
+def test_advisory_3_secrets_nobody_set_are_random(tmp_path: Path) -> None:
     """CVE-2019-5885: two servers that were told no secret share none, and no obvious one opens them."""
     made: list[str] = []
     for name in ("a", "b"):

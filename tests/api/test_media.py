@@ -292,9 +292,10 @@ class TestThumbnails:
             assert not getattr(still, "is_animated", False)
             assert getattr(moves, "n_frames", 1) == 3
 
-    def test_no_picture_no_thumbnail(self, alice: Person) -> None:
+    def test_advisory_22_no_picture_no_thumbnail(self, alice: Person) -> None:
         """Whatever its sender calls it."""
-        for data in (b"", b"<svg/>", b"GIF89a", picture(500, 500)[:60]):
+        foreign = [picture(500, 500, form) for form in ("EPS", "PDF", "TIFF")]
+        for data in (b"", b"<svg/>", b"GIF89a", picture(500, 500)[:60], *foreign):
             check_refusal(thumbnail(alice, uploaded(alice, data), width=32, height=32), 400, "M_UNKNOWN")
 
     def test_too_large_to_hold(self, alice: Person) -> None:

@@ -82,3 +82,35 @@ def test_broken_anywhere(tmp_path: Path, form: str) -> None:
         for broken in (whole[:at], whole[:at] + b"\xff\x00\xff\xd9" + whole[at + 4 :]):
             with contextlib.suppress(NoPicture, PictureTooLarge):
                 made(tmp_path, broken)
+
+
+def _foreign() -> dict[str, bytes]:
+    """Pictures and documents of formats that are read here by nobody."""
+    image = Image.new("RGB", (400, 400), "red")
+    forms = ("BMP", "DDS", "EPS", "ICO", "JPEG2000", "PCX", "PDF", "PPM", "SGI", "TGA", "TIFF")
+    return {
+        **{form: encoded(image, form) for form in forms},
+        "SVG": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        "PostScript": b"%!PS-Adobe-3.0\n%%BoundingBox: 0 0 400 400\nshowpage\n",
+    }
+
+
+def test_advisory_22_no_decoder_but_those_of_four_formats_sees_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CVE-2024-53863: a file says by its bytes what it is; what its sender calls it nobody asks here. The decoders that
+    begin other programs, or are seldom looked at, are not even shown it."""
+    pictures = _foreign()
+    Image.init()
+    tried: list[str] = []
+    for form in Image.OPEN.keys() - {"JPEG", "PNG", "GIF", "WEBP"}:
+
+        def accept(_prefix: bytes, form: str = form) -> bool:
+            tried.append(form)
+            return False
+
+        monkeypatch.setitem(Image.OPEN, form, (Image.OPEN[form][0], accept))
+    for form, data in pictures.items():
+        with pytest.raises(NoPicture):
+            made(tmp_path, data)
+        assert not tried, form

@@ -104,7 +104,7 @@ def test_a_literal_has_no_wildcards() -> None:
     assert glob.matches("a*b?")
 
 
-def test_a_hostile_pattern_takes_as_many_steps_as_the_text_is_long() -> None:
+def test_advisory_8_a_hostile_pattern_takes_as_many_steps_as_the_text_is_long() -> None:
     """Patterns that send backtracking matchers round for hours (CVE-2021-29471) end with the text."""
     steps = 0
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from twisted.web import http
 
 from federation.serving.send import SendEndpoint
 from homeserver.protocol.canonical_json import encode_canonical
@@ -16,7 +17,7 @@ from homeserver.protocol.room_versions import room_version
 from storage.database import Database
 from tests.federation.inbound.forging import resigned
 from tests.federation.inbound.in_memory import Inbound
-from tests.federation.keys.world import DAY, World
+from tests.federation.keys.world import DAY, US, World
 from tests.federation.servers import RemoteServer, make_key
 from tests.federation.site import FederationSite
 from tests.reactor import run
@@ -61,6 +62,26 @@ async def test_a_transaction_over_http(site: FederationSite, hydra: RemoteServer
         answer = await site.signed(hydra, "PUT", target, body(hydra, event.pdu))
         assert (answer.status, answer.json) == (200, {"pdus": {event.event_id: {}}})
     assert event.event_id in inbound.intake.flags
+
+
+async def test_advisory_22_a_form_is_no_transaction(
+    site: FederationSite, hydra: RemoteServer, inbound: Inbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CVE-2024-52805: whatever its type, a body is JSON or nothing; parts are not looked for, signed or not."""
+
+    def parsed(*_: object) -> None:
+        raise AssertionError("a form was parsed")
+
+    monkeypatch.setattr(http, "_getMultiPartArgs", parsed)
+    target = "/_matrix/federation/v1/send/form"
+    signed = hydra.authorization(US, "PUT", target, {})
+    field = b'--x\r\nContent-Disposition: form-data; name="pdus"\r\n\r\n[]\r\n'
+    for authorization in ({}, {"Authorization": signed}):
+        headers = {"Content-Type": "multipart/form-data; boundary=x", **authorization}
+        answer = await site.request("PUT", target, body=field * 1000 + b"--x--\r\n", headers=headers)
+        expected = (400, "M_NOT_JSON") if authorization else (401, "M_UNAUTHORIZED")
+        assert (answer.status, answer.errcode) == expected
+    assert inbound.intake.received == []
 
 
 async def test_who_does_not_sign_is_not_heard(
