@@ -61,7 +61,7 @@ def lost(**changes: Any) -> CallReport:
         (lost(), False, "This server has no TURN server"),
         (lost(relay_failed=True), True, "should run `lares doctor calls`"),
         (lost(offered=("host", "relay")), True, "Your app got no address from the TURN server"),
-        (lost(heard_of=("relay",), offered=("relay",)), True, "open its UDP ports"),
+        (lost(heard_of=("relay",), offered=("relay",)), True, "open the UDP ports of its relays"),
         (lost(why="no_handshake"), True, "Try it without a VPN"),
         (lost(why="caller", seconds=1.0), True, "You hung up before"),
         (lost(why="caller"), False, "This server has no TURN server"),

@@ -145,7 +145,7 @@ def _why_no_path(report: CallReport, has_relay: bool) -> str:
         )
     return (
         "Both sides had an address of the TURN server, and still nothing passed: its administrator should run "
-        "`lares doctor calls` and open its UDP ports (49152 to 65535) in the firewall."
+        "`lares doctor calls` and open the UDP ports of its relays (min-port to max-port) in the firewall."
     )
 
 
