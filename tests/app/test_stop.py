@@ -66,7 +66,7 @@ def slow_log_in(server: ServerProcess, account: Account) -> Call:
     return call
 
 
-SLOW = {"passwords": {"argon2_time_cost": 40}}
+SLOW = {"passwords": {"argon2_time_cost": 16}}
 
 
 @pytest.mark.parametrize("number", SIGNALS)
