@@ -7,7 +7,9 @@ Owns who may have one made when. What they look like is `imaging`'s; which sizes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from twisted.internet.defer import DeferredSemaphore
@@ -16,7 +18,6 @@ from twisted.internet.threads import deferToThread
 from homeserver.errors import LimitExceeded, RemoteTooLarge, TooLarge, Unknown
 from homeserver.media.blobs import Blobs
 from homeserver.media.downloads import Media
-from homeserver.media.imaging import Made, NoPicture, PictureTooLarge, make_thumbnail
 from homeserver.media.thumbnail_sizes import Size, served_size
 from storage.media import MediaStore, ThumbnailKey, ThumbnailRow
 
@@ -75,11 +76,12 @@ class Thumbnails:
             self._waiting -= 1
 
     async def _made(self, media: Media, key: ThumbnailKey, size: Size | None) -> ThumbnailRow:
+        imaging = await deferToThread(_decoders)
         try:
-            made: Made = await deferToThread(make_thumbnail, media.path, size, animated=key.animated)
-        except NoPicture:
+            made = await deferToThread(imaging.make_thumbnail, media.path, size, animated=key.animated)
+        except imaging.NoPicture:
             raise Unknown("Cannot generate thumbnails for the requested content") from None
-        except PictureTooLarge:
+        except imaging.PictureTooLarge:
             raise _too_large(media) from None
         if made.data is None:
             row = ThumbnailRow(media.digest, media.size, made.content_type)
@@ -88,6 +90,11 @@ class Thumbnails:
             row = ThumbnailRow(digest, len(made.data), made.content_type)
         await self._store.add_thumbnail(key, row, _KEPT_EACH)
         return row
+
+
+def _decoders() -> ModuleType:
+    """Loaded when first needed: they take some megabytes, and a moment. Blocks."""
+    return import_module("homeserver.media.imaging")
 
 
 def _too_large(media: Media) -> TooLarge | RemoteTooLarge:
