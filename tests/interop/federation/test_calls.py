@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Somebody here and somebody at a real Synapse call each other, from either side: sound and pictures both ways."""
+"""Somebody here and somebody at another server, a real Synapse or ours, call each other: sound and pictures both ways,
+and what rings on several devices.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ import pytest
 
 from tests.calls.conversations import call_each_other
 from tests.calls.lines import LongPollLine
+from tests.calls.ringing import House, answered_elsewhere, declined, glare
 from tests.interop.federation.conftest import Federation
 from tests.interop.federation.people import Person
 
@@ -21,6 +24,21 @@ def line(person: Person) -> LongPollLine:
 def test_a_call_between_servers(federation: Federation, near: str, far: str) -> None:
     """The whole of the protocol, over two servers and the federation between them."""
     caller, callee = federation.person(near, "caller"), federation.person(far, "callee")
+    room_id = chat(caller, callee)
+    asyncio.run(call_each_other(line(caller), line(callee), room_id))
+
+
+@pytest.mark.parametrize("far", ["other lares", "synapse"])
+def test_calls_that_ring_on_several_devices(federation: Federation, far: str) -> None:
+    """Both call at once, one declines, another answers: understood alike on both servers."""
+    alice, bob = federation.person("lares", "alice"), federation.person(far, "bob")
+    for scenario in (glare, declined, answered_elsewhere):
+        house = House(chat(alice, bob), [line(alice), line(alice)], [line(bob), line(bob)], one_server=False)
+        asyncio.run(scenario(house))
+
+
+def chat(caller: Person, callee: Person) -> str:
+    """A chat of the two, of which both servers know."""
     room_id = caller.create_room(
         preset="trusted_private_chat", is_direct=True, invite=[callee.user_id], room_version="11"
     )
@@ -28,4 +46,4 @@ def test_a_call_between_servers(federation: Federation, near: str, far: str) -> 
     callee.join(room_id, caller.server.server_name)
     caller.sees_membership(room_id, callee, "join")
     callee.is_in(room_id)
-    asyncio.run(call_each_other(line(caller), line(callee), room_id))
+    return room_id
