@@ -35,6 +35,8 @@ from storage.migrate import migrate
 from tests import reactor as runner
 from tests.distribution import ByUnit, arrange
 
+Administer = Callable[[str], None]
+
 _serial = count(1)
 _TEMPLATE = "lares_template"
 _BEFORE = pytest.StashKey[set[Any]]()
@@ -74,23 +76,32 @@ def _scratch_place() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def _template(postgres: str) -> str:
+def _administer(postgres: str) -> Iterator[Administer]:
+    """Carries out statements that make and drop databases, over one connection for all of them."""
+    with closing(psycopg2.connect(make_dsn(postgres, dbname="postgres"))) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            yield cursor.execute
+
+
+@pytest.fixture(scope="session")
+def _template(postgres: str, _administer: Administer) -> str:
     """The name of a database with the whole schema, for copying."""
-    _administer(postgres, f"CREATE DATABASE {_TEMPLATE}")
+    _administer(f"CREATE DATABASE {_TEMPLATE}")
     migrate(make_dsn(postgres, dbname=_TEMPLATE))
     return _TEMPLATE
 
 
 @pytest.fixture
-def database_url(postgres: str, _template: str) -> Iterator[str]:
+def database_url(postgres: str, _administer: Administer, _template: str) -> Iterator[str]:
     """The connection string of a database of the test's own, with the whole schema."""
-    yield from _fresh_database(postgres, f"TEMPLATE {_template} STRATEGY FILE_COPY")
+    yield from _fresh_database(postgres, _administer, f"TEMPLATE {_template} STRATEGY FILE_COPY")
 
 
 @pytest.fixture
-def empty_database_url(postgres: str) -> Iterator[str]:
+def empty_database_url(postgres: str, _administer: Administer) -> Iterator[str]:
     """The connection string of a database of the test's own, with no schema."""
-    yield from _fresh_database(postgres, "")
+    yield from _fresh_database(postgres, _administer, "")
 
 
 @pytest.fixture
@@ -106,20 +117,13 @@ def database(database_url: str) -> Iterator[Database]:
     runner.run(database.close(grace=1.0))
 
 
-def _fresh_database(server: str, options: str) -> Iterator[str]:
+def _fresh_database(server: str, administer: Administer, options: str) -> Iterator[str]:
     name = f"test_{next(_serial)}"
-    _administer(server, f"CREATE DATABASE {name} {options}")
+    administer(f"CREATE DATABASE {name} {options}")
     try:
         yield make_dsn(server, dbname=name)
     finally:
-        _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _administer(server: str, statement: str) -> None:
-    with closing(psycopg2.connect(make_dsn(server, dbname="postgres"))) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement)
+        administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

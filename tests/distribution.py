@@ -64,7 +64,7 @@ def arrange(items: list[pytest.Item]) -> None:
     )
 
 
-class ByUnit(LoadScopeScheduling):
+class ByUnit(LoadScopeScheduling):  # type: ignore[misc]  # xdist tells no types
     """Hands whole units to workers, in the order of the tests."""
 
     def __init__(self, config: pytest.Config, log: Producer | None = None) -> None:
