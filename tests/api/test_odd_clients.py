@@ -89,7 +89,7 @@ def test_aborted_polls_give_back_what_they_held(server: ServerProcess, arrive: A
 def test_a_poll_hears_of_news_after_another_was_aborted(server: ServerProcess, arrive: Arrive) -> None:
     person = arrive("poller")
     room = person.creates()
-    since = person.syncs()["next_batch"]
+    since = person.syncs(set_presence="offline")["next_batch"]
     idle = listeners(server)
     with lines(server.port, 2) as (gone, stays):
         gone.send(poll(person, since))
@@ -295,7 +295,7 @@ def test_stopping_does_not_wait_for_slow_clients(tmp_path: Path) -> None:
     """Polls return, requests that never came are dropped, and the exit is clean."""
     with serving(tmp_path) as server, lines(server.port, 20) as slow:
         person = Person.arrives(server, "poller")
-        since = person.syncs()["next_batch"]
+        since = person.syncs(set_presence="offline")["next_batch"]
         for line in slow[:10]:
             line.send(b"GET /_matrix/client/versions HTTP/1.1\r\nHost: a\r\n")
         for line in slow[10:]:

@@ -52,7 +52,9 @@ def test_a_poll_tells_nothing_after_the_log_out(server: ServerProcess, arrive: A
     since = other.syncs(set_presence="offline")["next_batch"]
     with lines(server.port, 1) as (line,):
         before = gauge(server, "lares_stream_listeners")
-        line.send(request("GET", f"{V3}/sync?since={since}&timeout=60000", token=other.token))
+        line.send(
+            request("GET", f"{V3}/sync?since={since}&timeout=60000&set_presence=offline", token=other.token)
+        )
         wait_until(lambda: gauge(server, "lares_stream_listeners") == before + 1, "the poll waits")
         other.ok("POST", "/logout")
         secret = person.says(room, "between us")
