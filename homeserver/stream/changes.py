@@ -7,7 +7,6 @@ which "don't know" is answered, which callers treat as "it may have changed".
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -40,29 +39,48 @@ class Change:
 
 
 class LatestPositions(Generic[K]):
-    """The newest position per key, for the keys that moved since the floor."""
+    """The newest position per key, for the keys that moved since the floor.
+
+    Kept in two generations, the older of which is dropped as a whole: that is how hundreds of keys are recorded without
+    looking at each.
+    """
 
     def __init__(self, floor: int, capacity: int = 100_000) -> None:
+        """About `capacity` keys are remembered at most, and the last half of it always."""
         self._floor = floor
-        self._capacity = capacity
-        self._latest: OrderedDict[K, int] = OrderedDict()
+        self._half = capacity // 2
+        self._recent: dict[K, int] = {}
+        self._older: dict[K, int] = {}
+        self._newest = floor
+        """No key's position is greater."""
 
     def record(self, keys: Iterable[K], position: int) -> None:
-        latest, floor = self._latest, self._floor
+        if position >= self._newest:
+            self._newest = position
+            self._recent.update(dict.fromkeys(keys, position))
+        else:
+            self._record_late(keys, position)
+        if len(self._recent) > self._half:
+            self._floor = max(self._floor, max(self._older.values(), default=self._floor))
+            self._older, self._recent = self._recent, {}
+
+    def _record_late(self, keys: Iterable[K], position: int) -> None:
         for key in keys:
             # What was forgotten of a key may be as new as the floor: news heard late must not hide that.
-            if position > latest.get(key, floor):
-                latest[key] = position
-                latest.move_to_end(key)
-        while len(latest) > self._capacity:
-            _, oldest = latest.popitem(last=False)
-            self._floor = max(self._floor, oldest)
+            if position > self._latest(key):
+                self._recent[key] = position
+
+    def _latest(self, key: K) -> int:
+        position = self._recent.get(key)
+        return self._older.get(key, self._floor) if position is None else position
 
     def may_have_changed(self, key: K, since: int) -> bool:
         """False only if nothing of `key` is newer than `since`."""
-        return self._latest.get(key, self._floor) > since
+        return self._latest(key) > since
 
     def forget_all(self, floor: int) -> None:
         """After a hole in what was heard: nothing at or below `floor` can be told any more."""
-        self._latest.clear()
+        self._recent.clear()
+        self._older.clear()
         self._floor = max(self._floor, floor)
+        self._newest = max(self._newest, floor)

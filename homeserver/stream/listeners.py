@@ -79,7 +79,7 @@ class Listeners:
     def wake(self, users: Iterable[str]) -> None:
         """Wake every listener of those users."""
         by_user = self._by_user
-        for user_id in users:
+        for user_id in by_user.keys() & users:
             for listener in tuple(by_user.get(user_id, ())):
                 listener.wake()
 

@@ -47,6 +47,7 @@ class Stream:
 
     def __init__(self, *, origin: str, position: int) -> None:
         self._origin = origin
+        self._own_news = f'{{"origin" : "{origin}",'
         self._positions = Positions(position)
         self._subscribers: list[Subscriber] = []
         self.rooms: LatestPositions[int] = LatestPositions(position)
@@ -91,6 +92,8 @@ class Stream:
 
     def heard(self, payload: str) -> None:
         """A notification of the channel `stream`; our own were announced already."""
+        if payload.startswith(self._own_news):  # as the database writes it; most are known by that
+            return
         news: Mapping[str, object] = orjson.loads(payload)
         if news["origin"] == self._origin:
             return

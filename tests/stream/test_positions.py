@@ -62,3 +62,12 @@ def test_news_heard_late_hides_nothing_newer() -> None:
     latest.record(["room"], 90)
     assert latest.may_have_changed("room", 95)
     assert not latest.may_have_changed("room", 100)
+
+
+def test_news_heard_late_hides_nothing_in_the_older_generation() -> None:
+    latest: LatestPositions[str] = LatestPositions(0, capacity=2)
+    latest.record(["room"], 10)
+    latest.record(["other"], 11)
+    latest.record(["room", "third"], 5)
+    assert latest.may_have_changed("room", 9) and not latest.may_have_changed("room", 10)
+    assert latest.may_have_changed("third", 4) and not latest.may_have_changed("third", 5)
