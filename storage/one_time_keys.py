@@ -77,7 +77,7 @@ SELECT (SELECT json_object_agg(algorithm, n) FROM (
 """)
 _CLAIM = """
 WITH wanted AS MATERIALIZED (
-    SELECT user_id, device_id, algorithm FROM json_to_recordset(%s) AS w(user_id text, device_id text, algorithm text)
+    SELECT w ->> 0 AS user_id, w ->> 1 AS device_id, w ->> 2 AS algorithm FROM json_array_elements(%s) AS w
 ), picked AS MATERIALIZED (
     SELECT w.user_id, w.device_id, w.algorithm, k.key_id, k.key FROM wanted w
     CROSS JOIN LATERAL (
@@ -109,7 +109,9 @@ SELECT (
         SELECT user_id, string_agg(to_json(device_id)::text || ':{' || to_json(algorithm || ':' || key_id)::text
             || ':' || key || '}', ',') AS devices
         FROM given GROUP BY user_id) AS users
-), (SELECT json_agg(json_build_array(user_id, device_id)) FROM given WHERE moved)
+), CASE WHEN (SELECT count(*) FROM given WHERE moved) < (SELECT count(*) FROM wanted) THEN (
+    SELECT coalesce(json_agg(json_build_array(user_id, device_id)), '[]') FROM given WHERE moved
+) END
 """
 
 
@@ -165,13 +167,14 @@ class OneTimeKeyStore:
         answer, those claimed are lost.
         """
         asked = [
-            {"user_id": user_id, "device_id": device_id, "algorithm": algorithm}
+            (user_id, device_id, algorithm)
             for user_id, devices in wanted.items()
             for device_id, algorithm in devices.items()
         ]
         row = await self._database.fetch_one("one_time_keys_claim", _CLAIM, (JsonRows(asked),), retry=False)
         assert row is not None
-        return ClaimedKeys(row[0], [(user_id, device_id) for user_id, device_id in row[1] or ()])
+        keys, moved = row  # the second is NULL if all did
+        return ClaimedKeys(keys, [(each[0], each[1]) for each in (asked if moved is None else moved)])
 
 
 def _rows(keys: Sequence[OneTimeKey]) -> JsonRows:

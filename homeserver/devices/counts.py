@@ -62,13 +62,14 @@ class KeyCounts:
         """False only if they did not move after the position."""
         return self._news.counts.may_have_changed((user_id, device_id), since)
 
-    async def moved(self, devices: Iterable[tuple[str, str]]) -> None:
-        """Keys of those devices were added or given out: have their clients told."""
-        pairs: Sequence[tuple[str, str]] = sorted(set(devices))
-        if not pairs:
+    async def moved(self, devices: Sequence[tuple[str, str]]) -> None:
+        """Keys of those devices, each named once, were added or given out: have their clients told."""
+        if not devices:
             return
 
         def landed(before: int) -> Iterable[str]:
-            return self._news.counts_landed(pairs, before + 1)
+            return self._news.counts_landed(devices, before + 1)
 
-        await self._committer.write("key_counts", [{"origin": self._origin, "devices": pairs}], landed=landed)
+        await self._committer.write(
+            "key_counts", [{"origin": self._origin, "devices": devices}], landed=landed
+        )

@@ -51,6 +51,7 @@ class DeviceNews:
         """`position`: where the stream stands. `readers` gives, of the users who wait, those in a room; `listening`
         all."""
         self._origin = origin
+        self._own_news = f', "{origin}", '
         self._readers = readers
         self._listening = listening
         self._floor = position
@@ -104,6 +105,10 @@ class DeviceNews:
 
     def heard(self, payload: str) -> None:
         """A notification of the channel; our own are known already."""
+        if payload.startswith(
+            self._own_news, payload.find(",")
+        ):  # as the database writes it: no need to take it apart
+            return
         kind, origin, position, *rest = orjson.loads(payload)
         if origin == self._origin:
             return

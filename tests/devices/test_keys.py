@@ -173,6 +173,19 @@ async def test_when_one_time_keys_run_out_the_fallback_key_is_given_out_and_mark
     assert (await counts.of(ALICE, "PHONE")).unused_fallback == [ALGORITHM]
 
 
+async def test_a_claim_tells_whose_keys_became_fewer(database: Database) -> None:
+    """A fallback key becomes no fewer, and is used once."""
+    process = await Process.open(database)
+    phone, laptop = await process.log_in(ALICE, "PHONE"), await process.log_in(BOB, "LAPTOP")
+    await process.upload(phone, 2)
+    fallback = laptop.one_time_keys(1)[f"{ALGORITHM}:000000"]
+    await process.upload(laptop, fallback_keys={f"{ALGORITHM}:fall": fallback})
+    wanted = {ALICE: {"PHONE": ALGORITHM}, BOB: {"LAPTOP": ALGORITHM}}
+    store = OneTimeKeyStore(database)
+    moved = [set((await store.claim(wanted)).moved) for _ in range(3)]
+    assert moved == [{(ALICE, "PHONE"), (BOB, "LAPTOP")}, {(ALICE, "PHONE")}, set()]
+
+
 async def test_eight_at_once_never_get_the_same_key(database: Database, database_url: str) -> None:
     """Each on a connection of its own, as processes are, for several devices at a time; none is lost either."""
     process = await Process.open(database)
