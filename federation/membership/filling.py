@@ -102,7 +102,7 @@ class PartialFiller:
         while not self._stopped:
             self._awake = False
             try:
-                entered = await self._partial.take(LEASE)
+                entered = await self._take()
                 if entered is not None:
                     await self._fill(entered)
                     continue
@@ -113,13 +113,33 @@ class PartialFiller:
             if not self._awake:
                 await self._sleep(LONGEST_SLEEP if due is None else min(max(due, 0.5), LONGEST_SLEEP))
 
+    async def _take(self) -> PartialRoom | None:
+        """Not cut off by a stop: a room that was leased to nobody would wait until the lease lapses."""
+        taking = Deferred.fromCoroutine(self._partial.take(LEASE))
+        taken: Deferred[None] = Deferred()
+
+        def tell(result: Any) -> Any:
+            if not taken.called:
+                taken.callback(None)
+            return result
+
+        taking.addBoth(tell)
+        try:
+            await taken
+        except CancelledError:
+            entered = await taking
+            if entered is not None:
+                await self._partial.release(entered.room)
+            raise
+        return await taking
+
     async def _fill(self, entered: PartialRoom) -> None:
-        room = await self._cache.get(entered.room_id)
-        if room is None or not room.head.is_resident(self._server_name):
-            await self._partial.postpone(entered.room, WHILE_AWAY)
-            return
         beating = self._beat(entered.room)
         try:
+            room = await self._cache.get(entered.room_id)
+            if room is None or not room.head.is_resident(self._server_name):
+                await self._partial.postpone(entered.room, WHILE_AWAY)
+                return
             await self._complete(room, entered)
         except CancelledError:
             await self._partial.release(entered.room)

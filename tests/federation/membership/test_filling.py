@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+from twisted.internet.defer import Deferred
+
+from federation.membership.filling import PartialFiller
 from homeserver.protocol.building import BuiltEvent
 from homeserver.rooms.intake.incoming import Incoming, Outcome
 from storage.database import Database
+from storage.partial_rooms import PartialRoom
 from tests.federation.membership.membership_fixture import Federation
 from tests.federation.membership.resident import Resident
 from tests.federation.servers import Received, Refused, RemoteServer
+from tests.reactor import reactor
 from tests.rooms.arrival.remote_room import Json, RemoteRoom, incoming
 from tests.rooms.engine_fixture import ALICE
 from tests.rooms.services_fixture import alice
@@ -203,3 +209,36 @@ async def test_leaving_before_it_is_full(database: Database, hydra: RemoteServer
         pass
     await federation.filler.stop()
     assert not hydra.requests("GET", "/_matrix/federation/v1/state")
+
+
+class _SlowStore:
+    """A store whose answer is still on its way when the filler is stopped."""
+
+    def __init__(self) -> None:
+        self.answer: Deferred[PartialRoom] = Deferred()
+        self.released: list[int] = []
+
+    async def take(self, _lease: float) -> PartialRoom:
+        return await self.answer
+
+    async def release(self, room: int) -> None:
+        self.released.append(room)
+
+
+async def test_a_room_taken_while_stopping_is_given_back() -> None:
+    """Else it would wait until the lease lapses."""
+    store: Any = _SlowStore()
+    unused: Any = None
+    filler = PartialFiller(
+        partial=store,
+        state=unused,
+        completion=unused,
+        cache=unused,
+        server_name="near.test",
+        scheduler=reactor,
+    )
+    filler.start()
+    stopping = Deferred.fromCoroutine(filler.stop())
+    store.answer.callback(PartialRoom(7, "!r:far.test", "12", "$join", 1, "far.test", [], 0))
+    await stopping
+    assert store.released == [7]
