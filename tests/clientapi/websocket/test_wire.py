@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from homeserver.clientapi.websocket import wire
 from homeserver.clientapi.websocket.frames import LONGEST_FRAME
 from homeserver.receipts.service import Marks
+from homeserver.web.rate_limits import DEFAULTS
 from storage.database import Database
 from tests.clientapi.sync_site import PATH, Socket, SyncSite
 from tests.clientapi.test_sync_endpoints import listening
@@ -227,7 +228,8 @@ async def test_rate_limits_apply(database: Database) -> None:
     site = await SyncSite.open(database, limited=True)
     try:
         socket = await site.socket()
-        errors = [await failing(socket, str(number)) for number in range(60)]
+        burst = int(DEFAULTS["messages"].burst)
+        errors = [await failing(socket, str(number)) for number in range(burst + 10)]
         refused = [error for error in errors if error["errcode"] == "M_LIMIT_EXCEEDED"]
         assert refused and all(error["retry_after_ms"] > 0 for error in refused)
         assert (await socket.call("ping", "ping"))["result"] == {}
