@@ -75,7 +75,7 @@ SELECT (SELECT json_object_agg(algorithm, n) FROM (
     EXISTS (SELECT FROM device_keys WHERE user_id = %(user_id)s AND device_id = %(device_id)s)
         OR EXISTS (SELECT FROM one_time_keys WHERE user_id = %(user_id)s AND device_id = %(device_id)s)
 """)
-_CLAIM = """
+_CLAIM = Prepared("""
 WITH wanted AS MATERIALIZED (
     SELECT w ->> 0 AS user_id, w ->> 1 AS device_id, w ->> 2 AS algorithm FROM json_array_elements(%s) AS w
 ), picked AS MATERIALIZED (
@@ -112,7 +112,7 @@ SELECT (
 ), CASE WHEN (SELECT count(*) FROM given WHERE moved) < (SELECT count(*) FROM wanted) THEN (
     SELECT coalesce(json_agg(json_build_array(user_id, device_id)), '[]') FROM given WHERE moved
 ) END
-"""
+""")
 
 
 class OneTimeKeyStore:
