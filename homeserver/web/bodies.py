@@ -34,6 +34,8 @@ T = TypeVar("T")
 #: Deep enough for any event; a value this deep can still be encoded inside the envelopes of responses
 #: (orjson stops at 254 levels).
 MAX_DEPTH: Final = 200
+_SHALLOW: Final = 20
+"""What costs little to find out; at most half of MAX_DEPTH."""
 _LARGEST: Final = 2**53 - 1
 #: How many values may be in any JSON of other servers, and how many bytes each of the others must take.
 _MOST_SMALL_VALUES: Final = 1 << 17
@@ -44,6 +46,7 @@ _PORTION: Final = 1 << 20
 _SHAPE: Final = bytes(
     48 if chr(byte) in "0123456789" else 101 if chr(byte) in "eE" else 32 for byte in range(256)
 )
+_BESIDE_STRUCTURE: Final = bytes(byte for byte in range(256) if byte not in b'"\\[]{}')
 _LONG: Final = b"0" * 16
 _BEYOND_64_BITS: Final = b"0" * 19
 
@@ -63,9 +66,27 @@ def parse_json(raw: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         raise NotJson(None if raw else "The request has no body") from error
     # Neither check looks at the values of an ordinary body: both first ask the bytes whether there could be anything.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH or _may_hold_long_number(raw):
+    if _may_be_deep(raw) or _may_hold_long_number(raw):
         _survey(value)
     return value
+
+
+def _may_be_deep(raw: bytes) -> bool:
+    """Whether JSON may be deeper than MAX_DEPTH: False for what is shallow and has no brackets within strings."""
+    structure = raw.translate(None, _BESIDE_STRUCTURE)
+    if structure.count(b"[") + structure.count(b"{") <= MAX_DEPTH:
+        return False
+    if b"\\" in structure:
+        return True
+    # Of a string with a bracket its quotes remain: an even number of them stands before it.
+    structure = structure.replace(b'""', b"")
+    if b'"' in structure:
+        return True
+    for _ in range(_SHALLOW):  # each takes away one level or two
+        structure = structure.replace(b"{}", b"").replace(b"[]", b"")
+        if not structure:
+            return False
+    return True
 
 
 def _may_hold_long_number(raw: bytes) -> bool:
