@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet import tcp
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -113,23 +112,6 @@ class Channel(HTTPChannel):
     def is_read(self) -> None:
         """The client reads a response that is long; it may take `idle` for the next piece."""
         self.deadline = self.site.clock.seconds() + self.site.timeouts.idle
-
-    def send(self, data: bytes) -> None:
-        """Write, as much as the socket takes at once: to be told first that it does takes the reactor a turn."""
-        transport = self.transport
-        if (
-            isinstance(transport, tcp.Connection)
-            and not transport.TLS
-            and transport.connected
-            and not transport.dataBuffer
-            and not transport._tempDataBuffer
-        ):
-            sent = transport.writeSomeData(data)
-            if isinstance(sent, int):  # else it is lost, as the reactor will find
-                data = data[sent:]
-                if not data:
-                    return
-        transport.write(data)
 
     def hold_body(self) -> None:
         """Read no more of the body for now."""

@@ -215,7 +215,7 @@ class Exchange:
         self.responded = True
         self.channel = None
         self._let_go()
-        channel.send(response)
+        channel.transport.write(response)
         channel.requestDone(self)
 
     async def stream(self, part: Part, reply: FileReply, file: BinaryIO) -> None:
