@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any
 
 import orjson
@@ -173,9 +174,11 @@ async def test_a_slow_reader_gets_what_happened_meanwhile_in_one_update(site: Sy
     room_id = await site.house.public()
     socket = await site.socket(filter=orjson.dumps({"room": {"timeline": {"limit": 100}}}).decode())
     await socket.update(0)
+    # The system's buffers would else grow until they hold it all: this one no more, the server's to four megabytes.
+    socket.transport.socket.setsockopt(SOL_SOCKET, SO_RCVBUF, 1 << 18)
     socket.transport.pauseProducing()
     sent = []
-    for number in range(60):
+    for number in range(120):
         body = f"{number}:" + "x" * 50_000
         sent.append(body)
         await site.house.rooms.sending.send(alice, room_id, "m.room.message", {"body": body})
