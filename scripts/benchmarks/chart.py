@@ -2,8 +2,8 @@
 """The chart: per scenario a bar, as long as Synapse's CPU per operation is a multiple of Lares'.
 
 The scale is logarithmic, because the multiples are; a tick on the bar is the budget. Colours follow the
-reader's light or dark scheme, the background is the page's. With figures of one server only, bars are its CPU
-per operation.
+reader's light or dark scheme, background included: a page may be dark where its reader's system is light. With
+figures of one server only, bars are its CPU per operation.
 """
 
 import math
@@ -23,6 +23,7 @@ ROW: Final = 30
 TOP: Final = 64
 
 STYLE: Final = """
+.page { fill: #ffffff }
 text { font: 13px system-ui, sans-serif; fill: #24292f }
 .title { font-size: 16px; font-weight: 600 }
 .note, .axis { fill: #6e7781; font-size: 12px }
@@ -31,6 +32,7 @@ text { font: 13px system-ui, sans-serif; fill: #24292f }
 .grid { stroke: #6e7781; stroke-opacity: .25 }
 .budget { stroke: #24292f; stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
+  .page { fill: #0d1117 }
   text { fill: #e6edf3 }
   .note, .axis { fill: #9198a1 }
   .bar { fill: #4fa3dc }
@@ -85,6 +87,7 @@ def render(title: str, note: str, bars: Sequence[Bar]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
         f"<title>{escape(title)}</title>",
         f"<style>{STYLE}</style>",
+        f'<rect class="page" width="{WIDTH}" height="{height}" rx="6"/>',
         f'<text class="title" x="10" y="24">{escape(title)}</text>',
         f'<text class="note" x="10" y="44">{escape(note)}</text>',
     ]

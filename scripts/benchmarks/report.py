@@ -11,6 +11,7 @@ from scripts.benchmarks.budgets import (
     cpu_factor,
     fraction,
     judge,
+    judge_beside,
     judge_scenario,
     mebibytes,
 )
@@ -63,6 +64,9 @@ def _sections(results: Results, render: Renderer) -> list[str]:
     if results.scenarios:
         sections.append(render(SCENARIO_HEAD, scenario_rows(results), 2))
     sections.append(render(SERVER_HEAD, [server_row(server) for server in results.servers], 2))
+    if beside := judge_beside(results):
+        rows = [(each.name, each.limit, each.actual, _met(each)) for each in beside]
+        sections.append(render(BESIDE_HEAD, rows, 1))
     sections += _failures(results)
     sections += _summary(judge(results))
     return sections
@@ -157,6 +161,9 @@ def server_row(server: ServerResult) -> Row:
     )
 
 
+BESIDE_HEAD: Final = ("budget", "limit", "actual", "")
+
+
 def _failures(results: Results) -> list[str]:
     lines = [
         f"- {scenario.title}: {server} failed: {reason}"
@@ -167,18 +174,21 @@ def _failures(results: Results) -> list[str]:
 
 
 def _summary(verdicts: Sequence[Verdict]) -> list[str]:
-    if not verdicts:
+    counting = [verdict for verdict in verdicts if verdict.counts]
+    if not counting:
         return []
     missed = [
         f"- {verdict.name}: {verdict.actual}, budget {verdict.limit}"
-        for verdict in verdicts
+        for verdict in counting
         if not verdict.met
     ]
-    head = f"Budgets met: {len(verdicts) - len(missed)} of {len(verdicts)}."
+    head = f"Budgets met: {len(counting) - len(missed)} of {len(counting)}."
     return [head] if not missed else [head + " Not met:", "\n".join(missed)]
 
 
 def _met(verdict: Verdict) -> str:
+    if not verdict.counts:
+        return "met" if verdict.met else "machine not quiet"
     return "met" if verdict.met else "NOT MET"
 
 
