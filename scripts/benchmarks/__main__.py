@@ -21,6 +21,7 @@ from scripts.benchmarks.runner import Launcher
 from scripts.benchmarks.scenarios import BY_KEY, SCENARIOS
 from scripts.benchmarks.scenarios.shape import Scenario
 from scripts.benchmarks.servers import Lares, Synapse
+from scripts.benchmarks.soak import command as soak
 from scripts.benchmarks.world import FULL, QUICK
 
 STORAGE: Final = "storage"
@@ -36,6 +37,7 @@ examples:
   scripts/benchmark --from build/benchmark.json --svg docs/performance.svg
   scripts/benchmark --only synapse --quick           how the other one does, without this one
   scripts/benchmark federation --help                what federation costs
+  scripts/benchmark soak --help                      whether memory stays flat under half an hour of load
 
 Both servers run on Postgres clusters of their own with the same binaries and full durability. The machine
 should be quiet; the load generator runs on it too, its CPU is not counted. Everything started is ended and
@@ -50,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for signal_number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(signal_number, _interrupted)
         return federation.main(given[1:], _progress, print)
+    if given[:1] == ["soak"]:
+        for signal_number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signal_number, _interrupted)
+        return soak.main(given[1:], _progress, print)
     options = _parser().parse_args(arguments)
     if options.list:
         for scenario in SCENARIOS:
@@ -68,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     _write(results, options)
     failed = any(scenario.failures for scenario in results.scenarios)
-    missed = options.check and not all(verdict.met for verdict in judge(results))
+    missed = options.check and not all(verdict.met for verdict in judge(results) if verdict.counts)
     return 1 if failed or missed else 0
 
 

@@ -14,9 +14,10 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import yaml
@@ -100,8 +101,17 @@ class Lares(Homeserver):
     key = "lares"
     label = "Lares"
 
-    def __init__(self, directory: Path, *, workers: int = 1, federated: Federated | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        workers: int = 1,
+        federated: Federated | None = None,
+        settings: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
+        """`settings` are keys of the configuration besides those that the comparison needs."""
         self._workers = workers
+        self._other_settings = settings
         super().__init__(directory, federated=federated)
 
     @property
@@ -152,6 +162,7 @@ class Lares(Homeserver):
             "rate_limits": {"enabled": False},
             "presence": {"enabled": True},
             "federation": federation,
+            **self._other_settings,
         }
 
     def _wait_until_ready(self) -> None:
