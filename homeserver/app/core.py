@@ -23,9 +23,14 @@ from homeserver.rooms.engine.writer import WriterTools
 from homeserver.rooms.user_rooms import UserRooms
 from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.stream import Committer, Recovery, Stream
+from homeserver.stream.hearing import CHANNEL as TOLD
+from homeserver.stream.hearing import Hearing
+from homeserver.stream.siblings import Neighbourhood, NoSiblings
+from homeserver.stream.telling import Telling
 from storage.database import Database
 from storage.events import EventStore
 from storage.memberships import MembershipStore
+from storage.notifications import NotificationStore
 from storage.rooms import RoomStore
 from storage.state import StateStore
 from storage.stream import StreamStore
@@ -40,6 +45,8 @@ class Core:
     database: Database
     stream: Stream
     stream_store: StreamStore
+    hearing: Hearing
+    telling: Telling
     committer: Committer
     engine: RoomEngine
     cache: RoomCache
@@ -71,11 +78,15 @@ class Ground:
     database: Database
     origin: str
     """Names this process to the others."""
+    siblings: Neighbourhood
+    """The other processes of this server on this machine."""
 
     @classmethod
-    def open(cls, reactor: Any, dsn: str) -> Ground:
-        """It connects when it is first asked something."""
-        return cls(Database(reactor, dsn), secrets.token_hex(8))
+    def open(cls, reactor: Any, dsn: str, siblings: Neighbourhood | None = None) -> Ground:
+        """It connects when it is first asked something. Without `siblings` the process has none."""
+        return cls(
+            Database(reactor, dsn), secrets.token_hex(8), NoSiblings() if siblings is None else siblings
+        )
 
 
 async def build_core(
@@ -84,7 +95,8 @@ async def build_core(
     """Connect and build. The stream is heard from the first moment, so that nothing falls between."""
     database, origin = ground.database, ground.origin
     stream_store = StreamStore(database, origin)
-    stream = Stream(origin=origin, position=await stream_store.position())
+    siblings = ground.siblings
+    stream = Stream(origin=origin, position=await stream_store.position(), siblings=siblings)
 
     def sleep(seconds: float) -> Awaitable[None]:
         return deferLater(reactor, seconds)
@@ -94,7 +106,14 @@ async def build_core(
     def catch_up() -> None:
         Deferred.fromCoroutine(recovery.catch_up())
 
+    async def read_up() -> None:
+        await recovery.resync()
+        database.interrupted()
+
+    hearing = Hearing(reactor=reactor, stream=stream, siblings=siblings, read_up=read_up)
     await database.listen("stream", stream.heard, catch_up)
+    await database.listen(TOLD, hearing.heard, hearing.listening)
+    hearing.listening()
     position = await stream_store.settled_position()
     if position > stream.position:  # another process wrote between the first look and the listening
         stream.missed(position)
@@ -136,6 +155,8 @@ async def build_core(
         database=database,
         stream=stream,
         stream_store=stream_store,
+        hearing=hearing,
+        telling=Telling(NotificationStore(database), siblings),
         committer=committer,
         engine=engine,
         cache=cache,

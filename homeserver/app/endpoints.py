@@ -52,7 +52,7 @@ def build_routes(
         )
     )
     data = services.data
-    tokens = TokenWatch(services.authenticator, services.accounts.cache.watch)
+    tokens = TokenWatch(services.authenticator, services.accounts.cache.watch, core.hearing)
     groups = (
         Operations(registry, check).routes(),
         account_routes(services.accounts, config, services.limits),

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from homeserver.errors import UnknownToken, UserLocked
 from homeserver.web.authentication import Authenticator, Requester, token_of
+from homeserver.web.hearing import Hearing, NoOthers
 from homeserver.web.request import MatrixRequest
 from homeserver.web.signals import Signal
 
@@ -23,9 +24,13 @@ WatchUser = Callable[[str, Callable[[], None]], Callable[[], None]]
 class TokenWatch:
     """One per process."""
 
-    def __init__(self, authenticator: Authenticator, watch_user: WatchUser) -> None:
+    def __init__(
+        self, authenticator: Authenticator, watch_user: WatchUser, hearing: Hearing | None = None
+    ) -> None:
+        """`hearing`: what to wait for before a token is believed; nothing where there is no other process."""
         self._authenticator = authenticator
         self._watch_user = watch_user
+        self._hearing = NoOthers() if hearing is None else hearing
 
     def watch(self, request: MatrixRequest, callback: Callable[[], None]) -> Callable[[], None]:
         """Have `callback` called when the requester may no longer be welcome. Returns the way to stop."""
@@ -36,6 +41,8 @@ class TokenWatch:
         token = token_of(request.headers("Authorization"), request.query.strings("access_token"))
         if token is None:
             raise UnknownToken
+        if self._hearing.has_others and self._hearing.behind():
+            await self._hearing.catch_up()
         requester = await self._authenticator.authenticate(token, request)
         if requester.is_locked:
             raise UserLocked
@@ -54,6 +61,8 @@ class TokenWatch:
         )
         try:
             result = await wait(ending)
+            if self._hearing.has_others and self._hearing.behind():
+                await self._hearing.catch_up()
         finally:
             for stop in stops:
                 stop()

@@ -6,8 +6,8 @@
 """
 
 from homeserver.stream.changes import Change
-from homeserver.stream.committer import Committer, RoomBatch, RoomCommit
+from homeserver.stream.committer import Apart, Committer, RoomBatch, RoomCommit
 from homeserver.stream.recovery import Recovery
 from homeserver.stream.stream import Stream
 
-__all__ = ["Change", "Committer", "Recovery", "RoomBatch", "RoomCommit", "Stream"]
+__all__ = ["Apart", "Change", "Committer", "Recovery", "RoomBatch", "RoomCommit", "Stream"]

@@ -9,9 +9,9 @@ Owns batching and the order of what follows a commit; building the rows is its c
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import Deferred
@@ -73,6 +73,16 @@ Landed = Callable[[RoomCommit], Iterable[str]]
 
 If it raises, the batch stands all the same: memory is then not to be trusted, and everything in it is looked at anew.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Apart(Generic[T]):
+    """What a commit of its own statement gave: `count` positions after `before`, and the users to wake."""
+
+    value: T
+    before: int = 0
+    count: int = 0
+    wake: Set[str] = frozenset()
 
 
 class CommitDoor(Protocol):
@@ -144,6 +154,22 @@ class Committer:
         self._start()
         return done
 
+    async def apart(self, commit: Callable[[], Awaitable[Apart[T]]]) -> T:
+        """Announce what a statement of its own commits to the stream, beside the group commits.
+
+        For what is long in the making and holds the stream only at its end. `commit` brings memory up to date itself.
+        Never done again: raises ConnectionLost when the outcome is unknown.
+        """
+        try:
+            done = await commit()
+        except ConnectionLost:
+            self._unsure = True
+            await self._make_sure()
+            raise
+        if done.count:
+            self._stream.announce(Change(before=done.before, count=done.count, wake=frozenset(done.wake)))
+        return done.value
+
     def wait_idle(self) -> Deferred[None]:
         """Fires when nothing is waiting to be committed, for a clean stop."""
         done: Deferred[None] = Deferred()
@@ -178,6 +204,7 @@ class Committer:
         try:
             await self._recovery.resync()
         except Exception as unavailable:
+            self._unsure = True
             rooms, self._rooms = self._rooms, []
             writes, self._writes = self._writes, []
             _fail(rooms, writes, unavailable)

@@ -14,10 +14,13 @@ from typing import Protocol
 
 import orjson
 from prometheus_client import Gauge
+from twisted.internet.defer import Deferred
 
 from homeserver.stream.changes import Change, LatestPositions
 from homeserver.stream.listeners import Listener, Listeners
 from homeserver.stream.positions import Positions
+from homeserver.stream.siblings import Neighbourhood, NoSiblings
+from homeserver.stream.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +48,12 @@ class Notifications(Protocol):
 class Stream:
     """One per process."""
 
-    def __init__(self, *, origin: str, position: int) -> None:
+    def __init__(self, *, origin: str, position: int, siblings: Neighbourhood | None = None) -> None:
+        """`siblings`: who is shown how far this process is; nobody by default."""
         self._origin = origin
+        self._siblings = NoSiblings() if siblings is None else siblings
+        self._has_siblings = len(self._siblings.shown) > 1
+        self._reaching = Waiting()
         self._own_news = f'{{"origin" : "{origin}",'
         self._positions = Positions(position)
         self._subscribers: list[Subscriber] = []
@@ -85,10 +92,20 @@ class Stream:
         self.rooms.record(change.rooms, change.position)
         self.users.record(change.users, change.position)
         self._positions.learn(change.before, change.count)
+        if self._has_siblings:
+            # Of its own commit a client is told at once, though this process may not show it yet.
+            told = 0 if change.foreign else change.position
+            self._siblings.show(max(self._positions.current, told))
+        if self._reaching:
+            self._reaching.reached(self._positions.current)
         if change.unknown:
             self.listeners.wake_all()
         else:
             self.listeners.wake(wake)
+
+    def reached(self, position: int) -> Deferred[None]:
+        """Fires when a position that is not shown yet is."""
+        return self._reaching.until(position)
 
     def heard(self, payload: str) -> None:
         """A notification of the channel `stream`; our own were announced already."""

@@ -26,6 +26,7 @@ from homeserver.spooling import SpoolRoom
 from homeserver.web.addresses import Network, ProxyTrust
 from homeserver.web.authentication import Authenticator, ServerAuthenticator
 from homeserver.web.channel import Timeouts
+from homeserver.web.hearing import Hearing
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.routing import Auth, Route, Router
 from homeserver.web.signals import Signal
@@ -115,6 +116,7 @@ class WebServer:
         trusted_proxies: Iterable[Network] = (),
         timeouts: Timeouts | None = None,
         max_connections: int | None = None,
+        hearing: Hearing | None = None,
     ) -> None:
         self.shutting_down = Signal()
         self.open: list[Open] = []
@@ -129,6 +131,7 @@ class WebServer:
         self._access_log = access_log
         self._max_body = max_body
         self._spools = spools
+        self._hearing = hearing
         self._trust = ProxyTrust(trusted_proxies)
         self._timeouts = Timeouts() if timeouts is None else timeouts
         self._max_connections = _affordable() if max_connections is None else max_connections
@@ -173,6 +176,7 @@ class WebServer:
             timeouts=self._timeouts,
             max_connections=self._max_connections,
             secure=listener.tls is not None,
+            hearing=self._hearing,
         )
 
     async def stop(self, grace: float) -> None:

@@ -6,10 +6,11 @@ Owns the steps every request takes:
 
 1. OPTIONS is answered without looking further;
 2. no route: 404 or 405 M_UNRECOGNIZED;
-3. authentication and the route's policy on guests, locked and suspended accounts;
-4. the rate limit of the route's class, by user, by server, or by address where nobody is known;
-5. the handler;
-6. its reply or error becomes a response, a line in the access log and an observation.
+3. where other processes have told what was not heard here yet, it is waited for (`hearing.py`);
+4. authentication and the route's policy on guests, locked and suspended accounts;
+5. the rate limit of the route's class, by user, by server, or by address where nobody is known;
+6. the handler;
+7. its reply or error becomes a response, a line in the access log and an observation.
 
 A failure that is not a refusal is logged with the request's id and answered 500 M_UNKNOWN, saying nothing of itself.
 """
@@ -52,6 +53,7 @@ from homeserver.web.authentication import Authenticator, Requester, ServerAuthen
 from homeserver.web.channel import Channel, Timeouts
 from homeserver.web.clock import Clock
 from homeserver.web.exchange import Exchange
+from homeserver.web.hearing import Hearing, NoOthers
 from homeserver.web.query import Query
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.replies import JSON, FileReply, JsonBytes, Reply, Response, Upgrade
@@ -98,8 +100,9 @@ class Site(ServerFactory):
         max_connections: int,
         spools: SpoolRoom | None = None,
         secure: bool = False,
+        hearing: Hearing | None = None,
     ) -> None:
-        """`spools`: None where no route spools its bodies."""
+        """`spools`: None where no route spools its bodies. `hearing`: what to wait for before a request is served."""
         self.clock = clock
         self.router = router
         self.timeouts = timeouts
@@ -118,6 +121,7 @@ class Site(ServerFactory):
         self._max_connections = max_connections
         self._spools = spools
         self._secure = secure
+        self._hearing = NoOthers() if hearing is None else hearing
         self._ids = itertools.count(1)
         self._id_prefix = secrets.token_hex(3)
         self._date = (0, b"")
@@ -218,6 +222,8 @@ class Site(ServerFactory):
             channel.go_on_with_body()
 
     async def _reply(self, exchange: Exchange, route: Route) -> Reply:
+        if self._hearing.has_others and self._hearing.behind():
+            await self._hearing.catch_up()
         request = self._request(exchange, route)
         limit = route.limit or ("reads" if route.method == "GET" else "writes")
         if route.auth is Auth.SERVER:

@@ -125,6 +125,10 @@ class Database:
         """
         await self._listener.listen(channel, callback, on_reconnect)
 
+    def interrupted(self) -> None:
+        """Have every listener read what it missed, as though the connection had been lost and were back."""
+        self._listener.interrupted()
+
     async def close(self, grace: float = 10.0) -> None:
         """Refuse new work, let the present finish for up to `grace` seconds, and end all connections."""
         self._listener.close()

@@ -76,6 +76,13 @@ class Listener:
             self._subscribe()
         return deferred
 
+    def interrupted(self) -> None:
+        """Notifications may have been missed, though the connection stands: tell all who would be told otherwise."""
+        for subscriptions in tuple(self._subscriptions.values()):
+            for subscription in tuple(subscriptions):
+                if subscription.on_reconnect is not None:
+                    self._call(subscription.on_reconnect)
+
     def _forget(self, cancelled: Deferred[None]) -> None:
         if cancelled in self._waiting:
             self._waiting.remove(cancelled)

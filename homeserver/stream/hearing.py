@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether this process has heard what others have told, and the wait until it has.
+
+Any process answers anything, so a client may ask here about what another process just answered it. Before a request
+is served, what was told (`siblings.py`: a few words of shared memory) is compared with what was heard. Only where
+something is still on its way the request waits, for its notification to arrive. What is waited for was told by a
+commit that stands, so it comes, whatever became of its teller. A wait that lasts (a listening connection that died
+silently, say) ends by reading up from the database.
+
+All notifications of a process come over one connection in the order of their commits. So one number per teller says how
+far everything but the stream was heard: whoever notified of something that is not on the stream sends a serial after it
+(`telling.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from operator import gt
+from typing import Protocol
+
+from prometheus_client import Counter
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+
+from homeserver.stream.siblings import Neighbourhood
+from homeserver.stream.waiting import Waiting
+
+logger = logging.getLogger(__name__)
+
+_WAITS = Counter("lares_hearing_waits", "Requests that waited until news of another process had arrived")
+_LATE = Counter("lares_hearing_late", "Waits for news that ended by reading up from the database instead")
+
+CHANNEL = "told"
+"""Of serials: `<name of the siblings> <number> <serial>`."""
+
+LONGEST = 2.0
+"""Seconds that a request waits for a notification before the database is asked."""
+
+
+class Shown(Protocol):
+    @property
+    def position(self) -> int: ...
+
+    def reached(self, position: int) -> Deferred[None]: ...
+
+
+class Hearing:
+    """One per process."""
+
+    def __init__(
+        self,
+        *,
+        reactor: IReactorTime,
+        stream: Shown,
+        siblings: Neighbourhood,
+        read_up: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`read_up` brings everything in memory up to date without notifications."""
+        self._reactor = reactor
+        self._stream = stream
+        self._siblings = siblings
+        self._read_up = read_up
+        self._reading: list[Deferred[None]] | None = None
+        self._heard = [0] * len(siblings.told)
+        self._waiting = [Waiting() for _ in siblings.told]
+        self.has_others = len(siblings.told) > 1
+        """Whether anybody else tells anything: without, nothing needs to be asked."""
+
+    def behind(self) -> bool:
+        """Whether something that was told has not been heard here yet."""
+        siblings = self._siblings
+        return max(siblings.shown) > self._stream.position or any(map(gt, siblings.told, self._heard))
+
+    async def catch_up(self) -> None:
+        """Return once everything that was told before the call is known. Raises DatabaseFailure if that can't be."""
+        _WAITS.inc()
+        shown, told = max(self._siblings.shown), tuple(self._siblings.told)
+        try:
+            if shown > self._stream.position:
+                await self._stream.reached(shown).addTimeout(LONGEST, self._reactor)
+            for number, serial in enumerate(told):
+                if serial > self._heard[number]:
+                    await self._waiting[number].until(serial).addTimeout(LONGEST, self._reactor)
+        except TimeoutError:
+            _LATE.inc()
+            logger.warning("news of another process is late; memory is brought up to date from the database")
+            await self._read_up_once()
+
+    def listening(self) -> None:
+        """Notifications are heard from now on; what was told before is read from the database when it is needed.
+
+        To be called once Postgres listens, with nothing in memory that is older.
+        """
+        self._know(tuple(self._siblings.told))
+
+    def heard(self, payload: str) -> None:
+        """A notification of `CHANNEL`."""
+        name, number, serial = payload.split(" ")
+        if name == self._siblings.name and self.has_others:
+            self._know_of(int(number), int(serial))
+
+    async def _read_up_once(self) -> None:
+        """All who are late read together."""
+        if self._reading is not None:
+            done: Deferred[None] = Deferred()
+            self._reading.append(done)
+            await done
+            return
+        self._reading = []
+        told = tuple(self._siblings.told)
+        try:
+            await self._read_up()
+            self._know(told)
+        finally:
+            waiting, self._reading = self._reading, None
+            for each in waiting:
+                if not each.called:
+                    each.callback(None)
+
+    def _know(self, told: tuple[int, ...]) -> None:
+        for number, serial in enumerate(told):
+            self._know_of(number, serial)
+
+    def _know_of(self, number: int, serial: int) -> None:
+        if number < len(self._heard) and serial > self._heard[number]:
+            self._heard[number] = serial
+            self._waiting[number].reached(serial)

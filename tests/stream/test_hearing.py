@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a process knows what its siblings have told: over real shared memory, with notifications by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from homeserver.stream import Change, Stream
+from homeserver.stream.hearing import LONGEST, Hearing
+from homeserver.stream.siblings import Siblings, shared_page
+from homeserver.stream.telling import Telling
+
+
+class Process:
+    """One of two processes, without a database: what it notifies of is in `sent`."""
+
+    def __init__(self, page: int, number: int) -> None:
+        self.siblings = Siblings.from_descriptor(page, number, 2)
+        self.stream = Stream(origin=f"process {number}", position=10, siblings=self.siblings)
+        self.clock = Clock()
+        self.read = 0
+        self.hearing = Hearing(
+            reactor=self.clock, stream=self.stream, siblings=self.siblings, read_up=self.read_up
+        )
+        self.sent: list[str] = []
+        self.telling = Telling(self, self.siblings)
+
+    async def notify_all(self, _channel: str, payloads: tuple[str, ...]) -> None:
+        self.sent += payloads
+
+    async def read_up(self) -> None:
+        self.read += 1
+        self.stream.missed(max(self.siblings.shown))
+
+
+@pytest.fixture
+def processes() -> Iterator[tuple[Process, Process]]:
+    page = shared_page()
+    try:
+        yield Process(page, 0), Process(page, 1)
+    finally:
+        os.close(page)
+
+
+def test_what_one_committed_another_waits_for(processes: tuple[Process, Process]) -> None:
+    """Its position is seen at once, and the wait ends with the notification."""
+    first, second = processes
+    assert not second.hearing.behind()
+    first.stream.announce(Change(before=10, count=2, rooms=[7]))
+    assert not first.hearing.behind()
+    assert second.hearing.behind()
+    waits = [Deferred.fromCoroutine(second.hearing.catch_up()) for _ in range(2)]
+    assert not waits[0].called
+    second.stream.announce(Change(before=10, count=2, rooms=[7], foreign=True))
+    assert [wait.called for wait in waits] == [True, True]
+    assert not second.hearing.behind()
+    assert not second.read
+
+
+def test_a_process_waits_for_what_lies_below_its_own_commit(processes: tuple[Process, Process]) -> None:
+    """Its client was told of position 13; until 11 and 12 are known, nothing at 13 can be shown."""
+    first, _second = processes
+    first.stream.announce(Change(before=12, count=1, rooms=[7]))
+    assert first.hearing.behind()
+    first.stream.announce(Change(before=10, count=2, rooms=[8], foreign=True))
+    assert not first.hearing.behind()
+
+
+def test_what_is_not_on_the_stream_is_waited_for_by_its_serial(processes: tuple[Process, Process]) -> None:
+    """Telling is seen at once; the serial that arrives after the news ends the wait."""
+    first, second = processes
+    told = Deferred.fromCoroutine(first.telling.told())
+    assert told.called
+    assert second.hearing.behind()
+    wait = Deferred.fromCoroutine(second.hearing.catch_up())
+    assert not wait.called
+    for payload in first.sent:
+        second.hearing.heard(payload)
+    assert wait.called
+    assert not second.hearing.behind()
+
+
+def test_what_never_arrives_is_read_from_the_database_once(processes: tuple[Process, Process]) -> None:
+    """All who wait too long share one reading."""
+    first, second = processes
+    first.stream.announce(Change(before=10, count=1))
+    Deferred.fromCoroutine(first.telling.told())
+    waits = [Deferred.fromCoroutine(second.hearing.catch_up()) for _ in range(3)]
+    second.clock.advance(LONGEST + 0.1)
+    assert all(wait.called for wait in waits)
+    assert second.read == 1
+    assert not second.hearing.behind()
+
+
+def test_a_request_that_ends_does_not_end_the_wait_of_others(processes: tuple[Process, Process]) -> None:
+    """Each waits by itself."""
+    first, second = processes
+    first.stream.announce(Change(before=10, count=1))
+    gone, stays = (Deferred.fromCoroutine(second.hearing.catch_up()) for _ in range(2))
+    gone.addErrback(lambda _failure: None)
+    gone.cancel()
+    assert not stays.called
+    second.stream.announce(Change(before=10, count=1, foreign=True))
+    assert stays.called
+
+
+def test_a_process_that_starts_again_goes_on_with_its_serials() -> None:
+    """Others don't take its new news for old."""
+    page = shared_page()
+    first, second = Process(page, 0), Process(page, 1)
+    Deferred.fromCoroutine(first.telling.told())
+    second.hearing.heard(first.sent[-1])
+    again = Process(page, 0)
+    Deferred.fromCoroutine(again.telling.told())
+    assert second.hearing.behind()
+    second.hearing.heard(again.sent[-1])
+    assert not second.hearing.behind()
+    # Whoever starts after that has nothing in memory that is older.
+    late = Process(page, 1)
+    late.hearing.listening()
+    assert not late.hearing.behind()
+    os.close(page)
