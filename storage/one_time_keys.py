@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """One-time and fallback keys: uploaded by devices, given out to those who want to talk to them.
 
-Owns that a one-time key is given out once: claiming is one statement, which locks the keys it takes and passes over
-those that others are taking just then.
+Owns that a one-time key is given out once: claiming is one statement, which locks the keys it takes, passes over those
+that others are taking just then, and has their owners told in the same commit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import psycopg2.errors
 
 from storage.database import Database, JsonRows, Prepared, Transaction
 
@@ -28,6 +30,8 @@ class ClaimedKeys(NamedTuple):
     """JSON object: user → device → `<algorithm>:<key id>` → key; None: nothing."""
     moved: Sequence[tuple[str, str]]
     """Users and devices that have a key less than before, or a fallback key that now is used."""
+    before: int
+    """The stream position before the one at which that moved; of no meaning if nothing did."""
 
 
 class KeyCounts(NamedTuple):
@@ -75,44 +79,9 @@ SELECT (SELECT json_object_agg(algorithm, n) FROM (
     EXISTS (SELECT FROM device_keys WHERE user_id = %(user_id)s AND device_id = %(device_id)s)
         OR EXISTS (SELECT FROM one_time_keys WHERE user_id = %(user_id)s AND device_id = %(device_id)s)
 """)
-_CLAIM = Prepared("""
-WITH wanted AS MATERIALIZED (
-    SELECT w ->> 0 AS user_id, w ->> 1 AS device_id, w ->> 2 AS algorithm FROM json_array_elements(%s) AS w
-), picked AS MATERIALIZED (
-    SELECT w.user_id, w.device_id, w.algorithm, k.key_id, k.key FROM wanted w
-    CROSS JOIN LATERAL (
-        SELECT o.key_id, o.key FROM one_time_keys o
-        WHERE o.user_id = w.user_id AND o.device_id = w.device_id AND o.algorithm = w.algorithm AND o.key IS NOT NULL
-        ORDER BY o.upload, o.key_id LIMIT 1 FOR UPDATE SKIP LOCKED
-    ) AS k
-), claimed AS (
-    UPDATE one_time_keys o SET key = NULL FROM picked p
-    WHERE o.user_id = p.user_id AND o.device_id = p.device_id AND o.algorithm = p.algorithm AND o.key_id = p.key_id
-), spare AS MATERIALIZED (
-    SELECT f.user_id, f.device_id, f.algorithm, f.key_id, f.key, f.used FROM wanted w
-    JOIN fallback_keys f USING (user_id, device_id, algorithm)
-    WHERE NOT EXISTS (SELECT FROM picked p
-        WHERE p.user_id = w.user_id AND p.device_id = w.device_id AND p.algorithm = w.algorithm)
-), unmarked AS MATERIALIZED (  -- who finds one locked leaves the mark to whoever is making it
-    SELECT f.user_id, f.device_id, f.algorithm FROM fallback_keys f
-    JOIN spare s USING (user_id, device_id, algorithm, key_id)
-    WHERE NOT f.used FOR UPDATE OF f SKIP LOCKED
-), marked AS (
-    UPDATE fallback_keys f SET used = true FROM unmarked u
-    WHERE f.user_id = u.user_id AND f.device_id = u.device_id AND f.algorithm = u.algorithm
-), given AS (
-    SELECT user_id, device_id, algorithm, key_id, key, true AS moved FROM picked
-    UNION ALL SELECT user_id, device_id, algorithm, key_id, key, NOT used FROM spare
-)
-SELECT (
-    SELECT '{' || string_agg(to_json(user_id)::text || ':{' || devices || '}', ',') || '}' FROM (
-        SELECT user_id, string_agg(to_json(device_id)::text || ':{' || to_json(algorithm || ':' || key_id)::text
-            || ':' || key || '}', ',') AS devices
-        FROM given GROUP BY user_id) AS users
-), CASE WHEN (SELECT count(*) FROM given WHERE moved) < (SELECT count(*) FROM wanted) THEN (
-    SELECT coalesce(json_agg(json_build_array(user_id, device_id)), '[]') FROM given WHERE moved
-) END
-""")
+_CLAIM = Prepared("SELECT keys, moved, before FROM claim_one_time_keys(%s, %s)")  # migration 0025
+_CLAIM_ATTEMPTS = 4
+"""A claim that holds keys waits for the stream, so that a device which is deleted meanwhile can make a circle."""
 
 
 class OneTimeKeyStore:
@@ -160,21 +129,32 @@ class OneTimeKeyStore:
         assert row is not None
         return KeyCounts(row[0] or {}, row[1] or [], row[2])
 
-    async def claim(self, wanted: Mapping[str, Mapping[str, str]]) -> ClaimedKeys:
+    async def claim(self, origin: str, wanted: Mapping[str, Mapping[str, str]]) -> ClaimedKeys:
         """Give out a one-time key each (user → device → algorithm), the fallback key where there is none left.
 
         Who has neither is left out. A one-time key is in at most one answer, ever: if the connection breaks before the
-        answer, those claimed are lost.
+        answer, those claimed are lost. What moved takes a stream position, of which the processes other than `origin`
+        are told.
         """
         asked = [
             (user_id, device_id, algorithm)
             for user_id, devices in wanted.items()
             for device_id, algorithm in devices.items()
         ]
-        row = await self._database.fetch_one("one_time_keys_claim", _CLAIM, (JsonRows(asked),), retry=False)
+        row = await self._claim(origin, asked)
         assert row is not None
-        keys, moved = row  # the second is NULL if all did
-        return ClaimedKeys(keys, [(each[0], each[1]) for each in (asked if moved is None else moved)])
+        keys, moved, before = row  # the second is NULL if all did
+        pairs = [(each[0], each[1]) for each in (asked if moved is None else moved)]
+        return ClaimedKeys(keys, pairs, 0 if before is None else before)
+
+    async def _claim(self, origin: str, asked: Sequence[tuple[str, str, str]]) -> tuple[Any, ...] | None:
+        params = (origin, JsonRows(asked))
+        for _ in range(_CLAIM_ATTEMPTS - 1):
+            try:
+                return await self._database.fetch_one("one_time_keys_claim", _CLAIM, params, retry=False)
+            except psycopg2.errors.DeadlockDetected:  # rolled back: nothing was given out
+                continue
+        return await self._database.fetch_one("one_time_keys_claim", _CLAIM, params, retry=False)
 
 
 def _rows(keys: Sequence[OneTimeKey]) -> JsonRows:

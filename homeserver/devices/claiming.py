@@ -14,7 +14,6 @@ from homeserver.devices.counts import KeyCounts
 from homeserver.devices.querying import LONGEST_TIMEOUT
 from homeserver.devices.remote import JsonObject, RemoteKeys
 from homeserver.errors import TooLarge
-from storage.one_time_keys import OneTimeKeyStore
 
 MOST_KEYS: Final = 10_000
 """In one request."""
@@ -38,12 +37,10 @@ class KeyClaim:
     def __init__(
         self,
         *,
-        store: OneTimeKeyStore,
         counts: KeyCounts,
         remote: RemoteKeys,
         is_local: Callable[[str], bool],
     ) -> None:
-        self._store = store
         self._counts = counts
         self._remote = remote
         self._is_local = is_local
@@ -51,9 +48,9 @@ class KeyClaim:
     async def claim(self, wanted: Wanted, timeout: float) -> ClaimAnswer:
         """For one of our users; other servers get `timeout` seconds. Raises TooLarge."""
         _check_size(wanted)
-        others = {each: devices for each, devices in wanted.items() if not self._is_local(each)}
-        if not others:
+        if all(map(self._is_local, wanted)):
             return ClaimAnswer(_encoded(await self._local(wanted)))
+        others = {each: devices for each, devices in wanted.items() if not self._is_local(each)}
         local = await self._local({each: wanted[each] for each in wanted if each not in others})
         remote = await self._remote.claim(others, min(timeout, LONGEST_TIMEOUT))
         keys = {} if local is None else orjson.loads(local)
@@ -69,9 +66,7 @@ class KeyClaim:
         """A JSON object with what our users' devices gave."""
         if not any(wanted.values()):
             return None
-        keys, moved = await self._store.claim(wanted)
-        await self._counts.moved(moved)
-        return keys
+        return await self._counts.claim(wanted)
 
 
 def _encoded(keys: str | None) -> Mapping[str, Any] | Fragment:

@@ -7,11 +7,13 @@ Owns the memory of it: every response carries the counts, so they are read once 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from homeserver.devices.news import DeviceNews
 from homeserver.devices.writing import Committer
+from homeserver.stream import Apart
+from storage.one_time_keys import ClaimedKeys
 from storage.one_time_keys import KeyCounts as Counts
 
 CAPACITY = 50_000
@@ -20,6 +22,8 @@ CAPACITY = 50_000
 
 class Store(Protocol):
     async def counts(self, user_id: str, device_id: str) -> Counts: ...
+
+    async def claim(self, origin: str, wanted: Mapping[str, Mapping[str, str]]) -> ClaimedKeys: ...
 
 
 class KeyCounts:
@@ -73,3 +77,18 @@ class KeyCounts:
         await self._committer.write(
             "key_counts", [{"origin": self._origin, "devices": devices}], landed=landed
         )
+
+    async def claim(self, wanted: Mapping[str, Mapping[str, str]]) -> str | None:
+        """Give out keys (user → device → algorithm) and have the clients told whose they are; see the store.
+
+        A JSON object of what was given: user → device → key; None if nothing was.
+        """
+        claimed = await self._committer.apart(lambda: self._claim(wanted))
+        return claimed.keys
+
+    async def _claim(self, wanted: Mapping[str, Mapping[str, str]]) -> Apart[ClaimedKeys]:
+        claimed = await self._store.claim(self._origin, wanted)
+        if not claimed.moved:
+            return Apart(claimed)
+        wake = self._news.counts_landed(claimed.moved, claimed.before + 1)
+        return Apart(claimed, claimed.before, 1, wake)

@@ -226,7 +226,7 @@ def build_device_services(
             remote=remote_keys,
             is_local=is_local,
         ),
-        claim=KeyClaim(store=one_time_keys, counts=counts, remote=remote_keys, is_local=is_local),
+        claim=KeyClaim(counts=counts, remote=remote_keys, is_local=is_local),
         cross_signing=CrossSigning(
             database=database,
             store=cross_signing,

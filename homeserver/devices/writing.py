@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
+
+from homeserver.stream import Apart
+
+T = TypeVar("T")
 
 
 class Committer(Protocol):
@@ -20,3 +24,5 @@ class Committer(Protocol):
         users: Sequence[str] = (),
         landed: Callable[[int], Iterable[str]] | None = None,
     ) -> Deferred[int]: ...
+
+    async def apart(self, commit: Callable[[], Awaitable[Apart[T]]]) -> T: ...

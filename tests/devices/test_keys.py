@@ -8,10 +8,11 @@ from typing import Any
 import orjson
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from homeserver.devices import uploading
 from homeserver.errors import BadJson, Forbidden, InvalidParam, InvalidSignature, TooLarge
-from storage.database import Database
+from storage.database import Database, Transaction
 from storage.one_time_keys import OneTimeKeyStore
 from tests.devices.devices_fixture import Device, Identity, Process
 from tests.reactor import reactor
@@ -181,9 +182,68 @@ async def test_a_claim_tells_whose_keys_became_fewer(database: Database) -> None
     fallback = laptop.one_time_keys(1)[f"{ALGORITHM}:000000"]
     await process.upload(laptop, fallback_keys={f"{ALGORITHM}:fall": fallback})
     wanted = {ALICE: {"PHONE": ALGORITHM}, BOB: {"LAPTOP": ALGORITHM}}
-    store = OneTimeKeyStore(database)
-    moved = [set((await store.claim(wanted)).moved) for _ in range(3)]
+    store, position = OneTimeKeyStore(database), process.position
+    claims = [await store.claim("test", wanted) for _ in range(3)]
+    moved = [set(claim.moved) for claim in claims]
+    assert [claim.before for claim in claims] == [position, position + 1, 0]  # a claim in vain takes none
     assert moved == [{(ALICE, "PHONE"), (BOB, "LAPTOP")}, {(ALICE, "PHONE")}, set()]
+
+
+async def test_a_claim_and_its_news_are_one_commit(database: Database) -> None:
+    """Whoever sees that a key is gone sees the position at which its owner is told."""
+    process, other = await Process.open(database), await Process.open(database)
+    phone = await process.log_in(ALICE, "PHONE")
+    await process.upload(phone, 1)
+    await other.reached(process.position)
+    since = process.position
+    listener = process.engine.stream.listen(ALICE)
+    woken = listener.wait()
+    assert (await process.claim({ALICE: {"PHONE": ALGORITHM}}, 1)).one_time_keys
+    assert process.position > since
+    assert woken.called
+    await other.reached(process.position)
+    for each in (process, other):
+        assert each.devices.counts.may_have_moved(ALICE, "PHONE", since)
+        assert (await each.devices.counts.of(ALICE, "PHONE")).one_time == {}
+
+
+async def test_a_claim_and_a_log_out_and_a_message_do_not_wait_for_each_other_for_ever(
+    database: Database, database_url: str
+) -> None:
+    """The claim holds the key and wants the stream, the log-out the device and the key, the message the stream."""
+    process, other = await Process.open(database), Database(reactor, database_url)
+    phone = await process.log_in(ALICE, "PHONE")
+    await process.upload(phone, 1)
+    store = OneTimeKeyStore(other)
+    circle: list[Deferred[Any]] = []
+
+    async def hold(txn: Transaction) -> None:
+        await txn.execute("take", "UPDATE stream SET position = position + 1")
+        circle.append(Deferred.fromCoroutine(store.claim("other", {ALICE: {"PHONE": ALGORITHM}})))
+        await _blocked(database, 1)
+        circle.append(Deferred.fromCoroutine(_log_out(other)))
+        await _blocked(database, 2)
+        await txn.fetch("device", "SELECT FROM devices WHERE device_id = 'PHONE' FOR KEY SHARE")
+
+    await other.transaction("hold", hold)
+    claimed, _ = await gatherResults(circle)
+    assert (claimed.keys is None) is (claimed.moved == [])  # the log-out may have been first
+    assert await database.fetch("left", "SELECT 1 FROM one_time_keys WHERE key IS NOT NULL") == []
+    await other.close()
+
+
+async def _log_out(database: Database) -> None:
+    async def delete(txn: Transaction) -> None:
+        await txn.execute("log_out", "DELETE FROM devices WHERE device_id = 'PHONE'")
+
+    await database.transaction("log_out", delete)
+
+
+async def _blocked(database: Database, count: int) -> None:
+    """Return when so many sessions of the test's database wait for locks."""
+    blocked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while len(await database.fetch("blocked", blocked)) < count:
+        await deferLater(reactor, 0.01)
 
 
 async def test_eight_at_once_never_get_the_same_key(database: Database, database_url: str) -> None:
@@ -202,7 +262,7 @@ async def test_eight_at_once_never_get_the_same_key(database: Database, database
         for device in devices[::-1] if backwards else devices:
             wanted.setdefault(device.user_id, {})[device.device_id] = ALGORITHM
         for _ in range(15):
-            keys, _ = await store.claim(wanted)
+            keys = (await store.claim("test", wanted)).keys
             got += [
                 (user_id, device_id, name)
                 for user_id, given in orjson.loads(keys or "{}").items()

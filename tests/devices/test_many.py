@@ -57,10 +57,10 @@ async def test_keys_of_five_hundred_users_are_one_query(database: Database) -> N
     assert answer.device_keys["@u2:localhost"] == {"D1": {"device_id": "D1", "unsigned": {}}}
 
 
-async def test_claiming_from_a_hundred_devices_is_a_query_and_a_commit(database: Database) -> None:
+async def test_claiming_from_a_hundred_devices_is_one_statement(database: Database) -> None:
     process = await _crowd(database)
     wanted = {f"@u{n}:localhost": {"D1": "signed_curve25519"} for n in range(1, 101)}
-    async with _sent(database, "one_time_keys_claim", "stream_commit"):
+    async with _sent(database, "one_time_keys_claim"):
         answer = await process.claim(wanted)
     assert set(answer.one_time_keys) == set(wanted)
     assert answer.one_time_keys["@u1:localhost"] == {"D1": {"signed_curve25519:k": {"key": "x"}}}
