@@ -6,11 +6,12 @@ Owns the steps every request takes:
 
 1. OPTIONS is answered without looking further;
 2. no route: 404 or 405 M_UNRECOGNIZED;
-3. where other processes have told what was not heard here yet, it is waited for (`hearing.py`);
-4. authentication and the route's policy on guests, locked and suspended accounts;
-5. the rate limit of the route's class, by user, by server, or by address where nobody is known;
-6. the handler;
-7. its reply or error becomes a response, a line in the access log and an observation.
+3. while there is too much to do, a turn is waited for, or the request refused (`admission.py`);
+4. where other processes have told what was not heard here yet, it is waited for (`hearing.py`);
+5. authentication and the route's policy on guests, locked and suspended accounts;
+6. the rate limit of the route's class, by user, by server, or by address where nobody is known;
+7. the handler;
+8. its reply or error becomes a response, a line in the access log and an observation.
 
 A failure that is not a refusal is logged with the request's id and answered 500 M_UNKNOWN, saying nothing of itself.
 """
@@ -49,9 +50,11 @@ from homeserver.protocol.errors import ProtocolError
 from homeserver.spooling import Spool, SpoolRoom
 from homeserver.web import compression, files
 from homeserver.web.addresses import ProxyTrust
+from homeserver.web.admission import Admission, Entry
 from homeserver.web.authentication import Authenticator, Requester, ServerAuthenticator, token_of
 from homeserver.web.channel import Channel, Timeouts
 from homeserver.web.clock import Clock
+from homeserver.web.door import Doorway
 from homeserver.web.exchange import Exchange
 from homeserver.web.hearing import Hearing, NoOthers
 from homeserver.web.query import Query
@@ -101,8 +104,10 @@ class Site(ServerFactory):
         spools: SpoolRoom | None = None,
         secure: bool = False,
         hearing: Hearing | None = None,
+        admission: Admission | None = None,
     ) -> None:
-        """`spools`: None where no route spools its bodies. `hearing`: what to wait for before a request is served."""
+        """`spools`: None where no route spools its bodies. `hearing`: what to wait for before a request is served.
+        `admission`: who has a turn while there is too much to do; None: everybody."""
         self.clock = clock
         self.router = router
         self.timeouts = timeouts
@@ -122,6 +127,8 @@ class Site(ServerFactory):
         self._spools = spools
         self._secure = secure
         self._hearing = NoOthers() if hearing is None else hearing
+        self._admission = Admission(clock) if admission is None else admission
+        self._doorway = Doorway(self._admission, trust, self._begin, self._refuse)
         self._ids = itertools.count(1)
         self._id_prefix = secrets.token_hex(3)
         self._date = (0, b"")
@@ -150,12 +157,8 @@ class Site(ServerFactory):
         if exchange.match is None:
             self._unmatched(exchange)
             return
-        self.running.add(exchange)
-        self._metrics.in_flight += 1
-        work = Deferred.fromCoroutine(self._run(exchange, exchange.match.route))
-        if not work.called:
-            exchange.runs(work)
-        work.addErrback(_log_broken)
+        if not self._admission.busy or self._doorway.ask(exchange):
+            self._begin(exchange, None)
 
     def body_limit(self, route: Route) -> int:
         """Bytes that a request to the route may bring."""
@@ -192,7 +195,23 @@ class Site(ServerFactory):
 
     # Steps
 
-    async def _run(self, exchange: Exchange, route: Route) -> None:
+    def _begin(self, exchange: Exchange, entry: Entry | None) -> None:
+        assert exchange.match is not None
+        self.running.add(exchange)
+        self._metrics.in_flight += 1
+        work = Deferred.fromCoroutine(self._run(exchange, exchange.match.route, entry))
+        if not work.called:
+            exchange.runs(work)
+        work.addErrback(_log_broken)
+
+    def _refuse(self, exchange: Exchange, error: LimitExceeded) -> None:
+        """There is too much to do; or the client left before its turn."""
+        assert exchange.match is not None
+        if exchange.spool is not None:
+            exchange.spool.discard()
+        self._fail(exchange, exchange.match.route, error)
+
+    async def _run(self, exchange: Exchange, route: Route, entry: Entry | None) -> None:
         request_id.set(exchange.id)
         try:
             await self._send(exchange, await self._reply(exchange, route))
@@ -203,6 +222,8 @@ class Site(ServerFactory):
                 exchange.spool.discard()
             self.running.discard(exchange)
             self._metrics.in_flight -= 1
+            if entry is not None:
+                self._admission.done(entry)
 
     async def _admit(self, exchange: Exchange, channel: Channel) -> None:
         """Refuse the sender here; what is complete by now is judged, and answered, as every request."""
@@ -254,6 +275,8 @@ class Site(ServerFactory):
                 self._limits.take("server_unproven", address, 1 + size / _UNPROVEN_BYTES)
             raise
         exchange.user = request.origin_or_none = origin
+        if self._admission.busy:
+            self._doorway.proved(address, origin)
 
     def _request(self, exchange: Exchange, route: Route) -> MatrixRequest:
         assert exchange.channel is not None

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is let in, who waits and who is refused while the process has more to do than it can.
+
+Owns that decision, for requests over HTTP and for those of WebSockets alike. While nothing is overloaded `busy` is
+False, and to look at it is all that a request pays. Under strain
+
+- a bounded number of requests is carried out at a time, heavy ones (see `kinds`) apart and few;
+- the others wait, users and rooms by turns (see `turns`), and who has gone away meanwhile is forgotten;
+- who would wait too long, by what the queue moved lately and whoever stands before, is refused at once;
+- who goes on asking after many refusals gets the next one late: a client that heeds no answer is slowed by its own
+  connections, or the refusals themselves would take the place of the work;
+- what is free goes by, as long as its user does not live on it.
+
+What has begun is carried out. A place is counted for a while only: a request that takes longer waits for something
+else, another server perhaps, and takes nobody's turn.
+"""
+
+import logging
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred
+
+from homeserver.errors import LimitExceeded
+from homeserver.web.clock import Clock
+from homeserver.web.kinds import Kind
+from homeserver.web.turns import Turns
+
+log = logging.getLogger(__name__)
+
+MOST_RUNNING: Final = 64
+"""Ordinary requests at a time: enough that commits of many rooms and of a busy one go together."""
+MOST_HEAVY: Final = 8
+"""The same of heavy ones while no ordinary one waits,"""
+FEW_HEAVY: Final = 2
+"""and while some do."""
+MOST_WAITING: Final = {Kind.ORDINARY: 1000, Kind.HEAVY: 200}
+MOST_OF_USER: Final = {Kind.ORDINARY: 32, Kind.HEAVY: 4}
+PATIENCE: Final = {Kind.ORDINARY: 2.5, Kind.HEAVY: 5.0}
+"""Seconds that a request may wait: beyond, whoever sent it is better served by knowing."""
+PLACE_SECONDS: Final = {Kind.ORDINARY: 2.0, Kind.HEAVY: 5.0}
+"""After which a request that runs takes no place any more."""
+FREE_PER_SECOND: Final = 20
+"""Of one user; what is beyond waits like all else."""
+PATIENT_REFUSALS: Final = 5
+"""Of one user in a second that are answered at once,"""
+HOLD: Final = 1.0
+"""and how many seconds the others are held,"""
+MOST_HELD: Final = 2000
+"""so many at most."""
+_LONGEST_RETRY: Final = 30.0
+_STARTS_AT_ONCE: Final = 200
+"""Of one turn of the reactor."""
+
+
+def _nobody(_token: str) -> str | None:
+    return None
+
+
+class Entry:
+    """A request before it is carried out.
+
+    `begin` carries it out, and has `Admission.done` called in the end; `refuse` answers that it is not, or lets go
+    of it where `gone` tells that nobody waits for an answer any more. One of the two is called, once.
+    """
+
+    __slots__ = ("begin", "gone", "kind", "refuse", "room", "since", "takes_place", "user")
+
+    def __init__(
+        self,
+        *,
+        kind: Kind,
+        user: str,
+        room: str | None,
+        begin: Callable[["Entry"], None],
+        refuse: Callable[[LimitExceeded], None],
+        gone: Callable[[], bool],
+        takes_place: bool = True,
+    ) -> None:
+        """`user`: whom it counts for, a server or an address where nobody is logged in. `takes_place`: False for what
+        mostly waits."""
+        self.kind = kind
+        self.user = user
+        self.room = room
+        self.begin = begin
+        self.refuse = refuse
+        self.gone = gone
+        self.takes_place = takes_place
+        self.since = 0.0
+
+
+class _Lane:
+    """Requests of one kind: those that wait and those that run."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.turns: Turns[Entry] = Turns()
+        self.running: OrderedDict[Entry, float] = OrderedDict()
+        """With the time each began, the oldest first."""
+        self.rate = 0.0
+        """How many began per second lately; 0 while nobody knows."""
+        self.began = 0
+
+    def too_long(self, user: str) -> str | None:
+        """Why one more request of the user would wait in vain."""
+        if len(self.turns) >= MOST_WAITING[self.kind]:
+            return "queue"
+        if self.turns.waiting_of(user) >= MOST_OF_USER[self.kind]:
+            return "share"
+        return "share" if self.wait(user) > PATIENCE[self.kind] else None
+
+    def wait(self, user: str) -> float:
+        """Seconds until one more request of the user would have its turn, about."""
+        if self.rate <= 0.0:
+            return 0.0
+        return 2 * (self.turns.waiting_of(user) + 1) * (self.turns.users + 1) / self.rate
+
+    def lapse(self, now: float) -> None:
+        """Forget those that run for so long that they must wait for something."""
+        latest = now - PLACE_SECONDS[self.kind]
+        while self.running and next(iter(self.running.values())) < latest:
+            self.running.popitem(last=False)
+
+
+class Admission(Collector):
+    """One per process; also a collector of its figures."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        remembered: Callable[[str], str | None] = _nobody,
+        figures: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
+        """`remembered`: from a token to its user, where that is in memory. `figures`: seconds by sign (see `strain`).
+
+        Without anybody who calls `looked` everybody is let in.
+        """
+        self.busy = False
+        """Whether requests must ask. All others may look at this and go on."""
+        self.remembered = remembered
+        self._clock = clock
+        self._figures = figures
+        self._strained = False
+        self._short_of_memory = False
+        self._ordinary = _Lane(Kind.ORDINARY)
+        self._heavy = _Lane(Kind.HEAVY)
+        self._dispatching = False
+        self._counted_since = 0.0
+        self._free: dict[str, int] = {}
+        self._refusals: dict[str, int] = {}
+        self._held: deque[tuple[float, Entry, LimitExceeded]] = deque()
+        self._refused: dict[tuple[str, str], int] = {}
+        self._left = 0
+        self._random = random.Random()
+
+    # From those who ask
+
+    def passes_free(self, user: str) -> bool:
+        """Whether a free request of the user goes by without asking further."""
+        count = self._free[user] = self._free.get(user, 0) + 1
+        return count <= FREE_PER_SECOND
+
+    def ask(self, entry: Entry) -> None:
+        """Have it begun, now or in its turn, or refused."""
+        entry.since = self._clock.seconds()
+        lane = self._lane(entry)
+        if not len(lane.turns) and self._has_place(lane):
+            self._begin(lane, entry)
+            return
+        reason = lane.too_long(entry.user)
+        if reason is None and self._short_of_memory and lane is self._heavy:
+            reason = "memory"
+        if reason is None:
+            lane.turns.put(entry, entry.user, entry.room)
+        else:
+            self._refuse(lane, entry, reason)
+
+    async def turn(self, user: str, room: str | None) -> Entry | None:
+        """Wait for the turn of a request that is no exchange; give what it got to `done`. Raises LimitExceeded."""
+        if not self.busy:
+            return None
+        waiting: Deferred[Entry] = Deferred()
+        entry = Entry(
+            kind=Kind.ORDINARY,
+            user=user,
+            room=room,
+            begin=waiting.callback,
+            refuse=waiting.errback,
+            gone=lambda: waiting.called,
+        )
+        self.ask(entry)
+        return await waiting
+
+    def done(self, entry: Entry) -> None:
+        """What had begun has ended."""
+        lane = self._lane(entry)
+        if lane.running.pop(entry, None) is not None and len(lane.turns):
+            self._dispatch()
+
+    # From those who measure
+
+    def looked(self, strained: bool, *, short_of_memory: bool = False) -> None:
+        """A look at the process; called many times a second while `busy`."""
+        if strained is not self._strained:
+            self._strained = strained
+            log.info(
+                "more is asked for than can be done" if strained else "all that is asked for can be done"
+            )
+        self._short_of_memory = short_of_memory
+        if not strained and not self.busy:
+            return
+        now = self._clock.seconds()
+        self.busy = strained or bool(len(self._ordinary.turns) or len(self._heavy.turns) or self._held)
+        if not self.busy:
+            self._forget()
+            return
+        for lane in (self._ordinary, self._heavy):
+            lane.lapse(now)
+        if now - self._counted_since >= 1.0:
+            self._count(now)
+        while self._held and self._held[0][0] <= now:
+            _, entry, error = self._held.popleft()
+            entry.refuse(error)
+        self._dispatch()
+
+    def _count(self, now: float) -> None:
+        elapsed = now - self._counted_since
+        for lane in (self._ordinary, self._heavy):
+            if elapsed < 5.0:  # else it is the first second of a strain
+                rate = lane.began / elapsed
+                lane.rate = rate if lane.rate <= 0.0 else (lane.rate + rate) / 2
+            lane.began = 0
+        self._free.clear()
+        self._refusals.clear()
+        self._counted_since = now
+
+    def _forget(self) -> None:
+        for lane in (self._ordinary, self._heavy):
+            lane.running.clear()
+            lane.rate = 0.0
+        self._free.clear()
+        self._refusals.clear()
+        self._counted_since = 0.0
+
+    # Turns
+
+    def _lane(self, entry: Entry) -> _Lane:
+        return self._heavy if entry.kind is Kind.HEAVY else self._ordinary
+
+    def _has_place(self, lane: _Lane) -> bool:
+        if lane is self._ordinary:
+            return len(lane.running) < MOST_RUNNING
+        return len(lane.running) < (FEW_HEAVY if len(self._ordinary.turns) else MOST_HEAVY)
+
+    def _begin(self, lane: _Lane, entry: Entry) -> None:
+        lane.began += 1
+        if entry.takes_place:
+            lane.running[entry] = self._clock.seconds()
+        entry.begin(entry)
+
+    def _dispatch(self) -> None:
+        if self._dispatching:  # one that began has ended at once: the loop below goes on
+            return
+        self._dispatching = True
+        try:
+            left = _STARTS_AT_ONCE
+            for lane in (self._ordinary, self._heavy):
+                while left and len(lane.turns) and self._has_place(lane):
+                    left -= self._take(lane)
+        finally:
+            self._dispatching = False
+
+    def _take(self, lane: _Lane) -> int:
+        """Begin the next, if it is still wanted; gives how many began."""
+        entry = lane.turns.take()
+        assert entry is not None
+        if entry.gone():
+            self._left += 1
+            entry.refuse(LimitExceeded(1000))
+        elif self._clock.seconds() - entry.since > PATIENCE[lane.kind]:
+            self._refuse(lane, entry, "late")
+        else:
+            self._begin(lane, entry)
+            return 1
+        return 0
+
+    def _refuse(self, lane: _Lane, entry: Entry, reason: str) -> None:
+        key = (lane.kind.name.lower(), reason)
+        self._refused[key] = self._refused.get(key, 0) + 1
+        wait = min(max(lane.wait(entry.user), 1.0), _LONGEST_RETRY)
+        # Jittered, or all who were refused together would come back together.
+        error = LimitExceeded(int(wait * self._random.uniform(1000, 2000)), "The server is busy")
+        count = self._refusals[entry.user] = self._refusals.get(entry.user, 0) + 1
+        if count > PATIENT_REFUSALS and len(self._held) < MOST_HELD:
+            self._held.append((self._clock.seconds() + HOLD, entry, error))
+        else:
+            entry.refuse(error)
+
+    # Figures
+
+    def statistics(self) -> dict[str, int]:
+        """`waiting`, `running`, `held` and `refused`, of all kinds."""
+        lanes = (self._ordinary, self._heavy)
+        return {
+            "waiting": sum(len(lane.turns) for lane in lanes),
+            "running": sum(len(lane.running) for lane in lanes),
+            "held": len(self._held),
+            "refused": sum(self._refused.values()),
+        }
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families of this moment."""
+        refused = CounterMetricFamily(
+            "lares_overload_refused",
+            "Requests refused because of overload, by kind and reason.",
+            labels=("kind", "reason"),
+        )
+        for (kind, reason), count in sorted(self._refused.items()):
+            refused.add_metric((kind, reason), count)
+        yield refused
+        yield CounterMetricFamily(
+            "lares_overload_left", "Requests whose client left before their turn.", value=self._left
+        )
+        waiting = GaugeMetricFamily("lares_overload_waiting", "Requests that wait.", labels=("kind",))
+        running = GaugeMetricFamily(
+            "lares_overload_running", "Requests that have begun under overload.", labels=("kind",)
+        )
+        for lane in (self._ordinary, self._heavy):
+            waiting.add_metric((lane.kind.name.lower(),), len(lane.turns))
+            running.add_metric((lane.kind.name.lower(),), len(lane.running))
+        yield waiting
+        yield running
+        yield GaugeMetricFamily("lares_overload_held", "Refusals that are held back.", value=len(self._held))
+        yield GaugeMetricFamily("lares_overload", "1 while requests must wait.", value=int(self.busy))
+        delays = GaugeMetricFamily(
+            "lares_overload_delay_seconds", "What everybody waits for at the moment.", labels=("sign",)
+        )
+        for sign, seconds in self._figures().items():
+            delays.add_metric((sign,), seconds)
+        yield delays
