@@ -32,6 +32,11 @@ class Authentication:
         self._sightings.note(owner.user_id, owner.device_id, ip, user_agent)
         return owner
 
+    def remembered(self, token: str) -> str | None:
+        """The user whose token it is, if that is in memory; it may have been revoked since, or have expired."""
+        owner = self._cache.get(token_hash(token))
+        return None if owner is None else owner.user_id
+
     async def owner_of(self, token: str) -> TokenOwner:
         """Who holds a token in force.
 

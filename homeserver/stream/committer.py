@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -124,6 +125,7 @@ class Committer:
         self._rooms: list[_PendingRoom] = []
         self._writes: list[_PendingWrite] = []
         self._running = False
+        self._began = 0.0
         self._unsure = False
         """Whether a commit's outcome is still unknown because the database did not answer in time."""
         self._idle: list[Deferred[None]] = []
@@ -194,7 +196,12 @@ class Committer:
             for deferred in idle:
                 deferred.callback(None)
 
+    def commit_age(self) -> float:
+        """Seconds since the commit under way began; 0 if there is none."""
+        return perf_counter() - self._began if self._running else 0.0
+
     async def _commit_next(self) -> None:
+        self._began = perf_counter()
         if self._unsure and not await self._make_sure():
             return
         await self._commit(*self._take())

@@ -137,6 +137,10 @@ class Database:
     def _gauges(self) -> dict[str, int]:
         return self._pool.gauges()
 
+    def oldest_wait(self) -> float:
+        """Seconds that the oldest waiting operation has waited for a connection; 0 if none waits."""
+        return self._pool.oldest_wait()
+
     def statistics(self) -> dict[str, int]:
         """`connections`, `connections_idle`, `connections_opening`, `waiting` (operations in the queue)."""
         return self._pool.gauges()

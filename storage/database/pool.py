@@ -274,6 +274,10 @@ class Pool:
         self._idle.clear()
         self._closing.callback(None)
 
+    def oldest_wait(self) -> float:
+        """Seconds that the oldest waiting operation has waited for a connection."""
+        return perf_counter() - self._queue[0].started if self._queue else 0.0
+
     def gauges(self) -> dict[str, int]:
         """Figures of the moment: connections open, those idle, and operations waiting."""
         return {
