@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from storage.database import Database
 
 _NOTIFY = "SELECT count(pg_notify(%s, payload)) FROM unnest(%s::text[]) AS payload"
+_NOTIFY_EACH = (
+    "SELECT count(pg_notify(channel, payload)) FROM unnest(%s::text[], %s::text[]) AS n(channel, payload)"
+)
 
 
 class NotificationStore:
@@ -26,3 +29,8 @@ class NotificationStore:
     async def notify_all(self, channel: str, payloads: Sequence[str]) -> None:
         """Send several, in their order."""
         await self._database.fetch_one("notify", _NOTIFY, (channel, list(payloads)), retry=False)
+
+    async def notify_each(self, notifications: Sequence[tuple[str, str]]) -> None:
+        """Send several of (channel, payload), in their order, all or none."""
+        channels, payloads = zip(*notifications, strict=True)
+        await self._database.fetch_one("notify", _NOTIFY_EACH, (list(channels), list(payloads)), retry=False)

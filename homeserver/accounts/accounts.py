@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts the services of accounts together. Owns the order of building, starting and stopping them, and nothing else."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,11 +93,15 @@ def build_accounts(
     departures: DepartingUser,
     guesses: GuessLimits,
     clock: Clock = now_ms,
+    told: Callable[[], Awaitable[None]] | None = None,
 ) -> Accounts:
-    """Build the services of accounts. Nothing runs before `start`, but a thread pool waits for passwords."""
+    """Build the services of accounts. Nothing runs before `start`, but a thread pool waits for passwords.
+
+    `told`: awaited after tokens were revoked, so that all processes know; see `TokenCache`.
+    """
     users, devices, tokens = UserStore(database), DeviceStore(database), TokenStore(database)
     uia_sessions, registration_tokens = UiaSessionStore(database), RegistrationTokenStore(database)
-    cache = TokenCache(clock)
+    cache = TokenCache(clock, told=told)
     hasher = PasswordHasher(reactor, time_cost=config.passwords.argon2_time_cost)
     passwords = PasswordCheck(users, hasher, guesses)
     usernames = Usernames(config.server_name, users)

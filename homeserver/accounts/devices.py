@@ -62,4 +62,4 @@ class OwnDevices:
         )
         await self._uia.require(operation, auth)
         await self._devices.delete(actor.user_id, wanted)
-        self._cache.forget(actor.user_id)
+        await self._cache.revoke(actor.user_id)

@@ -78,4 +78,7 @@ class Login:
                 raise UserLocked
             return await self._sessions.open_txn(txn, user_id, device)
 
-        return await self._database.transaction("login", work)
+        opened = await self._database.transaction("login", work)
+        if opened is not None and device.device_id is not None:
+            await self._sessions.replaced(user_id)
+        return opened

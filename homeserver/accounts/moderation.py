@@ -47,7 +47,7 @@ class Moderation:
             raise Forbidden("That user is a server admin")
         if not await self._users.set_flag(user_id, standing, value):
             raise NotFound("User not found")
-        self._cache.forget(user_id)
+        await self._cache.revoke(user_id)
 
     async def whois(self, actor: Actor, user_id: str) -> Sequence[Device]:
         """The devices of a user, for an administrator or the user alone. Raises Forbidden, InvalidParam, NotFound."""
@@ -72,7 +72,7 @@ class Moderation:
             raise Forbidden("A guest cannot administer the server")
         if not await self._users.set_flag(user_id, "admin", value):
             raise NotFound("User not found")
-        self._cache.forget(user_id)
+        await self._cache.revoke(user_id)
 
     async def _moderated(self, actor: Actor, user_id: str) -> User:
         _check_admin(actor)

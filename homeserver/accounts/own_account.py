@@ -75,7 +75,7 @@ class OwnAccount:
         """
         await self._uia.require(_operation("POST account/deactivate", actor), auth)
         await self._users.deactivate(actor.user_id, erase=erase)
-        self._cache.forget(actor.user_id)
+        await self._cache.revoke(actor.user_id)
         await self._depart(actor.user_id, erase=erase)
 
     async def finish_departures(self) -> int:

@@ -84,7 +84,7 @@ class Sessions:
     async def open_txn(self, txn: Transaction, user_id: str, request: DeviceRequest) -> LoggedIn:
         """Log a user in whose row the transaction created or holds locked.
 
-        A device the user has already keeps its name and loses the tokens it had.
+        A device the user has already keeps its name and loses the tokens it had, and `replaced` is due afterwards.
         """
         now = self._clock()
         device_id = request.device_id or new_device_id()
@@ -93,7 +93,6 @@ class Sessions:
             await self._tokens.issue_txn(txn, user_id, device_id, issued, now)
         else:
             await self._tokens.replace_txn(txn, user_id, device_id, issued, now)
-            txn.after_commit(lambda: self._cache.forget(user_id))
         return made
 
     async def refresh(self, refresh_token: str) -> LoggedIn:
@@ -116,16 +115,20 @@ class Sessions:
             expires_in_ms=made.expires_in_ms,
         )
 
+    async def replaced(self, user_id: str) -> None:
+        """Return once no process takes the tokens any more that a committed `open_txn` replaced."""
+        await self._cache.revoke(user_id)
+
     async def close(self, actor: Actor) -> None:
         """Log the requester's device out: it is deleted with everything that is its own."""
         if actor.device_id is not None:
             await self._devices.delete(actor.user_id, [actor.device_id])
-            self._cache.forget(actor.user_id)
+            await self._cache.revoke(actor.user_id)
 
     async def close_all(self, user_id: str, *, but: str | None = None) -> None:
         """Log out every device of a user except `but`."""
         await self._devices.delete_others(user_id, but)
-        self._cache.forget(user_id)
+        await self._cache.revoke(user_id)
 
     def _new_tokens(
         self, user_id: str, device_id: str, now: int, *, refresh: bool

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this process remembers of access tokens, so that most requests are authenticated without a query.
 
-Owns the memory and when to forget. Three rules keep it right: whatever changes a user's tokens, rights or standing
-names the user on the channel `storage.tokens.REVOKED`, in the same transaction; a look-up that was under way while
+Owns the memory and when to forget. Four rules keep it right: whatever changes a user's tokens, rights or standing
+names the user on the channel `storage.tokens.REVOKED`, in the same transaction; whoever made the change awaits `revoke`
+before answering, so that no process answers the next request by what it remembers; a look-up that was under way while
 anything was forgotten is not remembered, as it may have read what is no more; and nothing is remembered for longer
 than a minute, which bounds the time an outage of the notifying connection can matter.
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from homeserver.accounts.credentials import Clock
 from storage.tokens import TokenOwner
@@ -19,8 +20,11 @@ _LIFETIME_MS = 60_000
 class TokenCache:
     """Owners of access tokens by digest, least recently used first; and who wants to hear of a user's changes."""
 
-    def __init__(self, clock: Clock, *, size: int = 20_000) -> None:
-        """Remembers up to `size` tokens (each some 500 bytes)."""
+    def __init__(
+        self, clock: Clock, *, size: int = 20_000, told: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Remembers up to `size` tokens (each some 500 bytes). `told`: see `homeserver.stream.telling.Telling.told`."""
+        self._told = told
         self._clock = clock
         self._size = size
         self._entries: OrderedDict[bytes, tuple[TokenOwner, int]] = OrderedDict()
@@ -57,6 +61,15 @@ class TokenCache:
             self._entries.pop(token_hash, None)
         for callback in list(self._watchers.get(user_id, ())):
             callback()
+
+    async def revoke(self, user_id: str) -> None:
+        """`forget`, and return once the other processes forget, too, before they answer anybody.
+
+        To be awaited once the change stands.
+        """
+        self.forget(user_id)
+        if self._told is not None:
+            await self._told()
 
     def forget_all(self) -> None:
         """Forget everything, as notifications may have been missed; every watcher is told."""

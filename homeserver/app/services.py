@@ -68,7 +68,6 @@ from storage.cross_signing import CrossSigningStore
 from storage.delayed_events import DelayedEventStore
 from storage.gaps import GapStore
 from storage.key_backups import KeyBackupStore
-from storage.notifications import NotificationStore
 from storage.presence import PresenceStore
 from storage.profiles import ProfileStore
 from storage.published_rooms import PublishedRoomStore
@@ -205,6 +204,7 @@ def build_services(
             DelayedDeparture(DelayedEventStore(core.database)),
         ),
         guesses=GuessBrake(limits),
+        told=core.telling.told,
     )
     users, published = UserStore(core.database), PublishedRoomStore(core.database)
     relations, permissions = RelationStore(core.database), InvitePermissions(data.account_data)
@@ -339,8 +339,6 @@ def _build_user_data(
     elsewhere: Elsewhere,
 ) -> UserData:
     database, stream = core.database, core.stream
-    notifications = NotificationStore(database)
-
     readers = readers_of(core)
     kept = UserDataCache()
     account_data = AccountData(
@@ -386,7 +384,7 @@ def _build_user_data(
         user_rooms=core.user_rooms,
         listeners=stream.listeners,
         elsewhere=elsewhere.presence,
-        notify=notifications.notify_all,
+        notify=core.telling.notify_all,
         scheduler=reactor,
         serial=clock.next,
         now=now_ms,
@@ -411,7 +409,7 @@ def _build_user_data(
             origin=core.origin,
             gate=core.gate,
             news=typing_news,
-            notify=notifications.notify,
+            notify=core.telling.notify,
             elsewhere=elsewhere.typing,
         ),
         typing_news=typing_news,

@@ -17,11 +17,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from operator import gt
-from typing import Protocol
+from typing import Any, Protocol
 
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred, TimeoutError
-from twisted.internet.interfaces import IReactorTime
 
 from homeserver.stream.siblings import Neighbourhood
 from homeserver.stream.waiting import Waiting
@@ -51,7 +50,7 @@ class Hearing:
     def __init__(
         self,
         *,
-        reactor: IReactorTime,
+        reactor: Any,
         stream: Shown,
         siblings: Neighbourhood,
         read_up: Callable[[], Awaitable[None]],

@@ -18,7 +18,7 @@ from homeserver.stream.siblings import Neighbourhood
 
 
 class Notifier(Protocol):
-    def notify_all(self, channel: str, payloads: Sequence[str]) -> Awaitable[None]: ...
+    def notify_each(self, notifications: Sequence[tuple[str, str]]) -> Awaitable[None]: ...
 
 
 class Telling:
@@ -30,6 +30,7 @@ class Telling:
         self._has_siblings = len(siblings.told) > 1
         self._serial = siblings.told[siblings.number] if self._has_siblings else 0
         self._under_way = False
+        self._news: list[tuple[str, str]] = []
         self._waiting: list[Deferred[None]] = []
 
     async def told(self) -> None:
@@ -37,22 +38,25 @@ class Telling:
 
         To be awaited after such a commit and before its client is answered. Many that come at once share a statement.
         """
-        if not self._has_siblings:
-            return
-        done: Deferred[None] = Deferred()
-        self._waiting.append(done)
-        if not self._under_way:
-            Deferred.fromCoroutine(self._run())
-        await done
+        if self._has_siblings:
+            await self._next()
 
     async def notify_all(self, channel: str, payloads: Sequence[str]) -> None:
-        """Notify all processes, this one too, and tell that it was done. A payload is below 8,000 bytes."""
-        await self._notifier.notify_all(channel, payloads)
-        await self.told()
+        """Notify all processes, this one too, and return as `told` does. A payload is below 8,000 bytes."""
+        self._news += [(channel, payload) for payload in payloads]
+        await self._next()
 
     async def notify(self, channel: str, payload: str) -> None:
         """As `notify_all`, of one."""
         await self.notify_all(channel, (payload,))
+
+    def _next(self) -> Deferred[None]:
+        """Fires when the next statement stands: one at a time, so that serials are heard in their order."""
+        done: Deferred[None] = Deferred()
+        self._waiting.append(done)
+        if not self._under_way:
+            Deferred.fromCoroutine(self._run())
+        return done
 
     async def _run(self) -> None:
         self._under_way = True
@@ -73,7 +77,12 @@ class Telling:
             self._under_way = False
 
     async def _tell(self) -> None:
+        news, self._news = self._news, []
+        if not self._has_siblings:
+            await self._notifier.notify_each(news)
+            return
         self._serial += 1
         serial, siblings = self._serial, self._siblings
-        await self._notifier.notify_all(CHANNEL, (f"{siblings.name} {siblings.number} {serial}",))
+        news.append((CHANNEL, f"{siblings.name} {siblings.number} {serial}"))
+        await self._notifier.notify_each(news)
         siblings.tell(serial)
