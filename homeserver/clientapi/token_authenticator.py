@@ -27,10 +27,6 @@ class TokenAuthenticator:
             is_suspended=owner.suspended,
         )
 
-    def remembered(self, token: str) -> str | None:
-        """The user of a token, if that is in memory: good for taking turns, and for nothing else."""
-        return self._authentication.remembered(token)
-
 
 class GuessBrake:
     """Accounts' `GuessLimits`: attempts and failures to log in, counted apart, per account."""
