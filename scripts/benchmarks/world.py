@@ -138,6 +138,14 @@ class World:
         through.close()
         return await KeyHolder.equip(*devices)
 
+    def close(self) -> None:
+        """Hang up everybody."""
+        synced = [self._synced] if self._synced is not None else []
+        for client in (self.anyone, *self._members, *synced):
+            client.close()
+        for holder in self._key_holders:
+            holder.close()
+
     async def token_of(self, user: Client) -> str:
         """A current sync token."""
         nothing = '{"room":{"rooms":[]},"presence":{"types":[]},"account_data":{"types":[]}}'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sender of events that is no homeserver: it has a key, joins a room, and then only talks.
+"""A sender of events that is no homeserver: it has a key, joins a room, and then talks; what it is sent it only counts.
 
 Everything it sends is made and signed before the measuring begins, so that what it costs is not in the way.
 """
@@ -7,6 +7,7 @@ Everything it sends is made and signed before the measuring begins, so that what
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import ssl
 import time
@@ -27,6 +28,7 @@ from scripts.benchmarks.servers import Federated
 
 VERSION = "11"
 _DAY = 24 * 3600 * 1000
+_LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 
 
 class Sender:
@@ -44,6 +46,11 @@ class Sender:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._server: asyncio.Server | None = None
         self._transactions = 0
+        self.received = 0
+        """Events that came in transactions."""
+        self.received_bytes = 0
+        """Of those transactions' bodies."""
+        self._arrived = asyncio.Condition()
 
     async def open(self) -> None:
         """Begin to serve the key."""
@@ -199,9 +206,15 @@ class Sender:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                status, answer = (
-                    (b"200 OK", self._published()) if b"/_matrix/key/" in head else (b"404 Not Found", b"{}")
-                )
+                length = _LENGTH.search(head)
+                body = await reader.readexactly(int(length[1])) if length else b""
+                if b"/_matrix/federation/v1/send/" in head:
+                    status, answer = b"200 OK", b'{"pdus":{}}'
+                    await self._count(body)
+                elif b"/_matrix/key/" in head:
+                    status, answer = b"200 OK", self._published()
+                else:
+                    status, answer = b"404 Not Found", b"{}"
                 writer.write(
                     b"HTTP/1.1 %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
                     % (status, len(answer), answer)
@@ -209,6 +222,17 @@ class Sender:
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             writer.close()  # a task that ends as cancelled would be complained about
+
+    async def _count(self, body: bytes) -> None:
+        async with self._arrived:
+            self.received += len(orjson.loads(body).get("pdus", ()))
+            self.received_bytes += len(body)
+            self._arrived.notify_all()
+
+    async def wait_received(self, count: int) -> None:
+        """Return once so many events have come altogether."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: self.received >= count)
 
     def _published(self) -> bytes:
         keys = {
