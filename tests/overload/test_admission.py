@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is let in, waits and is refused: places, shares, patience, and that every request gets one answer."""
+
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from homeserver.errors import LimitExceeded
+from homeserver.observability.metrics import render
+from homeserver.web.admission import (
+    FEW_HEAVY,
+    FREE_PER_SECOND,
+    HOLD,
+    MOST_HEAVY,
+    MOST_OF_USER,
+    MOST_RUNNING,
+    MOST_WAITING,
+    PATIENCE,
+    PATIENT_REFUSALS,
+    PLACE_SECONDS,
+    Admission,
+    Entry,
+)
+from homeserver.web.kinds import Kind
+from homeserver.web.strain import LOOK
+
+
+class Busy:
+    """An admission under strain, and what became of whom."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1000.0)
+        self.admission = Admission(self.clock)
+        self.admission.looked(True)
+        self.begun: list[tuple[str, Entry]] = []
+        self.refused: list[tuple[str, LimitExceeded]] = []
+        self.gone: set[str] = set()
+
+    def ask(self, user: str, kind: Kind = Kind.ORDINARY, room: str | None = None, **more: Any) -> None:
+        self.admission.ask(
+            Entry(
+                kind=kind,
+                user=user,
+                room=room,
+                begin=lambda entry: self.begun.append((user, entry)),
+                refuse=lambda error: self.refused.append((user, error)),
+                gone=lambda: user in self.gone,
+                **more,
+            )
+        )
+
+    def fill(self, kind: Kind = Kind.ORDINARY) -> None:
+        """Take every place."""
+        for number in range(MOST_RUNNING if kind is Kind.ORDINARY else MOST_HEAVY):
+            self.ask(f"filler {number}", kind)
+
+    def done(self, count: int = 1) -> None:
+        """The oldest that run are done."""
+        for _ in range(count):
+            self.admission.done(self.begun.pop(0)[1])
+
+    def wait(self, seconds: float, *, strained: bool = True) -> None:
+        """Let time pass, with the looks that come in it."""
+        for _ in range(round(seconds / LOOK)):
+            self.clock.advance(LOOK)
+            self.admission.looked(strained)
+
+    @property
+    def users(self) -> list[str]:
+        return [user for user, _ in self.begun]
+
+
+def test_so_many_at_a_time_and_the_others_in_turn() -> None:
+    busy = Busy()
+    busy.fill()
+    for user in ("a", "a", "a", "a", "b"):
+        busy.ask(user)
+    assert len(busy.begun) == MOST_RUNNING
+    busy.done(4)
+    assert sorted(busy.users[-4:]) == ["a", "a", "a", "b"]
+    assert busy.admission.statistics() == {"waiting": 1, "running": MOST_RUNNING, "held": 0, "refused": 0}
+
+
+def test_a_share_is_bounded_and_the_others_do_not_notice() -> None:
+    """Of a thousand requests of one user a few wait; who comes after them is next all the same."""
+    busy = Busy()
+    busy.fill()
+    for _ in range(1000):
+        busy.ask("greedy")
+    busy.ask("polite")
+    assert busy.admission.statistics()["waiting"] == MOST_OF_USER[Kind.ORDINARY] + 1
+    assert {user for user, _ in busy.refused} == {"greedy"}
+    busy.done(4)
+    assert "polite" in busy.users[-4:]
+
+
+def test_refusals_tell_when_to_come_back_and_not_everybody_at_once() -> None:
+    busy = Busy()
+    busy.fill()
+    for number in range(MOST_WAITING[Kind.ORDINARY] + 50):
+        busy.ask(f"user {number}")
+    waits = [error.retry_after_ms for _, error in busy.refused]
+    assert len(waits) == 50
+    assert min(waits) >= 1000
+    assert len(set(waits)) > 25
+
+
+def test_who_goes_on_asking_is_answered_late() -> None:
+    busy = Busy()
+    busy.fill()
+    for _ in range(MOST_OF_USER[Kind.ORDINARY] + PATIENT_REFUSALS + 3):
+        busy.ask("greedy")
+    assert len(busy.refused) == PATIENT_REFUSALS
+    busy.wait(HOLD + LOOK)
+    assert len(busy.refused) == PATIENT_REFUSALS + 3
+
+
+def test_who_would_wait_too_long_is_refused_at_once() -> None:
+    """By what began lately: where forty a second begin, and half of the turns are others', fifty wait."""
+    busy = Busy()
+    busy.fill()
+    for number in range(320):
+        busy.ask(f"user {number}")
+        if number % 10 == 9:
+            busy.done(10)
+            busy.wait(0.25)
+    assert not busy.refused
+    for number in range(100):
+        busy.ask(f"late user {number}")
+    assert 40 < len(busy.refused) < 60
+
+
+def test_what_has_waited_too_long_is_not_begun() -> None:
+    busy = Busy()
+    busy.fill()
+    busy.ask("late")
+    busy.clock.advance(PATIENCE[Kind.ORDINARY] + 0.1)
+    busy.done()
+    assert [user for user, _ in busy.refused] == ["late"]
+
+
+def test_nothing_is_done_for_who_has_left() -> None:
+    busy = Busy()
+    busy.fill()
+    busy.ask("a")
+    busy.ask("b")
+    busy.gone.add("a")
+    busy.done()
+    assert busy.users[-1] == "b"
+    assert [user for user, _ in busy.refused] == ["a"]
+    assert busy.admission.statistics()["refused"] == 0
+
+
+def test_heavy_ones_come_after_the_others() -> None:
+    """Eight at a time; while others wait, two."""
+    busy = Busy()
+    busy.fill(Kind.HEAVY)
+    busy.ask("heavy", Kind.HEAVY)
+    assert len(busy.begun) == MOST_HEAVY
+    busy.fill()
+    busy.ask("light")
+    busy.done(MOST_HEAVY - FEW_HEAVY)
+    assert "heavy" not in busy.users
+    busy.done()
+    assert "heavy" in busy.users
+
+
+def test_heavy_ones_are_refused_where_memory_is_short() -> None:
+    busy = Busy()
+    busy.admission.looked(True, short_of_memory=True)
+    busy.fill(Kind.HEAVY)
+    busy.ask("heavy", Kind.HEAVY)
+    busy.fill()
+    busy.ask("light")
+    assert [user for user, _ in busy.refused] == ["heavy"]
+
+
+def test_what_waits_for_something_else_takes_no_place() -> None:
+    """A join over a slow server, a long-poll."""
+    busy = Busy()
+    for _ in range(MOST_RUNNING + 10):
+        busy.ask("polls", takes_place=False)
+    assert len(busy.begun) == MOST_RUNNING + 10
+    busy.fill()
+    busy.ask("waits")
+    busy.wait(PLACE_SECONDS[Kind.ORDINARY] + 2 * LOOK)
+    assert busy.users[-1] == "waits"
+
+
+def test_free_ones_go_by_in_moderation() -> None:
+    busy = Busy()
+    passed = [busy.admission.passes_free("alice") for _ in range(FREE_PER_SECOND + 5)]
+    assert passed == [True] * FREE_PER_SECOND + [False] * 5
+    assert busy.admission.passes_free("bob")
+    busy.wait(1.1)
+    assert busy.admission.passes_free("alice")
+
+
+def test_afterwards_nobody_is_asked_and_nothing_is_kept() -> None:
+    """The end comes when the strain is over and the last who waited has been served."""
+    busy = Busy()
+    busy.fill()
+    busy.ask("waits")
+    busy.wait(0.1, strained=False)
+    assert busy.admission.busy
+    busy.done(len(busy.begun))
+    busy.wait(0.1, strained=False)
+    assert busy.users == ["waits"]
+    assert not busy.admission.busy
+    assert busy.admission.statistics() == {"waiting": 0, "running": 0, "held": 0, "refused": 0}
+    busy.done()
+
+
+def test_those_that_end_at_once_do_not_pile_up_on_the_stack() -> None:
+    clock = Clock()
+    admission = Admission(clock)
+    admission.looked(True)
+    ended = []
+
+    def begin(entry: Entry) -> None:
+        ended.append(entry)
+        admission.done(entry)
+
+    def entry(user: str, begin: Any) -> Entry:
+        return Entry(
+            kind=Kind.ORDINARY, user=user, room=None, begin=begin, refuse=pytest.fail, gone=lambda: False
+        )
+
+    blocking: list[Entry] = []
+    for number in range(MOST_RUNNING):
+        admission.ask(entry(f"filler {number}", blocking.append))
+    for number in range(MOST_WAITING[Kind.ORDINARY]):
+        admission.ask(entry(f"user {number}", begin))
+    for each in blocking:
+        admission.done(each)
+    for _ in range(20):
+        admission.looked(True)
+    assert len(ended) == MOST_WAITING[Kind.ORDINARY]
+
+
+def test_turns_of_what_is_no_exchange() -> None:
+    """As WebSockets take them: at once while nothing is strained, else in turn, or refused."""
+    calm = Admission(Clock())
+    assert _now(calm.turn("alice", None)) is None
+    busy = Busy()
+    busy.fill()
+    waiting = Deferred.fromCoroutine(busy.admission.turn("alice", "!room:test"))
+    assert not waiting.called
+    busy.done()
+    assert waiting.called
+    for _ in range(MOST_OF_USER[Kind.ORDINARY]):
+        busy.ask("bob")
+    with pytest.raises(LimitExceeded):
+        _now(busy.admission.turn("bob", None))
+
+
+def _now(coroutine: Any) -> object:
+    results: list[object] = []
+    failures: list[Any] = []
+    Deferred.fromCoroutine(coroutine).addCallbacks(results.append, failures.append)
+    if failures:
+        failures[0].raiseException()
+    return results[0]
+
+
+def test_figures() -> None:
+    """What was refused, by kind and reason, who waits, and what everybody waits for."""
+    busy = Busy()
+    registry = CollectorRegistry()
+    registry.register(busy.admission)
+    busy.fill()
+    for _ in range(MOST_OF_USER[Kind.ORDINARY] + 2):
+        busy.ask("greedy")
+    text = render(registry).decode()
+    assert 'lares_overload_refused_total{kind="ordinary",reason="share"} 2.0' in text
+    assert f'lares_overload_waiting{{kind="ordinary"}} {MOST_OF_USER[Kind.ORDINARY]}.0' in text
+    assert "lares_overload 1.0" in text
