@@ -56,7 +56,7 @@ async def start_echo(reactor: Any, config: Config, core: Core, services: Service
         long_poll=services.long_poll,
         chats=chats,
         calls=calls,
-        alone=config.database.url is None,
+        alone=config.database.url is None and config.workers == 1,
     )
     echo.start()
     return echo

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from twisted.internet.defer import Deferred
 
 from homeserver.app.core import Core
@@ -32,9 +32,17 @@ HEALTH_TIMEOUT = 5.0
 
 
 def build_routes(
-    reactor: Any, config: Config, core: Core, services: Services, registry: CollectorRegistry
+    reactor: Any,
+    config: Config,
+    core: Core,
+    services: Services,
+    figures: Callable[[], Awaitable[bytes]],
+    replaced: Callable[[], bool],
 ) -> list[Route]:
-    """Every route of every listener; each listener takes those of the resources it serves."""
+    """Every route of every listener; each listener takes those of the resources it serves.
+
+    `figures` gives what `/metrics` answers; `replaced` tells whether another process serves in this one's place.
+    """
 
     async def check() -> object:
         asked = Deferred.fromCoroutine(core.database.fetch_one("health", "SELECT 1"))
@@ -54,7 +62,7 @@ def build_routes(
     data = services.data
     tokens = TokenWatch(services.authenticator, services.accounts.cache.watch, core.hearing)
     groups = (
-        Operations(registry, check).routes(),
+        Operations(figures, check, replaced).routes(),
         account_routes(services.accounts, config, services.limits),
         room_routes(
             services.rooms,

@@ -153,7 +153,7 @@ async def build_links(
         notify=NotificationStore(core.database).notify_all,
         pause=pause,
         now=now_ms,
-        alone=config.database.url is None,
+        alone=config.database.url is None and config.workers == 1,
     )
     announcer = DeviceAnnouncer(
         reactor,

@@ -3,15 +3,17 @@
 
 Owns the two signals from the first moment of `serve` on. Twisted's own handlers come only with the running reactor, so
 a signal before that would end the process as it stands, and a second one during the stop would raise in the reactor.
+Owns SIGHUP, too, where there is one process: it has nobody to hand its connections to, so nothing is read again.
 """
 
 from __future__ import annotations
 
+import logging
 import signal
 from types import FrameType
 from typing import Any, Final
 
-from twisted.internet.error import ReactorNotRunning
+logger = logging.getLogger(__name__)
 
 _NUMBERS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,6 +35,10 @@ class StopSignals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._received)
 
+    def explain_hangup(self) -> None:
+        """From now on SIGHUP, which would end the process, is answered by a line in the log."""
+        signal.signal(signal.SIGHUP, self._hung_up)
+
     def ignore(self) -> None:
         """The stop has begun and is bounded: a further signal changes nothing."""
         for number in _NUMBERS:
@@ -53,7 +59,17 @@ class StopSignals:
         if self._reactor.running:
             self._reactor.callFromThread(self._stop)  # which also wakes a reactor that sleeps
 
+    def _hung_up(self, _number: int, _frame: FrameType | None) -> None:
+        if self._reactor.running:
+            self._reactor.callFromThread(
+                logger.warning,
+                "SIGHUP: the configuration was not read again; with workers: 1 that takes a restart, with more it is done "
+                "without one",
+            )
+
     def _stop(self) -> None:
+        from twisted.internet.error import ReactorNotRunning
+
         try:
             self._reactor.stop()
         except ReactorNotRunning:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from homeserver.cli.command import Commands, add_config_option, command_parser, config_of
+from homeserver.cli.command import Commands, add_config_option, command_parser
+from homeserver.config.loader import read_text
 from homeserver.config.sections import Listener, listener_url
 
 
@@ -34,10 +35,18 @@ def add_parser(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = config_of(arguments)
-    from homeserver.app import run_server
+    path: Path | None = arguments.config
+    written = read_text(path)
+    config = written.parse()
+    command = partial(first_account_command, path)
+    if config.workers == 1 or path is None:
+        from homeserver.app.process import run_server
 
-    run_server(config, partial(first_account_command, arguments.config))
+        run_server(config, command)
+    else:
+        from homeserver.app.workers.parent import run_workers
+
+        run_workers(config, written, path, command)
     return 0
 
 

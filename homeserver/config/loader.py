@@ -6,6 +6,7 @@ order. Errors are `ConfigError`, one sentence per wrong key.
 """
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,40 @@ from homeserver.config.reading import Reader
 from homeserver.config.sections import Config
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A configuration before it is understood."""
+
+    text: str
+    source: str
+    """Names it in errors."""
+    folder: Path
+    """What its relative paths begin from."""
+
+    def parse(self) -> Config:
+        """Understand it. Raises ConfigError."""
+        return parse(self.text, source=self.source, folder=self.folder)
+
+
 def load(path: Path | None) -> Config:
     """The configuration of a file; of no file, the defaults, with `data_dir` in the current folder.
 
     Relative paths in a file are relative to the file's folder. Raises ConfigError.
     """
+    return read_text(path).parse()
+
+
+def read_text(path: Path | None) -> Written:
+    """What `load` understands, as it stands. Raises ConfigError."""
     if path is None:
-        return parse("", source="defaults", folder=Path.cwd())
+        return Written("", "defaults", Path.cwd())
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from error
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [f"is not UTF-8 text: {error}"]) from error
-    return parse(text, source=str(path), folder=path.absolute().parent)
+    return Written(text, str(path), path.absolute().parent)
 
 
 def parse(text: str, *, source: str, folder: Path) -> Config:

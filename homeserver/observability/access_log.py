@@ -10,10 +10,12 @@ from homeserver.observability.logging import Format, render_json
 
 
 class AccessLog:
-    """The access lines of this process; `output` None: none are written."""
+    """The access lines of this process; `output` None: none are written. `worker`: its number among several."""
 
-    def __init__(self, output: LogOutput | None, form: Format = "text") -> None:
+    def __init__(self, output: LogOutput | None, form: Format = "text", *, worker: int | None = None) -> None:
         self._output = output
+        self._worker = {} if worker is None else {"worker": worker}
+        self._end = "" if worker is None else f" worker={worker}"
         self._json = form == "json"
 
     def write(
@@ -34,11 +36,12 @@ class AccessLog:
                 "status": status,
                 "ms": round(milliseconds, 1),
                 "user": user,
+                **self._worker,
             }
             output.write(render_json(output.timestamp(), fields))
             return
         # User ids of old rooms may hold any character but are never users of ours; a method is a token.
         output.write(
             f"{output.timestamp()} info access request={request} method={method} route={route}"
-            f" status={status} ms={milliseconds:.1f} user={user or '-'}"
+            f" status={status} ms={milliseconds:.1f} user={user or '-'}{self._end}"
         )

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 import orjson
-from twisted.logger import STDLibLogObserver, globalLogBeginner
 
 from homeserver.observability.context import request_id
 from homeserver.observability.log_output import LogOutput
@@ -28,9 +27,11 @@ _NEEDS_QUOTES: Final = frozenset(' "=\n\r\t')
 class LineHandler(logging.Handler):
     """Writes records of the standard library's loggers as lines."""
 
-    def __init__(self, output: LogOutput, form: Format) -> None:
+    def __init__(self, output: LogOutput, form: Format, worker: int | None = None) -> None:
+        """`worker`: the number of this process among several, told with each line."""
         super().__init__()
         self._output = output
+        self._worker = worker
         self._render = render_json if form == "json" else render_text
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -47,6 +48,8 @@ class LineHandler(logging.Handler):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if self._worker is not None:
+            fields["worker"] = self._worker
         request = request_id.get()
         if request is not None:
             fields["request"] = request
@@ -84,14 +87,26 @@ def _quoted(value: object) -> str:
     return orjson.dumps(text.encode("utf-8", "replace").decode("utf-8")).decode("utf-8")
 
 
-def set_up(*, level: str, form: Format, stream: Any = None) -> LogOutput:
-    """Send all logs of this process to standard error (or `stream`). Called once, when it starts."""
-    output = LogOutput(sys.stderr if stream is None else stream)
+def set_up(*, level: str, form: Format, stream: Any = None, worker: int | None = None) -> LogOutput:
+    """Send all logs of this process to standard error (or `stream`). Called once, when it starts.
+
+    `worker`: its number among several.
+    """
+    output = set_up_alone(level=level, form=form, stream=stream, worker=worker)
     root = logging.getLogger()
-    root.handlers[:] = [LineHandler(output, form)]
-    root.setLevel(level.upper())
+    from twisted.logger import STDLibLogObserver, globalLogBeginner
+
     # Twisted's own chatter (a factory started, a client timed out) is of no interest below a warning.
     logging.getLogger("twisted").setLevel(max(logging.WARNING, root.level))
     observer: Any = STDLibLogObserver(name="twisted")
     globalLogBeginner.beginLoggingTo([observer], discardBuffer=True, redirectStandardIO=False)
+    return output
+
+
+def set_up_alone(*, level: str, form: Format, stream: Any = None, worker: int | None = None) -> LogOutput:
+    """As `set_up`, for a process without Twisted, which it does not import."""
+    output = LogOutput(sys.stderr if stream is None else stream)
+    root = logging.getLogger()
+    root.handlers[:] = [LineHandler(output, form, worker)]
+    root.setLevel(level.upper())
     return output

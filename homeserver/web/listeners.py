@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Listening: a site per configured listener, TLS, and a clean end.
 
-Owns which routes a listener serves, opening its port, and the order of stopping: no new connections, long-polls return,
+Owns which routes a listener serves, its port, and the order of stopping: no new connections, long-polls return,
 requests in flight finish within a grace, what is left is cut off.
 """
 
-import errno
 import resource
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -24,15 +23,17 @@ from homeserver.observability.access_log import AccessLog
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.spooling import SpoolRoom
 from homeserver.web.addresses import Network, ProxyTrust
+from homeserver.web.admission import Admission
 from homeserver.web.authentication import Authenticator, ServerAuthenticator
 from homeserver.web.channel import Timeouts
+from homeserver.web.fair_port import Crowd, FairPort
 from homeserver.web.hearing import Hearing
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.routing import Auth, Route, Router
 from homeserver.web.signals import Signal
 from homeserver.web.site import Site
+from homeserver.web.sockets import address_of, open_socket
 
-_BACKLOG: Final = 1024
 _MOST_CONNECTIONS: Final = 10_000
 #: File descriptors kept for the 512 connections of outgoing requests, the database and files.
 _RESERVED_DESCRIPTORS: Final = 640
@@ -41,41 +42,19 @@ _POLL: Final = 0.02
 _ARRIVAL: Final = 2.0
 
 
-def open_socket(listener: Listener) -> socket.socket:
-    """A listening socket for `WebServer.listen`, to be opened before processes part. Raises StartRefused.
-
-    An IPv6 wildcard takes IPv4 connections too, where the system is set so.
-    """
-    try:
-        found = socket.getaddrinfo(
-            listener.bind, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _name, address = found[0]
-        opened = socket.socket(family, kind, protocol)
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.setblocking(False)
-            opened.bind(address)
-            opened.listen(_BACKLOG)
-        except OSError:
-            opened.close()
-            raise
-    except OSError as error:
-        reason = f"cannot listen on {listener.bind} port {listener.port}: {error.strerror}"
-        if error.errno == errno.EADDRINUSE:
-            reason += "; another program, or another instance of this server, is using it"
-        raise StartRefused(reason) from error
-    return opened
-
-
 def check_listener(listener: Listener) -> None:
     """Raise StartRefused, saying why, where `WebServer.listen` would; nothing stays open.
 
     For the very start: neither a database is touched nor a file made for a server that then cannot listen.
     """
+    check_certificate(listener)
+    open_socket(listener).close()
+
+
+def check_certificate(listener: Listener) -> None:
+    """Raise StartRefused, saying why, if the listener is for TLS and its files are no good."""
     if listener.tls is not None:
         _tls_contexts(listener.tls)
-    open_socket(listener).close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +68,7 @@ class Open:
     @property
     def address(self) -> str:
         """`host:port`, with the port the system chose where 0 was asked for."""
-        host = self.port.getHost()
-        name = f"[{host.host}]" if ":" in host.host else host.host
-        return f"{name}:{host.port}"
+        return address_of(self.port.socket)
 
 
 class WebServer:
@@ -117,7 +94,10 @@ class WebServer:
         timeouts: Timeouts | None = None,
         max_connections: int | None = None,
         hearing: Hearing | None = None,
+        crowd: Crowd | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        """`crowd`: those who accept on the same sockets, where `listen` is given shared ones."""
         self.shutting_down = Signal()
         self.open: list[Open] = []
         self._reactor = reactor
@@ -132,6 +112,8 @@ class WebServer:
         self._max_body = max_body
         self._spools = spools
         self._hearing = hearing
+        self._crowd = crowd
+        self._admission = admission
         self._trust = ProxyTrust(trusted_proxies)
         self._timeouts = Timeouts() if timeouts is None else timeouts
         self._max_connections = _affordable() if max_connections is None else max_connections
@@ -151,12 +133,26 @@ class WebServer:
             factory = TLSMemoryBIOFactory(contexts, False, factory)
         opened = open_socket(listener) if shared is None else shared
         # The port gets a duplicate of the descriptor, so that the socket itself stays whose it was.
-        port = self._reactor.adoptStreamPort(opened.fileno(), opened.family, factory)
+        if shared is None or self._crowd is None:
+            port = self._reactor.adoptStreamPort(opened.fileno(), opened.family, factory)
+        else:
+            port = FairPort.adopt(
+                self._reactor,
+                opened.fileno(),
+                opened.family,
+                factory,
+                crowd=self._crowd,
+                held=self.connections,
+            )
         if shared is None:
             opened.close()
         result = Open(listener, site, port)
         self.open.append(result)
         return result
+
+    def connections(self) -> int:
+        """How many there are."""
+        return sum(len(opened.site.connections) for opened in self.open)
 
     def site(self, listener: Listener) -> Site:
         """What answers on a listener: the routes of the resources it serves, and `/health`."""
@@ -177,16 +173,21 @@ class WebServer:
             max_connections=self._max_connections,
             secure=listener.tls is not None,
             hearing=self._hearing,
+            admission=self._admission,
         )
 
-    async def stop(self, grace: float) -> None:
+    async def stop(self, grace: float, *, linger: float = 0.0) -> None:
         """Stop accepting, let what runs finish for up to `grace` seconds, then cut off the rest.
 
         A request that is still coming in gets a moment for the rest of it, lest one slow client hold up every stop.
+        `linger`: seconds for which connections without a request stay before that. Who sends its next one meanwhile has
+        it answered, and is told that the connection closes; at once, a close could cross it on its way.
         """
         closing = [opened.port.stopListening() for opened in self.open]
         self.shutting_down.fire()
         sites = [opened.site for opened in self.open]
+        if linger:
+            await self._until(lambda: _is_quiet(sites), linger)
         for site in sites:
             for connection in tuple(site.connections):
                 connection.finish_soon()

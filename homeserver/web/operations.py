@@ -7,8 +7,6 @@ given.
 
 from collections.abc import Awaitable, Callable
 
-from prometheus_client import CollectorRegistry
-
 from homeserver.observability import metrics
 from homeserver.web.replies import Reply, Response, json_response
 from homeserver.web.request import MatrixRequest
@@ -18,11 +16,20 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 class Operations:
-    """`check` raises where the server cannot do its work, above all where the database does not answer."""
+    """What is asked is given: see `__init__`."""
 
-    def __init__(self, registry: CollectorRegistry, check: Callable[[], Awaitable[object]]) -> None:
-        self._registry = registry
+    def __init__(
+        self,
+        figures: Callable[[], Awaitable[bytes]],
+        check: Callable[[], Awaitable[object]],
+        replaced: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`figures` gives those of the server, in Prometheus' text format. `check` raises where the server cannot do its
+        work, above all where the database does not answer. `replaced`: whether a process that stops is followed by
+        another, so that the server does not."""
+        self._figures = figures
         self._check = check
+        self._replaced = replaced
 
     def routes(self) -> tuple[Route, ...]:
         """`/health` is on every listener; `/metrics` where `metrics` is served."""
@@ -49,13 +56,11 @@ class Operations:
 
     async def metrics(self, _request: MatrixRequest) -> Reply:
         """`GET /metrics`, in Prometheus' text format."""
-        return Response(
-            200, metrics.render(self._registry), {"Content-Type": metrics.CONTENT_TYPE, **NO_STORE}
-        )
+        return Response(200, await self._figures(), {"Content-Type": metrics.CONTENT_TYPE, **NO_STORE})
 
     async def health(self, request: MatrixRequest) -> Reply:
         """`GET /health`: 200 `{"status": "ok"}`, or 503 where the check fails or the server is stopping."""
-        if request.shutting_down.fired:
+        if request.shutting_down.fired and not self._replaced():
             return json_response(503, {"status": "stopping"})
         try:
             await self._check()

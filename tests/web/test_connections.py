@@ -25,11 +25,11 @@ from twisted.internet.task import deferLater
 from homeserver.config import StartRefused
 from homeserver.config.sections import Listener, Tls
 from homeserver.web.channel import Timeouts
-from homeserver.web.listeners import open_socket
 from homeserver.web.replies import Reply, Response
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import ROOT, Auth, Route
 from homeserver.web.site import MOST_BUFFERED, Site
+from homeserver.web.sockets import open_socket
 from homeserver.web.upgrades import upgrade_to
 from tests.reactor import reactor, run
 from tests.web.loopback import Connection, Loopback, request_bytes

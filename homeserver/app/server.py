@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A serving process from within: what is built and started in which order, and how it winds down.
+
+Owns the same for a server of one process and for each of many. The database is there already (`premises`); signals,
+what is printed and how processes are looked after are `process`'s and `workers`'.
+Stop: long-polls return, requests in flight finish, services end, commits land.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from prometheus_client import REGISTRY
+from twisted.internet.defer import Deferred
+
+from homeserver.app.core import Core, Ground, build_core
+from homeserver.app.echo import start_echo
+from homeserver.app.elsewhere import nowhere_else
+from homeserver.app.endpoints import build_routes
+from homeserver.app.federation import Federation, build_federation, build_links
+from homeserver.app.overload import Overload, build_overload
+from homeserver.app.premises import Secrets, sentence
+from homeserver.app.reach import build_reach
+from homeserver.app.services import Services, build_services
+from homeserver.calls.echo.service import Echo
+from homeserver.config import Config, StartRefused
+from homeserver.observability import metrics
+from homeserver.observability.access_log import AccessLog
+from homeserver.observability.metrics import HttpMetrics
+from homeserver.outgoing import OutgoingClient, make_client
+from homeserver.rooms.engine.recommending import NoPolicyServers
+from homeserver.stream.siblings import Neighbourhood
+from homeserver.web.fair_port import Crowd
+from homeserver.web.listeners import WebServer
+from storage.database import DatabaseFailure
+
+logger = logging.getLogger(__name__)
+
+GRACE = 20.0
+"""Seconds that requests in flight get to finish when the server stops."""
+LINGER = 10.0
+"""Seconds that idle connections get for one more request where another process takes this one's place."""
+STEP = 15.0
+"""Seconds that services, and then commits, get to end after that: a database that hangs must not hold the stop up."""
+
+Exposition = Callable[[], Awaitable[bytes]]
+"""Gives all figures in Prometheus' text format."""
+
+
+async def own_figures() -> bytes:
+    """The figures of this process."""
+    return metrics.render(REGISTRY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Company:
+    """What a process among several was given by their parent."""
+
+    siblings: Neighbourhood
+    crowd: Crowd
+    sockets: Sequence[socket.socket]
+    """One per listener of the configuration, in its order."""
+    figures: Exposition
+    """Gives the figures of all of them."""
+
+
+class Server:
+    """What serves in this process. Starts once and stops once."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: Config,
+        access_log: AccessLog,
+        *,
+        dsn: str,
+        secrets: Secrets,
+        company: Company | None = None,
+    ) -> None:
+        """Without `company` the process is alone, and opens its listeners itself."""
+        self._reactor = reactor
+        self._config = config
+        self._access_log = access_log
+        self._dsn = dsn
+        self._secrets = secrets
+        self._company = company
+        self._core: Core | None = None
+        self._http: OutgoingClient | None = None
+        self._services: Services | None = None
+        self._echo: Echo | None = None
+        self._federation: Federation | None = None
+        self._overload: Overload | None = None
+        self._web: WebServer | None = None
+        self._replaced = False
+
+    @property
+    def web(self) -> WebServer:
+        """The listeners, once it has started."""
+        assert self._web is not None
+        return self._web
+
+    @property
+    def services(self) -> Services:
+        """The services, once it has started."""
+        assert self._services is not None
+        return self._services
+
+    async def start(self) -> None:
+        """Build everything and accept requests. Raises StartRefused, and what goes wrong besides (`refusal`)."""
+        config, reactor, company = self._config, self._reactor, self._company
+        signing_key = self._secrets.signing_key
+        ground = Ground.open(reactor, self._dsn, None if company is None else company.siblings)
+        http = self._http = make_client(reactor, config.federation)
+        REGISTRY.register(http.metrics)
+        reach = (
+            await build_reach(reactor, config, ground, signing_key, http)
+            if config.federation.enabled
+            else None
+        )
+        policy_servers = NoPolicyServers() if reach is None else reach.policy_servers
+        core = self._core = await build_core(reactor, config, ground, signing_key, policy_servers)
+        links = None if reach is None else await build_links(reactor, config, core, signing_key, reach)
+        elsewhere = nowhere_else(config, core) if links is None else links.elsewhere
+        services = self._services = build_services(
+            reactor, config, core, http, self._secrets.registration_secret, elsewhere=elsewhere
+        )
+        await services.start()
+        self._echo = await start_echo(reactor, config, core, services)
+        figures = own_figures if company is None else company.figures
+        routes = build_routes(reactor, config, core, services, figures, lambda: self._replaced)
+        if links is not None:
+            federation = self._federation = build_federation(reactor, config, core, links, services)
+            routes += federation.routes
+            await federation.start()
+        http_metrics = HttpMetrics()
+        REGISTRY.register(http_metrics)
+        REGISTRY.register(core.database.metrics)
+        overload = self._overload = build_overload(reactor, config, core, services)
+        overload.start()
+        web = self._web = WebServer(
+            reactor,
+            routes=routes,
+            authenticator=services.authenticator,
+            server_authenticator=None if self._federation is None else self._federation.authentication,
+            limits=services.limits,
+            metrics=http_metrics,
+            access_log=self._access_log,
+            max_body=int(config.limits.max_request_body),
+            spools=services.media.blobs.spools,
+            trusted_proxies=config.trusted_proxies,
+            hearing=core.hearing,
+            admission=overload.admission,
+            crowd=None if company is None else company.crowd,
+        )
+        sockets = [None] * len(config.listeners) if company is None else company.sockets
+        for listener, shared in zip(config.listeners, sockets, strict=True):
+            web.listen(listener, shared)
+        _settle_garbage_collection()
+
+    async def stop(self, *, replaced: bool = False) -> None:
+        """Wind down whatever was started. `replaced`: another process serves in this one's place, so that nobody
+        need notice: connections get their next answer here, and are told to come anew."""
+        self._replaced = replaced
+        if self._web is not None:
+            linger = LINGER if replaced else 0.0
+            await self._attempt("requests", self._web.stop(GRACE, linger=linger), linger + GRACE + STEP)
+        if self._overload is not None:
+            self._overload.stop()
+        if self._echo is not None:
+            await self._attempt("calls", self._echo.stop(), STEP)
+        if self._services is not None:
+            await self._attempt("services", self._services.stop(), STEP)
+        if self._federation is not None:
+            await self._attempt("federation", self._federation.stop(), STEP)
+        if self._http is not None:
+            self._http.close()
+        if self._core is not None:
+            await self._attempt("commits", self._core.stop(), STEP)
+        logger.info("stopped")
+
+    async def _attempt(self, what: str, work: Coroutine[Any, Any, None], longest: float) -> None:
+        """One step of the stop. Whatever becomes of it, the next one is due."""
+        try:
+            await Deferred.fromCoroutine(work).addTimeout(longest, self._reactor)
+        except Exception as error:
+            logger.error("the stop was not clean", exc_info=error, extra={"fields": {"step": what}})
+
+
+def refusal(error: BaseException) -> StartRefused:
+    """What an administrator is told of what ended the start; what is nobody's fault but ours is logged."""
+    if isinstance(error, StartRefused):
+        return error
+    if isinstance(error, DatabaseFailure | psycopg2.Error):
+        return StartRefused(f"the database does not work: {sentence(error)}")
+    logger.critical("the server could not start", exc_info=error)
+    return StartRefused("the server could not start; the log above says why")
+
+
+def _settle_garbage_collection() -> None:
+    """What start-up made stays for good, so the collector need not look at it again; and looks less often.
+
+    With the defaults a full collection holds the reactor for tens of milliseconds whenever a large room was read.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
