@@ -22,10 +22,10 @@ from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.engine.writer import WriterTools
 from homeserver.rooms.user_rooms import UserRooms
 from homeserver.rooms.whole_rooms import WholeRooms
+from homeserver.siblings import Neighbourhood, NoSiblings
 from homeserver.stream import Committer, Recovery, Stream
 from homeserver.stream.hearing import CHANNEL as TOLD
 from homeserver.stream.hearing import Hearing
-from homeserver.stream.siblings import Neighbourhood, NoSiblings
 from homeserver.stream.telling import Telling
 from storage.database import Database
 from storage.events import EventStore

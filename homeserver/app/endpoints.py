@@ -36,6 +36,7 @@ def build_routes(
     config: Config,
     core: Core,
     services: Services,
+    *,
     figures: Callable[[], Awaitable[bytes]],
     replaced: Callable[[], bool],
 ) -> list[Route]:

@@ -35,7 +35,7 @@ from homeserver.observability.access_log import AccessLog
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.outgoing import OutgoingClient, make_client
 from homeserver.rooms.engine.recommending import NoPolicyServers
-from homeserver.stream.siblings import Neighbourhood
+from homeserver.siblings import Neighbourhood
 from homeserver.web.fair_port import Crowd
 from homeserver.web.listeners import WebServer
 from storage.database import DatabaseFailure
@@ -133,7 +133,9 @@ class Server:
         await services.start()
         self._echo = await start_echo(reactor, config, core, services)
         figures = own_figures if company is None else company.figures
-        routes = build_routes(reactor, config, core, services, figures, lambda: self._replaced)
+        routes = build_routes(
+            reactor, config, core, services, figures=figures, replaced=lambda: self._replaced
+        )
         if links is not None:
             federation = self._federation = build_federation(reactor, config, core, links, services)
             routes += federation.routes

@@ -63,8 +63,8 @@ class StopSignals:
         if self._reactor.running:
             self._reactor.callFromThread(
                 logger.warning,
-                "SIGHUP: the configuration was not read again; with workers: 1 that takes a restart, with more it is done "
-                "without one",
+                "SIGHUP: the configuration was not read again; with workers: 1 that takes a restart, with more "
+                "it is done without one",
             )
 
     def _stop(self) -> None:

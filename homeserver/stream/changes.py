@@ -20,8 +20,8 @@ class Change:
 
     `rooms` are room keys whose events moved; `users` those with something of their own that moved (account data,
     an invite, …); `kinds` names what else was written ("receipts", …) with the keys it concerns.
-    `foreign` is set when another process wrote it, `unknown` when what it touched was not told. `lost` are rooms that
-    the writer tried to write, too late.
+    `foreign` is set when another process wrote it, `unknown` when what it touched was not told, `whole` when the rooms
+    did not simply go on from where they were. `lost` are rooms that the writer tried to write, too late.
     """
 
     before: int
@@ -31,6 +31,7 @@ class Change:
     wake: frozenset[str] = field(default_factory=frozenset)
     foreign: bool = False
     unknown: bool = False
+    whole: bool = False
     lost: Sequence[int] = ()
 
     @property

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred, TimeoutError
 
-from homeserver.stream.siblings import Neighbourhood
+from homeserver.siblings import Neighbourhood
 from homeserver.stream.waiting import Waiting
 
 logger = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ import orjson
 from prometheus_client import Gauge
 from twisted.internet.defer import Deferred
 
+from homeserver.siblings import Neighbourhood, NoSiblings
 from homeserver.stream.changes import Change, LatestPositions
 from homeserver.stream.listeners import Listener, Listeners
 from homeserver.stream.positions import Positions
-from homeserver.stream.siblings import Neighbourhood, NoSiblings
 from homeserver.stream.waiting import Waiting
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,7 @@ class Stream:
                 users=users if isinstance(users, list) else (),
                 foreign=True,
                 unknown="rooms" not in news,
+                whole=not news["origin"],  # as SQL functions notify that put rooms in place, not on
                 lost=lost if isinstance(lost, list) else (),
             )
         )

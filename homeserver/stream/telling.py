@@ -13,8 +13,8 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from homeserver.siblings import Neighbourhood
 from homeserver.stream.hearing import CHANNEL
-from homeserver.stream.siblings import Neighbourhood
 
 
 class Notifier(Protocol):

@@ -24,9 +24,9 @@ class Operations:
         check: Callable[[], Awaitable[object]],
         replaced: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`figures` gives those of the server, in Prometheus' text format. `check` raises where the server cannot do its
-        work, above all where the database does not answer. `replaced`: whether a process that stops is followed by
-        another, so that the server does not."""
+        """`figures` gives those of the server, in Prometheus' text format. `check` raises where the server cannot do
+        its work, above all where the database does not answer. `replaced`: whether a process that stops is followed
+        by another, so that the server does not."""
         self._figures = figures
         self._check = check
         self._replaced = replaced

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opening the sockets that listeners accept on.
 
-Owns the options of a listening socket and the refusal in words where it cannot be had. Needs no reactor, so that a parent
-of many processes can open them for all. What is answered on them is `listeners`'.
+Owns the options of a listening socket and the refusal in words where it cannot be had. Needs no reactor, so that a
+parent of many processes can open them for all. What is answered on them is `listeners`'.
 """
 
 import errno

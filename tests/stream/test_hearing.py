@@ -10,9 +10,9 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from homeserver.siblings import Siblings, shared_page
 from homeserver.stream import Change, Stream
 from homeserver.stream.hearing import CHANNEL, LONGEST, Hearing
-from homeserver.stream.siblings import Siblings, shared_page
 from homeserver.stream.telling import Telling
 
 

@@ -39,7 +39,7 @@ from homeserver.app.workers.roster import Roster, Seat
 from homeserver.config import Config, ConfigError, StartRefused, parse
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.logging import set_up
-from homeserver.stream.siblings import Siblings
+from homeserver.siblings import Siblings
 
 logger = logging.getLogger("homeserver.app.workers.child")  # which is not what __name__ says
 

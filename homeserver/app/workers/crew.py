@@ -19,7 +19,7 @@ from homeserver.app.workers.members import Edition, Member, State
 from homeserver.app.workers.orders import Orders
 from homeserver.app.workers.roster import Roster, new_roster
 from homeserver.config import StartRefused
-from homeserver.stream.siblings import shared_page
+from homeserver.siblings import shared_page
 
 logger = logging.getLogger(__name__)
 

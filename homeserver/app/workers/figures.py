@@ -2,8 +2,8 @@
 """`/metrics` of several workers: whoever is asked asks the others and puts all answers together.
 
 Each worker tells its figures to whoever connects to a socket of its own that has no file (Linux' abstract names) and
-runs as the same user; nothing is read from it. Who does not answer in `PATIENCE` seconds is left out. Every sample gets a
-label `worker`, so that nothing is added up that should not be; figures of the server as a whole come without it.
+runs as the same user; nothing is read from it. Who does not answer in `PATIENCE` seconds is left out. Every sample
+gets a label `worker`, so that nothing is added up that should not be; figures of the whole server come without it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from homeserver.app.workers.reloading import Reloading
 from homeserver.config import Config, StartRefused
 from homeserver.config.loader import Written
 from homeserver.observability.logging import set_up_alone
-from homeserver.stream.siblings import MOST as MOST_SIBLINGS
+from homeserver.siblings import MOST as MOST_SIBLINGS
 from homeserver.web.sockets import address_of
 
 logger = logging.getLogger(__name__)

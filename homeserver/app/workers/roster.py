@@ -3,7 +3,7 @@
 
 Owns that memory. A seat is a worker's number; its four words are the process id, whether it accepts connections, how
 many it has, and how many it has accepted in all. Every word has one writer at a time and is an aligned machine word, so
-that nothing is locked. What the workers' caches know of each other is `homeserver.stream.siblings`', not this.
+that nothing is locked. What the workers' caches know of each other is `homeserver.siblings`', not this.
 """
 
 from __future__ import annotations
