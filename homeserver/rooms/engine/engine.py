@@ -60,6 +60,10 @@ class RoomEngine:
     def active_writers(self) -> int:
         return len(self._writers)
 
+    def longest_queue(self) -> int:
+        """How much waits for its room's writer where the most does."""
+        return max((writer.waiting for writer in self._writers.values()), default=0)
+
     @property
     def server_name(self) -> str:
         return self._tools.signer.server_name

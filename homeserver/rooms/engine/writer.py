@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from homeserver.errors import NotFound
+from homeserver.errors import LimitExceeded, NotFound
 from homeserver.events import RoomEvent
 from homeserver.rooms.engine.cache import Room, RoomCache
 from homeserver.rooms.engine.drafts import Draft, SendTransaction
@@ -31,6 +31,9 @@ from storage.stream import AlreadyStored
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 50
+MOST_WAITING = 1000
+"""Plans of one room that may wait: beyond, whoever asks is better served by knowing."""
+BUSY_MS = 2000
 GUARDED_BATCH = 8
 """The same in a room with a policy server, which is asked about all of them at once."""
 GUARDED_TRIES = 10
@@ -148,10 +151,17 @@ class RoomWriter:
         self._queue: list[_Pending] = []
         self._running = False
 
+    @property
+    def waiting(self) -> int:
+        """How much is in the queue."""
+        return len(self._queue)
+
     def write(
         self, plan: Plan, users: Sequence[str], transaction: SendTransaction | None
     ) -> Deferred[Written]:
-        """Queue a plan. `users` are those whose member events it will need."""
+        """Queue a plan. `users` are those whose member events it will need. Raises LimitExceeded."""
+        if len(self._queue) >= MOST_WAITING:
+            raise LimitExceeded(BUSY_MS, "Too much is being sent to this room")
         return self._add(_Pending(Deferred(), plan=plan, users=users, transaction=transaction))
 
     def do(self, work: Work, users: Sequence[str]) -> Deferred[Any]:
