@@ -4,7 +4,8 @@
 Owns that decision, for requests over HTTP and for those of WebSockets alike. While nothing is overloaded `busy` is
 False, and to look at it is all that a request pays. Under strain
 
-- a bounded number of requests is carried out at a time, heavy ones (see `kinds`) apart and few;
+- a bounded number of requests is carried out at a time, at most half of them of one user or in one room; heavy ones
+  (see `kinds`) apart and few;
 - the others wait, users and rooms by turns (see `turns`), and who has gone away meanwhile is forgotten;
 - who would wait too long, by what the queue moved lately and whoever stands before, is refused at once;
 - who goes on asking after many refusals gets the next one late: a client that heeds no answer is slowed by its own
@@ -17,7 +18,7 @@ else, another server perhaps, and takes nobody's turn.
 
 import logging
 import random
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -32,12 +33,10 @@ from homeserver.web.turns import Turns
 
 log = logging.getLogger(__name__)
 
-MOST_RUNNING: Final = 64
-"""Ordinary requests at a time: enough that commits of many rooms and of a busy one go together."""
-MOST_HEAVY: Final = 8
-"""The same of heavy ones while no ordinary one waits,"""
+MOST_RUNNING: Final = {Kind.ORDINARY: 200, Kind.HEAVY: 8}
+"""Requests at a time; of ordinary ones enough that those of many rooms, and of a busy one, share their commits."""
 FEW_HEAVY: Final = 2
-"""and while some do."""
+"""Heavy ones at a time while others wait."""
 MOST_WAITING: Final = {Kind.ORDINARY: 1000, Kind.HEAVY: 200}
 MOST_OF_USER: Final = {Kind.ORDINARY: 32, Kind.HEAVY: 4}
 PATIENCE: Final = {Kind.ORDINARY: 2.5, Kind.HEAVY: 5.0}
@@ -101,9 +100,47 @@ class _Lane:
         self.turns: Turns[Entry] = Turns()
         self.running: OrderedDict[Entry, float] = OrderedDict()
         """With the time each began, the oldest first."""
+        self._of: Counter[str] = Counter()
+        """How many of them by user and by room."""
         self.rate = 0.0
         """How many began per second lately; 0 while nobody knows."""
         self.began = 0
+
+    def has_place(self, entry: Entry) -> bool:
+        """Whether there is one for this very user and room."""
+        most = MOST_RUNNING[self.kind]
+        if len(self.running) >= most:
+            return False
+        return self._of[entry.user] < most // 2 and (entry.room is None or self._of[entry.room] < most // 2)
+
+    def begins(self, entry: Entry, now: float) -> None:
+        """It gets a place, if it takes one."""
+        self.began += 1
+        if entry.takes_place:
+            self.running[entry] = now
+            self._of[entry.user] += 1
+            if entry.room is not None:
+                self._of[entry.room] += 1
+
+    def ends(self, entry: Entry) -> bool:
+        """Whether it had a place still, which is free now."""
+        if self.running.pop(entry, None) is None:
+            return False
+        self._vacate(entry)
+        return True
+
+    def _vacate(self, entry: Entry) -> None:
+        for key in (entry.user, entry.room):
+            if key is not None:
+                self._of[key] -= 1
+                if not self._of[key]:
+                    del self._of[key]
+
+    def clear(self) -> None:
+        """Nobody counts any more."""
+        self.running.clear()
+        self._of.clear()
+        self.rate = 0.0
 
     def too_long(self, user: str) -> str | None:
         """Why one more request of the user would wait in vain."""
@@ -123,7 +160,8 @@ class _Lane:
         """Forget those that run for so long that they must wait for something."""
         latest = now - PLACE_SECONDS[self.kind]
         while self.running and next(iter(self.running.values())) < latest:
-            self.running.popitem(last=False)
+            entry, _ = self.running.popitem(last=False)
+            self._vacate(entry)
 
 
 class Admission(Collector):
@@ -136,7 +174,7 @@ class Admission(Collector):
         remembered: Callable[[str], str | None] = _nobody,
         figures: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
-        """`remembered`: from a token to its user, where that is in memory. `figures`: seconds by sign (see `strain`).
+        """`remembered`: from a token to its user, where that is in memory. `figures`: see `Strain.figures`.
 
         Without anybody who calls `looked` everybody is let in.
         """
@@ -169,7 +207,7 @@ class Admission(Collector):
         """Have it begun, now or in its turn, or refused."""
         entry.since = self._clock.seconds()
         lane = self._lane(entry)
-        if not len(lane.turns) and self._has_place(lane):
+        if not len(lane.turns) and self._may_begin(lane) and lane.has_place(entry):
             self._begin(lane, entry)
             return
         reason = lane.too_long(entry.user)
@@ -177,6 +215,8 @@ class Admission(Collector):
             reason = "memory"
         if reason is None:
             lane.turns.put(entry, entry.user, entry.room)
+            if len(lane.running) < MOST_RUNNING[lane.kind]:  # those who wait are stuck in a room, or greedy
+                self._dispatch()
         else:
             self._refuse(lane, entry, reason)
 
@@ -199,7 +239,7 @@ class Admission(Collector):
     def done(self, entry: Entry) -> None:
         """What had begun has ended."""
         lane = self._lane(entry)
-        if lane.running.pop(entry, None) is not None and len(lane.turns):
+        if lane.ends(entry) and len(lane.turns):
             self._dispatch()
 
     # From those who measure
@@ -241,8 +281,7 @@ class Admission(Collector):
 
     def _forget(self) -> None:
         for lane in (self._ordinary, self._heavy):
-            lane.running.clear()
-            lane.rate = 0.0
+            lane.clear()
         self._free.clear()
         self._refusals.clear()
         self._counted_since = 0.0
@@ -252,15 +291,11 @@ class Admission(Collector):
     def _lane(self, entry: Entry) -> _Lane:
         return self._heavy if entry.kind is Kind.HEAVY else self._ordinary
 
-    def _has_place(self, lane: _Lane) -> bool:
-        if lane is self._ordinary:
-            return len(lane.running) < MOST_RUNNING
-        return len(lane.running) < (FEW_HEAVY if len(self._ordinary.turns) else MOST_HEAVY)
+    def _may_begin(self, lane: _Lane) -> bool:
+        return lane is self._ordinary or not len(self._ordinary.turns) or len(lane.running) < FEW_HEAVY
 
     def _begin(self, lane: _Lane, entry: Entry) -> None:
-        lane.began += 1
-        if entry.takes_place:
-            lane.running[entry] = self._clock.seconds()
+        lane.begins(entry, self._clock.seconds())
         entry.begin(entry)
 
     def _dispatch(self) -> None:
@@ -270,15 +305,16 @@ class Admission(Collector):
         try:
             left = _STARTS_AT_ONCE
             for lane in (self._ordinary, self._heavy):
-                while left and len(lane.turns) and self._has_place(lane):
-                    left -= self._take(lane)
+                while left and len(lane.turns) and self._may_begin(lane) and self._take(lane):
+                    left -= 1
         finally:
             self._dispatching = False
 
-    def _take(self, lane: _Lane) -> int:
-        """Begin the next, if it is still wanted; gives how many began."""
-        entry = lane.turns.take()
-        assert entry is not None
+    def _take(self, lane: _Lane) -> bool:
+        """Begin the next, if it is still wanted; False if there is none that may."""
+        entry = lane.turns.take(lane.has_place)
+        if entry is None:
+            return False
         if entry.gone():
             self._left += 1
             entry.refuse(LimitExceeded(1000))
@@ -286,8 +322,7 @@ class Admission(Collector):
             self._refuse(lane, entry, "late")
         else:
             self._begin(lane, entry)
-            return 1
-        return 0
+        return True
 
     def _refuse(self, lane: _Lane, entry: Entry, reason: str) -> None:
         key = (lane.kind.name.lower(), reason)
@@ -337,9 +372,9 @@ class Admission(Collector):
         yield running
         yield GaugeMetricFamily("lares_overload_held", "Refusals that are held back.", value=len(self._held))
         yield GaugeMetricFamily("lares_overload", "1 while requests must wait.", value=int(self.busy))
-        delays = GaugeMetricFamily(
-            "lares_overload_delay_seconds", "What everybody waits for at the moment.", labels=("sign",)
+        signs = GaugeMetricFamily(
+            "lares_overload_sign", "Signs of overload, as parts of what is bearable.", labels=("sign",)
         )
-        for sign, seconds in self._figures().items():
-            delays.add_metric((sign,), seconds)
-        yield delays
+        for sign, part in self._figures().items():
+            signs.add_metric((sign,), part)
+        yield signs

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether this process has more to do than it can: measured, not guessed, and said only of what lasts.
 
-Owns the measuring. Each sign is a delay in seconds that everybody meets at the moment: how late the reactor is, how old
-the oldest statement that waits for a database connection, how long the commit under way has been gone. What counts is
-the least of the last few looks: a burst, a large response, a collection of garbage pass within one or two, and only
-what does not pass is an overload. What is done about it is `admission`'s.
+Owns the measuring. Each sign is something that many meet at the moment: how late the reactor is, how old the oldest
+statement that waits for a database connection, how long the queue of the busiest room. What counts is the least of the
+last few looks: a burst, a large response, a collection of garbage pass within one or two, and only what does not pass
+is an overload. What is done about it is `admission`'s.
 """
 
 from collections import deque
@@ -28,7 +28,7 @@ LATE: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """A delay, and from how many seconds on it is one that nobody should meet."""
+    """Something that grows with the load, and from which value on nobody should meet it."""
 
     name: str
     read: Callable[[], float]
@@ -61,8 +61,11 @@ class Strain:
             self._call = None
 
     def figures(self) -> Mapping[str, float]:
-        """Each sign's seconds at this moment."""
-        return {"reactor": self.late, **{sign.name: sign.read() for sign in self._signs}}
+        """Each sign at this moment, as a part of what is bearable."""
+        return {
+            "reactor": self.late / LATE,
+            **{sign.name: sign.read() / sign.bearable for sign in self._signs},
+        }
 
     def _again(self, pause: float) -> None:
         self._due = self._clock.seconds() + pause

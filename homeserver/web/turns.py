@@ -8,9 +8,13 @@ gains nothing by it in the users' ring. What concerns no room stands in a room o
 """
 
 from collections import OrderedDict, deque
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+MOST_TRIES: Final = 64
+"""Lanes of a ring that are looked at for one whose turn may come now."""
 
 
 class _Place(Generic[T]):
@@ -24,7 +28,7 @@ class _Place(Generic[T]):
 
 
 class Turns(Generic[T]):
-    """Things that wait. Every method takes the same time however many they are."""
+    """Things that wait. What a method costs does not depend on how many they are."""
 
     def __init__(self) -> None:
         self._rings: tuple[_Ring[T], _Ring[T]] = (_Ring(), _Ring())
@@ -52,12 +56,12 @@ class Turns(Generic[T]):
         self._of_user[user] = self._of_user.get(user, 0) + 1
         self._count += 1
 
-    def take(self) -> T | None:
-        """What is next; None if nothing waits."""
-        if not self._count:
-            return None
+    def take(self, allowed: Callable[[T], bool]) -> T | None:
+        """What is next of what is allowed to be now; None if nothing is."""
         self._turn = 1 - self._turn
-        place = self._rings[self._turn].take()
+        place = self._rings[self._turn].take(allowed) or self._rings[1 - self._turn].take(allowed)
+        if place is None:
+            return None
         self._count -= 1
         left = self._of_user[place.user] - 1
         if left:
@@ -87,19 +91,22 @@ class _Ring(Generic[T]):
                 waiting.popleft()
             waiting.append(place)
 
-    def take(self) -> _Place[T]:
-        """The next that was not taken of the other ring; there must be one."""
-        while True:
+    def take(self, allowed: Callable[[T], bool]) -> _Place[T] | None:
+        """The next that was not taken of the other ring. A lane whose first may not come now has had its turn."""
+        for _ in range(min(MOST_TRIES, len(self._lanes))):
             lane, waiting = self._lanes.popitem(last=False)
-            place = waiting.popleft()
-            while place.taken and waiting:
-                place = waiting.popleft()
-            if place.taken:
+            while waiting and waiting[0].taken:
+                waiting.popleft()
+            if not waiting:
                 continue
-            place.taken = True
-            if waiting:
+            place = waiting[0]
+            taken = place.taken = allowed(place.what)
+            if not taken or len(waiting) > 1:
                 self._lanes[lane] = waiting
-            return place
+            if taken:
+                waiting.popleft()
+                return place
+        return None
 
     def clear(self) -> None:
         self._lanes.clear()

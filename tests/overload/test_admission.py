@@ -14,7 +14,6 @@ from homeserver.web.admission import (
     FEW_HEAVY,
     FREE_PER_SECOND,
     HOLD,
-    MOST_HEAVY,
     MOST_OF_USER,
     MOST_RUNNING,
     MOST_WAITING,
@@ -55,7 +54,7 @@ class Busy:
 
     def fill(self, kind: Kind = Kind.ORDINARY) -> None:
         """Take every place."""
-        for number in range(MOST_RUNNING if kind is Kind.ORDINARY else MOST_HEAVY):
+        for number in range(MOST_RUNNING[kind]):
             self.ask(f"filler {number}", kind)
 
     def done(self, count: int = 1) -> None:
@@ -69,6 +68,10 @@ class Busy:
             self.clock.advance(LOOK)
             self.admission.looked(strained)
 
+    def asks(self) -> bool:
+        """Whether requests must ask."""
+        return self.admission.busy
+
     @property
     def users(self) -> list[str]:
         return [user for user, _ in self.begun]
@@ -79,10 +82,15 @@ def test_so_many_at_a_time_and_the_others_in_turn() -> None:
     busy.fill()
     for user in ("a", "a", "a", "a", "b"):
         busy.ask(user)
-    assert len(busy.begun) == MOST_RUNNING
+    assert len(busy.begun) == MOST_RUNNING[Kind.ORDINARY]
     busy.done(4)
     assert sorted(busy.users[-4:]) == ["a", "a", "a", "b"]
-    assert busy.admission.statistics() == {"waiting": 1, "running": MOST_RUNNING, "held": 0, "refused": 0}
+    assert busy.admission.statistics() == {
+        "waiting": 1,
+        "running": MOST_RUNNING[Kind.ORDINARY],
+        "held": 0,
+        "refused": 0,
+    }
 
 
 def test_a_share_is_bounded_and_the_others_do_not_notice() -> None:
@@ -120,18 +128,31 @@ def test_who_goes_on_asking_is_answered_late() -> None:
 
 
 def test_who_would_wait_too_long_is_refused_at_once() -> None:
-    """By what began lately: where forty a second begin, and half of the turns are others', fifty wait."""
+    """By what began lately: where two hundred a second begin, and half of the turns are others', 250 wait."""
     busy = Busy()
     busy.fill()
-    for number in range(320):
+    for number in range(1600):
         busy.ask(f"user {number}")
-        if number % 10 == 9:
-            busy.done(10)
+        if number % 50 == 49:
+            busy.done(50)
             busy.wait(0.25)
     assert not busy.refused
-    for number in range(100):
+    for number in range(400):
         busy.ask(f"late user {number}")
-    assert 40 < len(busy.refused) < 60
+    assert 100 < len(busy.refused) < 200
+
+
+def test_half_of_the_places_for_one_user_or_room() -> None:
+    """Who is stuck in a slow room takes no place from the others."""
+    busy = Busy()
+    half = MOST_RUNNING[Kind.ORDINARY] // 2
+    for number in range(half + 5):
+        busy.ask(f"user {number}", room="!slow:test")
+    busy.ask("somebody", room="!other:test")
+    assert len(busy.begun) == half + 1
+    assert busy.users[-1] == "somebody"
+    busy.done()
+    assert busy.users[-1] == f"user {half}"
 
 
 def test_what_has_waited_too_long_is_not_begun() -> None:
@@ -156,14 +177,14 @@ def test_nothing_is_done_for_who_has_left() -> None:
 
 
 def test_heavy_ones_come_after_the_others() -> None:
-    """Eight at a time; while others wait, two."""
+    """Some at a time; while others wait, two."""
     busy = Busy()
     busy.fill(Kind.HEAVY)
     busy.ask("heavy", Kind.HEAVY)
-    assert len(busy.begun) == MOST_HEAVY
+    assert len(busy.begun) == MOST_RUNNING[Kind.HEAVY]
     busy.fill()
     busy.ask("light")
-    busy.done(MOST_HEAVY - FEW_HEAVY)
+    busy.done(MOST_RUNNING[Kind.HEAVY] - FEW_HEAVY)
     assert "heavy" not in busy.users
     busy.done()
     assert "heavy" in busy.users
@@ -182,9 +203,9 @@ def test_heavy_ones_are_refused_where_memory_is_short() -> None:
 def test_what_waits_for_something_else_takes_no_place() -> None:
     """A join over a slow server, a long-poll."""
     busy = Busy()
-    for _ in range(MOST_RUNNING + 10):
+    for _ in range(MOST_RUNNING[Kind.ORDINARY] + 10):
         busy.ask("polls", takes_place=False)
-    assert len(busy.begun) == MOST_RUNNING + 10
+    assert len(busy.begun) == MOST_RUNNING[Kind.ORDINARY] + 10
     busy.fill()
     busy.ask("waits")
     busy.wait(PLACE_SECONDS[Kind.ORDINARY] + 2 * LOOK)
@@ -206,11 +227,11 @@ def test_afterwards_nobody_is_asked_and_nothing_is_kept() -> None:
     busy.fill()
     busy.ask("waits")
     busy.wait(0.1, strained=False)
-    assert busy.admission.busy
+    assert busy.asks()
     busy.done(len(busy.begun))
     busy.wait(0.1, strained=False)
     assert busy.users == ["waits"]
-    assert not busy.admission.busy
+    assert not busy.asks()
     assert busy.admission.statistics() == {"waiting": 0, "running": 0, "held": 0, "refused": 0}
     busy.done()
 
@@ -226,12 +247,10 @@ def test_those_that_end_at_once_do_not_pile_up_on_the_stack() -> None:
         admission.done(entry)
 
     def entry(user: str, begin: Any) -> Entry:
-        return Entry(
-            kind=Kind.ORDINARY, user=user, room=None, begin=begin, refuse=pytest.fail, gone=lambda: False
-        )
+        return Entry(kind=Kind.ORDINARY, user=user, room=None, begin=begin, refuse=_never, gone=lambda: False)
 
     blocking: list[Entry] = []
-    for number in range(MOST_RUNNING):
+    for number in range(MOST_RUNNING[Kind.ORDINARY]):
         admission.ask(entry(f"filler {number}", blocking.append))
     for number in range(MOST_WAITING[Kind.ORDINARY]):
         admission.ask(entry(f"user {number}", begin))
@@ -248,14 +267,19 @@ def test_turns_of_what_is_no_exchange() -> None:
     assert _now(calm.turn("alice", None)) is None
     busy = Busy()
     busy.fill()
-    waiting = Deferred.fromCoroutine(busy.admission.turn("alice", "!room:test"))
-    assert not waiting.called
+    got: list[Entry | None] = []
+    Deferred.fromCoroutine(busy.admission.turn("alice", "!room:test")).addCallback(got.append)
+    assert not got
     busy.done()
-    assert waiting.called
+    assert len(got) == 1
     for _ in range(MOST_OF_USER[Kind.ORDINARY]):
         busy.ask("bob")
     with pytest.raises(LimitExceeded):
         _now(busy.admission.turn("bob", None))
+
+
+def _never(error: LimitExceeded) -> None:
+    raise AssertionError(error)
 
 
 def _now(coroutine: Any) -> object:

@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from twisted.internet.task import Clock
 
@@ -26,6 +27,7 @@ class World:
     def look(self, times: int = 1) -> None:
         """Let the process come to so many looks."""
         for _ in range(times):
+            call: Any
             (call,) = self.clock.getDelayedCalls()
             self.clock.advance(call.getTime() - self.clock.seconds() + self.late)
 
@@ -73,7 +75,7 @@ def test_a_database_that_has_no_connection_free_is_one() -> None:
         process.database = 0.3
         process.look(LOOKS)
         assert process.strain.strained
-        assert process.strain.figures() == {"reactor": 0.0, "database": 0.3}
+        assert process.strain.figures() == {"reactor": 0.0, "database": 1.2}
 
 
 def test_who_is_idle_looks_seldom_and_who_is_not_often() -> None:
