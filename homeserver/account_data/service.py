@@ -121,11 +121,20 @@ class AccountData:
 
     async def ignored(self, user_id: str) -> frozenset[str]:
         """The users whom a user ignores."""
-        data = await self._load(user_id)
-        if data.ignored is None:
-            kept = data.entries.get((GLOBAL, IGNORED_USER_LIST))
-            data.ignored = ignored_users(None if kept is None else kept.content, user_id)
-        return data.ignored
+        return _ignored(await self._load(user_id), user_id)
+
+    def ignored_at_once(self, user_id: str) -> frozenset[str] | None:
+        """The same; None if the user's data is not in memory."""
+        data = self._cache.get(user_id)
+        return None if data is None else _ignored(data, user_id)
+
+    def get_at_once(self, user_id: str, event_type: str) -> tuple[dict[str, Any] | None] | None:
+        """The content of a global type as `get` gives it, in a tuple; None if the user's data is not in memory."""
+        data = self._cache.get(user_id)
+        if data is None:
+            return None
+        kept = data.entries.get((GLOBAL, event_type))
+        return (None if kept is None else kept.content,)
 
     async def changed(self, user_id: str, since: int, upto: int) -> AccountDataChanges:
         """What moved in since < position ≤ upto; everything there is for `since` 0. No query if nothing moved."""
@@ -262,6 +271,13 @@ class AccountData:
         if room is None:
             raise NotFound("You have never been in this room")
         return room
+
+
+def _ignored(data: UserData, user_id: str) -> frozenset[str]:
+    if data.ignored is None:
+        kept = data.entries.get((GLOBAL, IGNORED_USER_LIST))
+        data.ignored = ignored_users(None if kept is None else kept.content, user_id)
+    return data.ignored
 
 
 def check_settable(event_type: str) -> None:

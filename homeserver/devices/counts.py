@@ -49,11 +49,10 @@ class KeyCounts:
 
     async def of(self, user_id: str, device_id: str) -> Counts:
         """What the device has left, at least as of the stream's position. No query unless it moved."""
+        known = self.known(user_id, device_id)
+        if known is not None:
+            return known
         key = (user_id, device_id)
-        known = self._known.get(key)
-        if known is not None and not self._news.counts.may_have_changed(key, known[1]):
-            self._known.move_to_end(key)
-            return known[0]
         position = self._position()
         counts = await self._store.counts(user_id, device_id)
         self._known[key] = (counts, position)
@@ -61,6 +60,15 @@ class KeyCounts:
         while len(self._known) > CAPACITY:
             self._known.popitem(last=False)
         return counts
+
+    def known(self, user_id: str, device_id: str) -> Counts | None:
+        """The same as `of`; None if memory does not tell."""
+        key = (user_id, device_id)
+        known = self._known.get(key)
+        if known is None or self._news.counts.may_have_changed(key, known[1]):
+            return None
+        self._known.move_to_end(key)
+        return known[0]
 
     def may_have_moved(self, user_id: str, device_id: str, since: int) -> bool:
         """False only if they did not move after the position."""

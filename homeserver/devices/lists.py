@@ -124,6 +124,13 @@ class DeviceLists:
                 found.add(shared.user_id)
         return DeviceListNews(found, left)
 
+    def none_since(self, since: int, rooms: Iterable[int]) -> bool:
+        """Whether memory tells that nothing moved after a position for a user in whose rooms, of which only those
+        moved, they were all along."""
+        return self._news.newest_list <= since and not any(
+            self._member_moves.may_have_changed(room, since) for room in rooms
+        )
+
     # Writing.
 
     async def settle(self, users: Iterable[str]) -> None:

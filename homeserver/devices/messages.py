@@ -149,20 +149,31 @@ class ToDevice:
 
     async def waiting(self, user_id: str, device_id: str, since: int, upto: int) -> Waiting:
         """The oldest messages in since < position ≤ upto, a page of them. No query if there can be none."""
-        if since >= upto or (since > 0 and not self._news.messages.may_have_changed(user_id, since)):
+        if self.none_since(user_id, since, upto):
             return NOTHING
         rows = await self._store.waiting(user_id, device_id, since, upto, PAGE + 1)
         if len(rows) > PAGE:
             return Waiting([row.message for row in rows[:PAGE]], rows[PAGE - 1].position)
         return Waiting([row.message for row in rows], 0)
 
-    async def acknowledge(self, user_id: str, device_id: str, position: int) -> None:
-        """The device has every message up to the position: they are deleted."""
+    def none_since(self, user_id: str, since: int, upto: int) -> bool:
+        """Whether memory tells that no message came in since < position ≤ upto."""
+        return since >= upto or (since > 0 and not self._news.messages.may_have_changed(user_id, since))
+
+    def is_acknowledged(self, user_id: str, device_id: str, position: int) -> bool:
+        """Whether memory tells that there is no message up to the position."""
         key = (user_id, device_id)
         done = self._acknowledged.get(key)
-        if done is not None and (done >= position or not self._news.messages.may_have_changed(user_id, done)):
-            self._acknowledged.move_to_end(key)
+        if done is None or (done < position and self._news.messages.may_have_changed(user_id, done)):
+            return False
+        self._acknowledged.move_to_end(key)
+        return True
+
+    async def acknowledge(self, user_id: str, device_id: str, position: int) -> None:
+        """The device has every message up to the position: they are deleted."""
+        if self.is_acknowledged(user_id, device_id, position):
             return
+        key = (user_id, device_id)
         await self._store.delete(user_id, device_id, position)
         self._acknowledged[key] = max(position, self._acknowledged.get(key, 0))
         self._acknowledged.move_to_end(key)

@@ -79,6 +79,11 @@ class DeviceNews:
         self.counts.record(devices, position)
         return {user_id for user_id, _ in devices}
 
+    @property
+    def newest_list(self) -> int:
+        """The position above which no list changed."""
+        return self._lists[-1].position if self._lists else self._floor
+
     def lists_since(self, user_id: str, rooms: Set[int], since: int) -> set[str] | None:
         """Users whose lists changed after a position, as far as they concern who is in those rooms.
 

@@ -141,7 +141,7 @@ class RoomEventFilter(EventFilter):
         return DEFAULT_LIMIT if self.limit is None else min(self.limit, MOST_EVENTS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class SyncFilter:
     """A whole filter, as `/sync` takes it."""
 

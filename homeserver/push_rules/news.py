@@ -31,6 +31,8 @@ class AccountData(Protocol[C_co]):
 
     def ignored(self, user_id: str) -> Awaitable[frozenset[str]]: ...
 
+    def ignored_at_once(self, user_id: str) -> frozenset[str] | None: ...
+
 
 class Rules(Protocol):
     def content(self, user_id: str) -> Awaitable[dict[str, Any]]: ...
@@ -55,3 +57,7 @@ class AccountDataWithRules(Generic[C]):
     async def ignored(self, user_id: str) -> frozenset[str]:
         """The users whom a user ignores."""
         return await self._account_data.ignored(user_id)
+
+    def ignored_at_once(self, user_id: str) -> frozenset[str] | None:
+        """The same; None if memory does not tell."""
+        return self._account_data.ignored_at_once(user_id)

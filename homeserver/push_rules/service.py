@@ -43,6 +43,8 @@ class AccountData(Protocol):
 
     async def get(self, user_id: str, event_type: str, room: int = GLOBAL) -> dict[str, Any] | None: ...
 
+    def get_at_once(self, user_id: str, event_type: str) -> tuple[dict[str, Any] | None] | None: ...
+
     async def update_managed(
         self,
         user_id: str,
@@ -73,6 +75,14 @@ class PushRules:
     async def compiled(self, user_id: str) -> CompiledRules:
         """The user's rules, for evaluating events."""
         content = await self._account_data.get(user_id, PUSH_RULES)
+        return DEFAULT_COMPILED if content is None else self._known(user_id, content).compiled
+
+    def compiled_at_once(self, user_id: str) -> CompiledRules | None:
+        """The same; None if the user's account data is not in memory."""
+        found = self._account_data.get_at_once(user_id, PUSH_RULES)
+        if found is None:
+            return None
+        content = found[0]
         return DEFAULT_COMPILED if content is None else self._known(user_id, content).compiled
 
     async def rules(self, user_id: str) -> UserRules:

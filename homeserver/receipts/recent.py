@@ -55,6 +55,8 @@ class RecentReceipts:
         self._size = 0
         self._untold: list[Receipt] = []
         """Heard of before the commit they came with."""
+        self.latest = position
+        """No receipt of a greater position is known, or was forgotten."""
 
     def add(self, receipt: Receipt) -> bool:
         """A receipt that stands; False if it was known, or is too old to be remembered."""
@@ -66,6 +68,7 @@ class RecentReceipts:
         if not room.add(receipt):
             return False
         self._size += 1
+        self.latest = max(self.latest, receipt.position)
         if len(room.receipts) > PER_ROOM:
             room.floor = room.receipts.popleft().position
             self._size -= 1
@@ -156,4 +159,5 @@ class RecentReceipts:
         self._rooms.clear()
         self._size = 0
         self._floor = max(self._floor, position)
+        self.latest = max(self.latest, position)
         self._untold.clear()

@@ -8,7 +8,7 @@ where it happened. What receipts do to notification counts is decided elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -225,17 +225,30 @@ class Receipts:
         Everything there is for `since` 0. From memory where that reaches back so far, else in one query for all rooms.
         """
         found, unknown = self._recent.since(rooms, since, upto)
-        contents: dict[int, dict[str, Any]] = {}
-        for room, receipts in found.items():
-            visible = [r for r in receipts if not r.private or r.user_id == user_id]
-            if visible:
-                contents[room] = receipt_content(visible)
+        contents = _contents(user_id, found)
         if unknown:
             by_room: dict[int, list[Receipt]] = {}
             for receipt in await self._store.since(unknown, user_id, since, upto):
                 by_room.setdefault(receipt.room, []).append(receipt)
             contents.update((room, receipt_content(receipts)) for room, receipts in by_room.items())
         return contents
+
+    def at_once(
+        self, user_id: str, rooms: Collection[int], since: int, upto: int
+    ) -> dict[int, dict[str, Any]] | None:
+        """What `changed` would give; None if memory does not reach back so far."""
+        found, unknown = self._recent.since(rooms, since, upto)
+        return None if unknown else _contents(user_id, found)
+
+
+def _contents(user_id: str, found: Mapping[int, Sequence[Receipt]]) -> dict[int, dict[str, Any]]:
+    """By room, what the user may see of receipts."""
+    contents: dict[int, dict[str, Any]] = {}
+    for room, receipts in found.items():
+        visible = [r for r in receipts if not r.private or r.user_id == user_id]
+        if visible:
+            contents[room] = receipt_content(visible)
+    return contents
 
 
 def _check_thread(kind: Kind, thread: str) -> None:

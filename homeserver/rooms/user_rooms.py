@@ -37,6 +37,13 @@ class UserRooms:
                 self._by_user.popitem(last=False)
         return rooms
 
+    def known(self, user_id: str) -> Mapping[int, Standing] | None:
+        """The same as `of`; None if it is not in memory."""
+        known = self._by_user.get(user_id)
+        if known is not None:
+            self._by_user.move_to_end(user_id)
+        return known
+
     async def joined(self, user_id: str) -> list[Standing]:
         """The rooms the user is joined to."""
         return [standing for standing in (await self.of(user_id)).values() if standing.membership == "join"]

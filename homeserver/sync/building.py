@@ -19,7 +19,9 @@ from homeserver.sync.fragments import TimelineFragments
 from homeserver.sync.joined import JoinedRooms
 from homeserver.sync.lazy_members import SentMembers
 from homeserver.sync.left import LeftRooms
+from homeserver.sync.moves import RoomMoves
 from homeserver.sync.service import Sections, SyncService
+from homeserver.sync.shortcut import Shortcut
 from homeserver.sync.state import EventLoader
 from homeserver.sync.summary import Summaries
 from homeserver.sync.survey import Surveyor
@@ -64,6 +66,26 @@ def build_sync(
         bundles=TimelineBundles(Aggregations(RelationStore(database))),
         sent=SentMembers(),
     )
+    moves = RoomMoves(stream.position)
+    stream.subscribe(moves)
+    shortcut = Shortcut(
+        stream=stream,
+        clock=clock,
+        moves=moves,
+        user_moved=stream.users,
+        user_rooms=user_rooms,
+        rooms=cache,
+        fragments=sections.fragments,
+        sent=sections.sent,
+        providers=providers,
+        now=now,
+    )
     return SyncService(
-        stream=stream, user_moved=stream.users, clock=clock, sections=sections, providers=providers, now=now
+        stream=stream,
+        user_moved=stream.users,
+        clock=clock,
+        sections=sections,
+        providers=providers,
+        shortcut=shortcut,
+        now=now,
     )

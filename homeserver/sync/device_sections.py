@@ -6,6 +6,7 @@ Owns their JSON. Each answers "nothing" from memory; see `homeserver/devices`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import orjson
@@ -15,6 +16,7 @@ from homeserver.devices.lists import DeviceLists
 from homeserver.devices.messages import ToDevice
 from homeserver.protocol.tokens import SyncToken
 from homeserver.sync.providers import ExtensionNews
+from storage.one_time_keys import KeyCounts as Counts
 
 _NOTHING: Final = ExtensionNews({}, False)
 
@@ -36,6 +38,12 @@ class ToDeviceSection:
             return _NOTHING
         body = '{"events":[' + ",".join(waiting.messages) + "]}"
         return ExtensionNews({"to_device": body.encode()}, True, waiting.told)
+
+    def at_once(
+        self, user_id: str, device_id: str | None, since: SyncToken, upto: int, rooms: Sequence[int]
+    ) -> ExtensionNews | None:
+        told = since.to_device_told
+        return _NOTHING if device_id is None or self._to_device.none_since(user_id, told, upto) else None
 
     async def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> None:
         if device_id is not None:
@@ -59,6 +67,11 @@ class DeviceListsSection:
         body = orjson.dumps({"changed": sorted(news.changed), "left": sorted(news.left)})
         return ExtensionNews({"device_lists": body}, True)
 
+    def at_once(
+        self, user_id: str, device_id: str | None, since: SyncToken, upto: int, rooms: Sequence[int]
+    ) -> ExtensionNews | None:
+        return _NOTHING if self._lists.none_since(since.position, rooms) else None
+
     async def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> None:
         return None
 
@@ -77,15 +90,27 @@ class KeyCountsSection:
     ) -> ExtensionNews:
         if device_id is None:
             return _NOTHING
-        counts = await self._counts.of(user_id, device_id)
+        return self._told(user_id, device_id, since, upto, await self._counts.of(user_id, device_id))
+
+    def at_once(
+        self, user_id: str, device_id: str | None, since: SyncToken, upto: int, rooms: Sequence[int]
+    ) -> ExtensionNews | None:
+        if device_id is None:
+            return _NOTHING
+        counts = self._counts.known(user_id, device_id)
+        return None if counts is None else self._told(user_id, device_id, since, upto, counts)
+
+    def _told(
+        self, user_id: str, device_id: str, since: SyncToken | None, upto: int, counts: Counts
+    ) -> ExtensionNews:
         if not counts.has_keys:
             return _NOTHING
-        one_time = {"signed_curve25519": 0, **counts.one_time}
         moved = (
             since is not None
             and since.position < upto
             and self._counts.may_have_moved(user_id, device_id, since.position)
         )
+        one_time = {"signed_curve25519": 0, **counts.one_time}
         return ExtensionNews(
             {
                 "device_one_time_keys_count": orjson.dumps(one_time),

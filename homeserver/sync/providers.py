@@ -8,7 +8,7 @@ stored is told apart by serials of the ephemeral clock instead. All of it is ask
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +25,12 @@ class Receipts(Protocol):
         self, user_id: str, rooms: Sequence[int], since: int, upto: int
     ) -> Awaitable[Mapping[int, JsonObject]]:
         """By room with news: the content of its `m.receipt` event as the user may see it."""
+        ...
+
+    def at_once(
+        self, user_id: str, rooms: Collection[int], since: int, upto: int
+    ) -> Mapping[int, JsonObject] | None:
+        """What `changed` would give; None if memory does not tell."""
         ...
 
 
@@ -45,6 +51,10 @@ class AccountData(Protocol):
 
     def ignored(self, user_id: str) -> Awaitable[frozenset[str]]:
         """Whom the user ignores (`m.ignored_user_list`)."""
+        ...
+
+    def ignored_at_once(self, user_id: str) -> frozenset[str] | None:
+        """The same; None if memory does not tell."""
         ...
 
 
@@ -81,6 +91,10 @@ class Unread(Protocol):
         """For each of the rooms; one that is absent has nothing unread."""
         ...
 
+    def at_once(self, user_id: str, room: int, upto: int, ignored: frozenset[str]) -> UnreadCounts | None:
+        """Of one room, for a user whom one knows to ignore those; None if that takes more than a look."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ExtensionNews:
@@ -99,6 +113,15 @@ class Extension(Protocol):
     def changed(
         self, user_id: str, device_id: str | None, since: SyncToken | None, upto: int
     ) -> Awaitable[ExtensionNews]: ...
+
+    def at_once(
+        self, user_id: str, device_id: str | None, since: SyncToken, upto: int, rooms: Sequence[int]
+    ) -> ExtensionNews | None:
+        """What `changed` would give; None if memory does not tell.
+
+        Nothing of the user's own has moved since, and of the rooms they are in only `rooms`.
+        """
+        ...
 
     def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> Awaitable[None]:
         """The device has processed what came with the token: what was kept for it alone may go."""

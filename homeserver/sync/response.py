@@ -44,6 +44,40 @@ def state_part(
     return key + b",".join(render_all(entries, reader, past, room_id=False)) + b"]}"
 
 
+def opening(room_id: str, timeline: bytes, name: StateAfter | None) -> bytes:
+    """One room of `join` without news of its state, as `joined_entry` writes it, up to its `ephemeral`."""
+    state = b"state" if name is None else name.encode()
+    return b'%b:{"timeline":%b,"%b":{"events":[]},"ephemeral":' % (orjson.dumps(room_id), timeline, state)
+
+
+def quiet_opening(room_id: str, name: StateAfter | None) -> bytes:
+    """The same of a room in which nothing happened."""
+    return opening(room_id, NO_TIMELINE, name)
+
+
+def closed(
+    opening: bytes, ephemeral: Sequence[Mapping[str, Any]], unread: UnreadCounts, threads_apart: bool
+) -> bytes:
+    """An `opening`, and the rest of the entry."""
+    return b"".join(
+        (
+            opening,
+            events(ephemeral),
+            b',"account_data":{"events":[]},"unread_notifications":',
+            _unread(unread, threads_apart),
+            b"}",
+        )
+    )
+
+
+def small(next_batch: SyncToken, join: Sequence[bytes], extensions: Mapping[str, bytes]) -> bytes:
+    """A response with nothing but rooms of `join` and a device's own sections, as `whole` writes it."""
+    start = b'{"next_batch":"%b","rooms":{"join":{' % str(next_batch).encode()
+    if extensions:
+        return b"".join((start, b",".join(join), _BETWEEN, _extension_part({**_EMPTY_FORMS, **extensions})))
+    return b"".join((start, *join, _END)) if len(join) < 2 else b"".join((start, b",".join(join), _END))
+
+
 def joined_entry(
     room_id: str,
     *,
@@ -94,6 +128,8 @@ def _unread(unread: UnreadCounts | None, threads_apart: bool) -> bytes:
 
 
 def _counts(counts: Counts) -> bytes:
+    if not counts.notifications:
+        return _NO_COUNTS
     return b'{"highlight_count":%d,"notification_count":%d}' % (counts.highlights, counts.notifications)
 
 
@@ -125,7 +161,15 @@ def whole(
             presence,
             b',"account_data":',
             account_data,
-            *(b',"%b":%b' % (key.encode(), value) for key, value in extensions.items()),
-            b"}",
+            _extension_part(extensions),
         )
     )
+
+
+def _extension_part(extensions: Mapping[str, bytes]) -> bytes:
+    """A device's own sections, and the end of the response."""
+    return b"".join((*(b',"%b":%b' % (key.encode(), value) for key, value in extensions.items()), b"}"))
+
+
+_BETWEEN = b'},"invite":{},"knock":{},"leave":{}},"presence":%b,"account_data":%b' % (NO_EVENTS, NO_EVENTS)
+_END = _BETWEEN + _extension_part(_EMPTY_FORMS)

@@ -25,6 +25,7 @@ from homeserver.sync.joined import JoinedRooms, JoinedUpdate, members_shown
 from homeserver.sync.lazy_members import NOTHING_SENT, SentMembers
 from homeserver.sync.left import LeftRooms, LeftUpdate
 from homeserver.sync.request import SyncRequest, SyncResponse, Window
+from homeserver.sync.shortcut import Shortcut
 from homeserver.sync.state import StateKey
 from homeserver.sync.survey import Survey, Surveyor
 from homeserver.sync.timeline import Timeline
@@ -62,8 +63,10 @@ class SyncService:
         clock: EphemeralClock,
         sections: Sections,
         providers: Providers,
+        shortcut: Shortcut,
         now: Callable[[], int],
     ) -> None:
+        self._shortcut = shortcut
         self._stream = stream
         self._clock = clock
         self._sections = sections
@@ -73,6 +76,22 @@ class SyncService:
 
     async def sync(self, request: SyncRequest) -> SyncResponse:
         """The response as of now, at once."""
+        response = self.at_once(request)
+        return await self.sync_from_all(request) if response is None else response
+
+    def at_once(self, request: SyncRequest) -> SyncResponse | None:
+        """The same without waiting for anything; None if that cannot be."""
+        if request.since is None:
+            return None
+        news = self._shortcut.news(request, request.since)
+        return self._shortcut.empty(request, news) if isinstance(news, SyncToken) else news
+
+    def news(self, request: SyncRequest, told: SyncToken) -> SyncResponse | SyncToken | None:
+        """What is new after `told`: see `Shortcut`."""
+        return self._shortcut.news(request, told)
+
+    async def sync_from_all(self, request: SyncRequest) -> SyncResponse:
+        """The response as of now, whatever is asked for: from memory and the database."""
         since, upto, serial = request.since, self._stream.position, self._clock.current
         if since is not None:
             ahead = (

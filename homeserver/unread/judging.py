@@ -9,7 +9,7 @@ since a new display name writes one into every room.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,8 +22,8 @@ from storage.unread import UnreadEvent
 
 VIEWS = 4096
 """Events whose view is kept: the members of a busy room ask of the same few."""
-
-
+GLANCES = 256
+"""The same, for as long as a commit's listeners are told of it."""
 TURN = 200_000
 """Steps that a user's rules may take in one turn of the reactor, some twenty milliseconds."""
 
@@ -61,11 +61,33 @@ class Verdict(NamedTuple):
     parent: str | None
 
 
+class Glance(NamedTuple):
+    """What is the same for all who judge an event."""
+
+    view: EventView
+    is_state: bool
+    thread: str | None
+    parent: str | None
+
+
 class Views:
     """Views of the newest events, by event id: what is computed once for all members of a room."""
 
     def __init__(self) -> None:
         self._views: OrderedDict[str, EventView] = OrderedDict()
+        self._glances: OrderedDict[RoomEvent, Glance] = OrderedDict()
+
+    def glance(self, entry: RoomEvent) -> Glance:
+        """Of an event in memory that is not redacted."""
+        glance = self._glances.get(entry)
+        if glance is None:
+            item = Item.of_memory(entry)
+            link = direct_link(item.event_id, item.pdu["content"])
+            glance = Glance(self.of(item, entry.room_id), item.is_state, own_thread(link), link.parent)
+            self._glances[entry] = glance
+            if len(self._glances) > GLANCES:
+                self._glances.popitem(last=False)
+        return glance
 
     def of(self, item: Item, room_id: str) -> EventView:
         view = self._views.get(item.event_id)
@@ -114,6 +136,35 @@ class Judge:
                 verdicts.append(verdict)
             if self._reader.spent >= TURN:
                 break
+        return verdicts
+
+    def judge_simple(self, entries: Sequence[RoomEvent], views: Views) -> list[Verdict] | None:
+        """Verdicts as `judge` gives them of a few events in memory; None if that takes more than a moment, or if
+        more than these events must be looked at."""
+        reader, rules, facts = self._reader, self._rules, self._facts
+        reader.spent = 0
+        verdicts: list[Verdict] = []
+        for entry in entries:
+            stored = entry.stored
+            if stored.redacted_by is not None or stored.type == "m.room.redaction" or reader.spent >= TURN:
+                return None
+            own, highlight = stored.sender == reader.user_id, False
+            glance = views.glance(entry)
+            if own:
+                if glance.is_state:
+                    continue
+            elif stored.sender in self._ignored:
+                continue
+            else:
+                actions = evaluate(rules, glance.view, facts, reader)
+                if not actions.notify:
+                    continue
+                highlight = actions.highlight
+            if glance.thread is None:
+                return None
+            verdicts.append(
+                Verdict(stored.position, stored.event_id, own, highlight, glance.thread, glance.parent)
+            )
         return verdicts
 
     def _verdict(self, item: Item, views: Views | None) -> Verdict | None:

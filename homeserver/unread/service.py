@@ -18,7 +18,7 @@ from typing import Protocol
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.push_rules import CompiledRules, Reader, RoomFacts
-from homeserver.rooms.engine import Room, RoomCache
+from homeserver.rooms.engine import Room, RoomCache, RoomHead
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.stream import Stream
 from homeserver.unread.counts import UnreadCounts
@@ -35,11 +35,17 @@ SLICE = 200
 """Events from the database judged in one turn of the reactor."""
 ROUNDS = 4
 """Attempts at an answer while rooms and receipts move underneath."""
+AT_ONCE = 16
+"""Events of a room that are judged without letting the reactor turn."""
+READERS = 20_000
+"""Users in rooms whose display names are kept at hand."""
 _LATEST = 2**63 - 1
 
 
 class Rules(Protocol):
     def compiled(self, user_id: str) -> Awaitable[CompiledRules]: ...
+
+    def compiled_at_once(self, user_id: str) -> CompiledRules | None: ...
 
 
 class Ignoring(Protocol):
@@ -48,6 +54,9 @@ class Ignoring(Protocol):
 
 class RecentReceipts(Protocol):
     """Receipts that moved lately; see `homeserver.receipts.recent`."""
+
+    @property
+    def latest(self) -> int: ...
 
     def since(
         self, rooms: dict[int, Ledger], since: int, upto: int
@@ -128,6 +137,9 @@ class Unread:
         self._users: OrderedDict[str, _User] = OrderedDict()
         self._size = 0
         self._views = Views()
+        self._readers: dict[tuple[str, int], tuple[int, Reader]] = {}
+        """By user and room: the ordinal of their member event, and them as rules ask of them."""
+        self._facts: tuple[RoomHead, RoomFacts] | None = None
 
     async def counts(self, user_id: str, rooms: Sequence[int], upto: int) -> dict[int, UnreadCounts]:
         """For each of those rooms (by key) that the user is joined to and in which something is unread.
@@ -156,6 +168,70 @@ class Unread:
                 found[key] = ledger.counts
         self._trim(user)
         return found
+
+    def at_once(self, user_id: str, room: int, upto: int, ignored: frozenset[str]) -> UnreadCounts | None:
+        """What `counts` gives of one room, if that takes no more than to judge a few messages that are in memory.
+
+        `ignored`: whom the user is known to ignore.
+        """
+        user = self._users.get(user_id)
+        if (
+            user is None
+            or room not in user.ledgers
+            or (ignored is not user.ignored and ignored != user.ignored)
+        ):
+            return None
+        self._users.move_to_end(user_id)
+        if self._recent_receipts.latest > user.checked:
+            self._apply_receipts(user)
+        ledger = user.ledgers.get(room)
+        if ledger is None:
+            return None
+        if ledger.position < upto and not self._judge_at_once(user, ledger, room):
+            return None
+        return ledger.counts
+
+    def _judge_at_once(self, user: _User, ledger: Ledger, key: int) -> bool:
+        """Bring a room up to date without waiting; False, having changed nothing, if that cannot be."""
+        room, rules = self._rooms.peek_key(key), self._rules.compiled_at_once(user.user_id)
+        if room is None or rules is None:
+            return False
+        head = room.head
+        member = head.members.get(user.user_id)
+        recent = room.recent_since(ledger.position)
+        if member is None or member.membership != "join" or member.since != ledger.since:
+            return False
+        if recent is None or len(recent) > AT_ONCE:
+            return False
+        reader = self._readers.get((user.user_id, key))
+        if reader is None or reader[0] != member.ordinal:
+            entry = self._member_events.peek(key, member.ordinal)
+            if entry is None:
+                return False
+            reader = self._remember_reader(user.user_id, key, entry)
+        judge = Judge(
+            rules, reader[1], room_id=head.room_id, facts=self._facts_of(head), ignored=user.ignored
+        )
+        verdicts = judge.judge_simple(recent, self._views)
+        if verdicts is None:
+            return False
+        _enter(_Work(room, ledger, False, ledger.position, head.position, verdicts=verdicts))
+        return True
+
+    def _remember_reader(self, user_id: str, key: int, entry: RoomEvent) -> tuple[int, Reader]:
+        name = entry.event.content.get("displayname")
+        if len(self._readers) >= READERS:
+            self._readers.clear()
+        reader = (entry.stored.ordinal, Reader(user_id, name if isinstance(name, str) else None))
+        self._readers[user_id, key] = reader
+        return reader
+
+    def _facts_of(self, head: RoomHead) -> RoomFacts:
+        """As rules ask for them; the same for all who ask after one event."""
+        known = self._facts
+        if known is None or known[0] is not head:
+            known = self._facts = (head, RoomFacts(head.joined_count, head.power_levels))
+        return known[1]
 
     # What is in memory.
 
@@ -316,10 +392,11 @@ class Unread:
                 found.append((work.room.key, entry.event.content.get("displayname")))
         if missing:
             versions = {work.room.key: work.room for work in works}
+            generation = self._member_events.generation
             for stored in await self._events.by_ordinals(missing):
                 room = versions[stored.room]
                 entry = RoomEvent(stored, room.room_id, room.head.version)
-                self._member_events.put(entry)
+                self._member_events.put_read(entry, generation)
                 found.append((stored.room, entry.event.content.get("displayname")))
         return {room: name for room, name in found if isinstance(name, str)}
 

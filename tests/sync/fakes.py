@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,11 @@ class FakeReceipts:
         self, user_id: str, rooms: Sequence[int], since: int, upto: int
     ) -> Mapping[int, JsonObject]:
         self.asked += 1
+        return self.at_once(user_id, rooms, since, upto)
+
+    def at_once(
+        self, user_id: str, rooms: Collection[int], since: int, upto: int
+    ) -> Mapping[int, JsonObject]:
         return {
             room: content
             for position, room, content in self.told
@@ -60,6 +65,9 @@ class FakeAccountData:
         return user_id in self.blocking
 
     async def ignored(self, user_id: str) -> frozenset[str]:
+        return self.ignored_at_once(user_id)
+
+    def ignored_at_once(self, user_id: str) -> frozenset[str]:
         return self.ignoring.get(user_id, frozenset())
 
 
@@ -110,6 +118,9 @@ class FakeUnread:
 
     async def counts(self, user_id: str, rooms: Sequence[int], upto: int) -> Mapping[int, UnreadCounts]:
         return {room: self.kept[user_id, room] for room in rooms if (user_id, room) in self.kept}
+
+    def at_once(self, user_id: str, room: int, upto: int, ignored: frozenset[str]) -> UnreadCounts:
+        return self.kept.get((user_id, room), UnreadCounts())
 
 
 @dataclass(slots=True)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import orjson
 
 from homeserver.protocol.filters import SyncFilter
@@ -106,6 +108,11 @@ class Letters:
             {"events": [{"type": "m.letter", "sender": user_id, "content": {"to": device_id}}]}
         )
         return ExtensionNews({"to_device": letter}, since is None or since.position < 5 <= upto)
+
+    def at_once(
+        self, user_id: str, device_id: str | None, since: SyncToken, upto: int, rooms: Sequence[int]
+    ) -> ExtensionNews | None:
+        return None
 
     async def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> None:
         raise AssertionError("nobody acknowledges here")

@@ -132,20 +132,29 @@ def evaluate(rules: CompiledRules, event: EventView, room: RoomFacts, reader: Re
     Nobody is notified of what they sent themselves; that is the caller's to know.
     """
     reader.steps, actions = MAX_STEPS, NOTHING
-    remembered = event.remembered
-    for rule in rules.in_room(event.room_id):
-        number = rule.number
-        if number is None:
+    for rule in _left_over(rules, event):
+        met = event.remembered.get(rule.number)
+        if met is None:
             met = _met(rule, event, room, reader)
-        else:
-            known = remembered.get(number)
-            met = _met(rule, event, room, reader) if known is None else known
-            remembered[number] = met
+            if rule.number is not None:
+                event.remembered[rule.number] = met
         if met:
             actions = rule.actions
             break
     reader.spent += MAX_STEPS - reader.steps
     return actions
+
+
+def _left_over(rules: CompiledRules, event: EventView) -> Sequence[CompiledRule]:
+    """The rules without those that are known not to match the event, whoever asks."""
+    known = event.left_over
+    if known is not None and known[0] is rules and known[1] == len(event.remembered):
+        left: Sequence[CompiledRule] = known[2]
+        return left
+    remembered = event.remembered
+    left = [rule for rule in rules.in_room(event.room_id) if remembered.get(rule.number) is not False]
+    event.left_over = (rules, len(remembered), left)
+    return left
 
 
 def _met(rule: CompiledRule, event: EventView, room: RoomFacts, reader: Reader) -> bool:

@@ -47,9 +47,10 @@ def parse_path(path: str) -> Path:
 
 
 class EventView:
-    """One event. `remembered` is `evaluation`'s: whether each default rule that is alike for all users matched."""
+    """One event. `evaluation` owns `remembered`: whether each default rule that is alike for all users matched; and
+    `left_over`: of the rules that were asked last, and once so many answers were known, those to ask still."""
 
-    __slots__ = ("_event_id", "_pdu", "_texts", "remembered", "room_id")
+    __slots__ = ("_event_id", "_pdu", "_texts", "left_over", "remembered", "room_id")
 
     def __init__(self, pdu: Mapping[str, Any], *, event_id: str, room_id: str) -> None:
         """`pdu` in the federation form, which may lack the two ids; it must not change meanwhile."""
@@ -57,7 +58,8 @@ class EventView:
         self._event_id = event_id
         self.room_id = room_id
         self._texts: dict[Path, str | None] = {}
-        self.remembered: dict[int, bool] = {}
+        self.remembered: dict[int | None, bool] = {}
+        self.left_over: Any = None
 
     @property
     def sender(self) -> str:
