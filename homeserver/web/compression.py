@@ -10,21 +10,21 @@ import zlib
 from typing import Final
 
 from twisted.internet.threads import deferToThread
-from twisted.web.http_headers import Headers
 
+from homeserver.web.heads import Fields
 from homeserver.web.replies import JSON
 
 SMALLEST: Final = 8 * 1024
 LARGEST_INLINE: Final = 128 * 1024
 
 
-def worth_it(body: bytes, headers: dict[str, str] | None, request_headers: Headers) -> bool:
-    """Whether this body goes compressed to a client with those headers. `headers` None: plain JSON."""
+def worth_it(body: bytes, headers: dict[str, str] | None, fields: Fields) -> bool:
+    """Whether this body goes compressed to a client that sent these fields. `headers` None: plain JSON."""
     if len(body) < SMALLEST:
         return False
     if headers is not None and (headers.get("Content-Type") != JSON or "Content-Encoding" in headers):
         return False
-    return _accepts_gzip(request_headers)
+    return _accepts_gzip(fields)
 
 
 async def compress(body: bytes) -> bytes:
@@ -47,9 +47,9 @@ def _gzip(body: bytes) -> bytes:
     return compressor.compress(body) + compressor.flush()
 
 
-def _accepts_gzip(headers: Headers) -> bool:
+def _accepts_gzip(fields: Fields) -> bool:
     """RFC 9110 section 12.5.3, where `gzip;q=0` refuses."""
-    for value in headers.getRawHeaders(b"Accept-Encoding", ()):
+    for value in fields.all(b"accept-encoding"):
         for entry in value.lower().split(b","):
             coding, _, parameters = entry.partition(b";")
             if coding.strip() == b"gzip":

@@ -59,8 +59,7 @@ class Doorway:
     def counted_for(self, exchange: Exchange) -> str:
         """The user, the server or the address a request counts for."""
         assert exchange.match is not None
-        given = exchange.requestHeaders.getRawHeaders(b"Authorization")
-        claim = given[-1] if given else b""
+        claim = exchange.fields.last(b"authorization") or b""
         address = self._address(exchange)
         if exchange.match.route.auth is Auth.SERVER:
             origin = _origin_of(claim)
@@ -79,10 +78,10 @@ class Doorway:
 
     def _address(self, exchange: Exchange) -> str:
         assert exchange.channel is not None
-        peer: str = getattr(exchange.channel.transport.getPeer(), "host", "")
+        peer = exchange.channel.peer
         if not self._trust.is_trusted(peer):
             return counted_as(peer)
-        forwarded = exchange.requestHeaders.getRawHeaders(b"X-Forwarded-For") or ()
+        forwarded = exchange.fields.all(b"x-forwarded-for")
         return counted_as(self._trust.client(peer, [value.decode("latin-1") for value in forwarded]))
 
 

@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: N802 (Twisted's names)
-"""One request and its response on a connection: the object Twisted's parser fills, cut to what is used here.
+"""One request and its response on a connection.
 
-Owns gathering the head and body under their limits, and writing the response: status, headers, body in one go. What to
-answer is `site`'s.
-
-`twisted.web.http.Request` would do; it parses cookies and forms nobody asked for, keeps two header objects and copies
-every response header on its way out, about half of what a small request costs.
+Owns gathering the body under its limits, and writing the response: status, headers, body in one go. What to answer is
+`site`'s, where one request ends and the next begins `channel`'s.
 """
 
 import logging
@@ -16,12 +12,11 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import orjson
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
-from twisted.python.failure import Failure
-from twisted.web.http_headers import Headers
 
 from homeserver.errors import InvalidParam, LimitExceeded, MatrixError, TooLarge, Unknown
 from homeserver.spooling import Spool, SpoolFull
 from homeserver.web.files import FileStream, Part
+from homeserver.web.heads import Fields
 from homeserver.web.replies import CORS, JSON, REASONS, FileReply
 from homeserver.web.routing import Match, WrongMethod
 from homeserver.web.signals import Signal
@@ -37,96 +32,78 @@ _BUSY_MS: Final = 2000
 _STATUS_LINES: Final = {
     status: f"HTTP/1.1 {status} {reason}\r\n".encode("ascii") for status, reason in REASONS.items()
 }
-_COMMON: Final = "".join(
+COMMON: Final = "".join(
     f"{name}: {value}\r\n" for name, value in {"Server": "Lares", **CORS}.items()
 ).encode()
-_JSON_HEAD: Final = f"Content-Type: {JSON}\r\nCache-Control: no-store\r\nContent-Length: ".encode()
+JSON_HEAD: Final = f"Content-Type: {JSON}\r\nCache-Control: no-store\r\nContent-Length: ".encode()
 #: Status codes whose responses have no body and no Content-Length (RFC 9110 section 8.6).
 _BODILESS: Final = frozenset({204, 304})
 
 
 class Exchange:
-    """A request that is coming in or being answered."""
+    """A request that is coming in or being answered.
 
-    __slots__ = (
-        "_body",
-        "_received",
-        "_running",
-        "_site",
-        "channel",
-        "complete",
-        "disconnected",
-        "id",
-        "label",
-        "limit",
-        "match",
-        "method",
-        "path",
-        "query",
-        "requestHeaders",
-        "responded",
-        "spool",
-        "started",
-        "target",
-        "trouble",
-        "user",
-    )
+    What few requests have stands in the class until it is set: an object per request is made as small as it can be.
+    """
 
-    def __init__(self, channel: "Channel", _queued: object = None) -> None:
+    id = ""
+    label = "unmatched"
+    user: str | None = None
+    match: Match | None = None
+    trouble: WrongMethod | InvalidParam | None = None
+    spool: Spool | None = None
+    limit = _UNWANTED_BODY
+    started = 0.0
+    responded = False
+    complete = False
+    """Whether all of the request is here; a spooled body is then the site's."""
+    gone = False
+    """Whether the client went away before it was answered."""
+    _body: bytes | bytearray = b""
+    _received = 0
+    _running: Deferred[None] | None = None
+    _disconnected: Signal | None = None
+
+    def __init__(self, channel: "Channel", method: str, target: bytes, fields: Fields) -> None:
         self.channel: Channel | None = channel
         self._site = channel.site
-        self.requestHeaders = Headers()
-        # One buffer: a list of what arrives would take thirty times the room when it arrives in chunks of two bytes.
-        self._body = bytearray()
-        self._received = 0
-        self._running: Deferred[None] | None = None
-        self.disconnected = Signal()
-        self.responded = False
-        self.complete = False
-        """Whether all of the request is here; a spooled body is then the site's."""
-        self.target = b""
-        self.method = ""
-        self.path = b"/"
-        self.query = b""
-        self.match: Match | None = None
-        self.trouble: WrongMethod | InvalidParam | None = None
-        self.spool: Spool | None = None
-        self.limit = _UNWANTED_BODY
-        self.label = "unmatched"
-        self.user: str | None = None
-        self.started = 0.0
-        self.id = ""
-        channel.request_begins()
+        self.method = method
+        self.target = target
+        self.fields = fields
+        path, _, self.query = target.partition(b"?")
+        self.path = path if path[:1] == b"/" else _origin_form(path)
+
+    @property
+    def disconnected(self) -> Signal:
+        """Fires when the client goes away before it is answered."""
+        signal = self._disconnected
+        if signal is None:
+            signal = self._disconnected = Signal()
+            if self.gone:
+                signal.fire()
+        return signal
 
     # From the channel
 
-    def headers_received(self, command: bytes, target: bytes, length: int | None) -> bool:
-        """The head is complete; a body of `length` bytes follows (None: nobody knows). False: it was refused."""
-        assert self.channel is not None
-        site = self.channel.site
-        self.method = command.decode("latin-1")
-        self.target = target
+    def begin(self) -> bool:
+        """The head is complete; a body of `fields.length` bytes follows (None: nobody knows). False: it was refused."""
+        site = self._site
         self.started = site.clock.seconds()
-        path, _, self.query = target.partition(b"?")
-        self.path = path if path[:1] == b"/" else _origin_form(path)
         if self.method != "OPTIONS":
             try:
-                self.match = site.router.match(self.method, self.path)
+                self.match = match = site.router.match(self.method, self.path)
             except (WrongMethod, InvalidParam) as trouble:
                 self.trouble = trouble
-        if self.match is not None:
-            route = self.match.route
-            self.label = route.label
-            self.limit = site.body_limit(route)
-        if length is not None and length > self.limit:
-            self._refuse_body()
-            return False
-        if self.match is not None and self.match.route.spool:
-            return self._begin_spool(length)
-        return True
+            else:
+                if match is not None:
+                    route = match.route
+                    self.label = route.label
+                    if route.spool:
+                        return self._begin_spool(self.fields.length)
+        return self.fields.length == 0 or self._may_bring(self.fields.length)
 
-    def handleContentChunk(self, data: bytes) -> None:
-        """A part of the body; called by the parser."""
+    def receive(self, data: bytes) -> None:
+        """A part of the body."""
         if self.responded or self.channel is None:
             return
         if self._received + len(data) > self.limit:
@@ -138,26 +115,42 @@ class Exchange:
         if not self._site.may_buffer(len(data)):
             self.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy with other requests' bodies"))
             return
-        self._body += data
+        # One buffer: a list of what arrives would take thirty times the room when it arrives in chunks of two bytes.
+        if not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
+        else:
+            self._body = bytearray(self._body) + data
         self._received += len(data)
-        self.channel.body_arrives(self._received)
 
-    def requestReceived(self, _command: bytes, _target: bytes, _version: bytes) -> None:
-        """The request is complete; called by the parser."""
-        if not self.responded and self.channel is not None:
-            self.complete = True
-            self.channel.site.answer(self)
+    @property
+    def received(self) -> int:
+        """Bytes of the body so far."""
+        return self._received
 
-    def connectionLost(self, _reason: Failure) -> None:
-        """The client is gone; called by the channel."""
+    def lose(self) -> None:
+        """The client is gone."""
         self.channel = None
         self._let_go()
-        self.disconnected.fire()
+        self.gone = True
+        if self._disconnected is not None:
+            self._disconnected.fire()
         if self._running is not None and self.match is not None and self.match.route.abandon:
             self._running.cancel()
 
+    def _may_bring(self, length: int | None) -> bool:
+        if self.match is not None:
+            self.limit = self._site.body_limit(self.match.route)
+        if length is not None and length > self.limit:
+            self._refuse_body()
+            return False
+        return True
+
     def _begin_spool(self, length: int | None) -> bool:
         assert self.channel is not None
+        if not self._may_bring(length):
+            return False
         try:
             self.spool = self._site.open_spool(self.limit)
         except OSError as error:
@@ -173,7 +166,6 @@ class Exchange:
             self.spool.belongs_to(user_id)
 
     def _to_spool(self, spool: Spool, data: bytes) -> None:
-        assert self.channel is not None
         try:
             spool.write(data)
         except SpoolFull:
@@ -182,7 +174,6 @@ class Exchange:
             self._cannot_spool(error)
         else:
             self._received += len(data)
-            self.channel.body_arrives(self._received)
 
     def _cannot_spool(self, error: OSError) -> None:
         log.error("a body cannot be kept", exc_info=error)
@@ -192,7 +183,7 @@ class Exchange:
 
     def take_body(self) -> bytes:
         """The body, which from then on is the caller's to keep; it counts as held until the response is written."""
-        body, self._body = bytes(self._body), bytearray()
+        body, self._body = bytes(self._body), b""
         return body
 
     def runs(self, work: Deferred[None]) -> None:
@@ -206,17 +197,17 @@ class Exchange:
         self._let_go()
         return channel
 
-    def respond(self, response: bytes) -> None:
-        """Write a whole response. Nothing is written to a client that is gone."""
-        self._running = None
+    def respond(self, response: bytes, now: float) -> None:
+        """Write a whole response, made at `now`. Nothing is written to a client that is gone."""
         channel = self.channel
         if self.responded or channel is None:
             return
         self.responded = True
-        self.channel = None
-        self._let_go()
+        self.channel = self._running = None
+        if self._received:
+            self._let_go()
         channel.transport.write(response)
-        channel.requestDone(self)
+        channel.request_done(now)
 
     async def stream(self, part: Part, reply: FileReply, file: BinaryIO) -> None:
         """Write a response that is a file, or the part of it that begins where it stands; then close the file."""
@@ -236,14 +227,14 @@ class Exchange:
             complete = False
             log.error("a file cannot be read", exc_info=error)
         self.channel = None
-        if self.disconnected.fired:
+        if self.gone:
             return
         if not complete:  # a length was promised: only the connection's end says that it is not kept
             log.error("a file was not sent whole", extra={"fields": {"file": str(reply.path)}})
             channel.transport.abortConnection()
             return
         channel.transport.write(reply.after)
-        channel.requestDone(self)
+        channel.request_done(self._site.clock.seconds())
 
     def refuse(self, status: int, error: MatrixError) -> None:
         """Answer before the request is complete, and give up the connection."""
@@ -266,9 +257,9 @@ class Exchange:
         """The bytes of a response up to its body of `length`, as `response` makes them."""
         channel = self.channel
         assert channel is not None
-        parts = [_STATUS_LINES[status], channel.site.date_line(), _COMMON]
+        parts = [_STATUS_LINES[status], channel.site.date_line(), COMMON]
         if headers is None:
-            parts.append(_JSON_HEAD)
+            parts.append(JSON_HEAD)
         else:
             parts.extend(_header(name, value) for name, value in headers.items())
             if status not in _BODILESS:
@@ -288,7 +279,7 @@ class Exchange:
         else:
             self._site.buffered -= self._received
         self._received = 0
-        self._body = bytearray()
+        self._body = b""
 
     def _refuse_body(self) -> None:
         self.refuse(413, TooLarge(f"The request body is larger than {self.limit} bytes"))

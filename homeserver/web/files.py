@@ -12,11 +12,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from homeserver.web.heads import Fields
 from homeserver.web.replies import FileReply
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class FileStream:
     async def run(self) -> bool:
         """Whether all was sent: the client may go away, and the file be shorter than it was."""
         end_watch = self._gone.subscribe(self.resumeProducing)
-        self._channel.registerProducer(self, True)  # type: ignore[no-untyped-call]
+        self._channel.feed_from(self)
         try:
             while self._left and not self._gone.fired:
                 data: bytes = await deferToThread(self._file.read, min(self._left, _PIECE))
@@ -100,7 +101,7 @@ class FileStream:
             return not self._left and not self._gone.fired
         finally:
             end_watch()
-            self._channel.unregisterProducer()  # type: ignore[no-untyped-call]
+            self._channel.feed_from(None)
             await deferToThread(self._file.close)
 
     # From the connection
@@ -118,7 +119,7 @@ class FileStream:
         self.resumeProducing()
 
 
-def header(headers: Any, name: str) -> str | None:
-    """The last header of that name, if any."""
-    values = headers.getRawHeaders(name.encode("ascii"))
-    return values[-1].decode("latin-1") if values else None
+def header(fields: Fields, name: bytes) -> str | None:
+    """The last field of that name, which is given in lower case, if any."""
+    value = fields.last(name)
+    return None if value is None else value.decode("latin-1")

@@ -33,6 +33,7 @@ from homeserver.web.routing import Auth, Route, Router
 from homeserver.web.signals import Signal
 from homeserver.web.site import Site
 from homeserver.web.sockets import address_of, open_socket
+from homeserver.web.transport import Connection
 
 _MOST_CONNECTIONS: Final = 10_000
 #: File descriptors kept for the 512 connections of outgoing requests, the database and files.
@@ -144,6 +145,7 @@ class WebServer:
                 crowd=self._crowd,
                 held=self.connections,
             )
+        port.transport = Connection
         if shared is None:
             opened.close()
         result = Open(listener, site, port)

@@ -5,18 +5,17 @@ Owns the reading side of an exchange: parameters, query, body, who asks and from
 but that it may go away.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar, overload
-
-from twisted.web.http_headers import Headers
+from typing import Any, Final, Protocol, TypeVar, overload
 
 from homeserver.errors import BadJson
 from homeserver.spooling import Spool
 from homeserver.web import bodies
 from homeserver.web.addresses import counted_as
 from homeserver.web.authentication import Requester
+from homeserver.web.heads import Fields
 from homeserver.web.query import Query
-from homeserver.web.routing import Auth, Route
+from homeserver.web.routing import Auth, Match
+from homeserver.web.senders import Sender
 from homeserver.web.signals import Signal
 
 T = TypeVar("T")
@@ -24,75 +23,100 @@ T = TypeVar("T")
 _UNREAD: Final = object()
 
 
+class Arrived(Protocol):
+    """A complete request on its connection, as `exchange` has it."""
+
+    id: str
+    method: str
+    path: bytes
+    target: bytes
+    query: bytes
+    fields: Fields
+    spool: Spool | None
+
+    @property
+    def disconnected(self) -> Signal: ...
+
+
 class MatrixRequest:
     """One request to one route."""
 
     __slots__ = (
-        "_headers",
+        "_exchange",
         "_json",
         "_parameters",
-        "address",
+        "_query",
+        "_sender",
         "content",
-        "disconnected",
         "id",
         "method",
         "origin_or_none",
-        "path",
-        "query",
         "requester_or_none",
         "route",
-        "secure",
         "shutting_down",
         "spool",
-        "target",
     )
 
     def __init__(
         self,
-        *,
-        id: str,
-        method: str,
-        path: str,
-        target: str,
-        route: Route,
-        parameters: Mapping[str, str],
-        query: Query,
-        headers: Headers,
+        exchange: Arrived,
+        sender: Sender,
+        match: Match,
         content: bytes,
-        spool: Spool | None = None,
-        address: str,
-        secure: bool,
-        disconnected: Signal,
         shutting_down: Signal,
     ) -> None:
-        self.id = id
+        self._exchange = exchange
+        self._sender = sender
+        self._parameters = match.parameters
+        self._query: Query | None = None
+        self._json: Any = _UNREAD
+        self.id = exchange.id
         """Names the request in logs."""
-        self.method = method
-        self.path = path
-        """As sent, without the query."""
-        self.target = target
-        """As sent, with the query: what a server's signature covers."""
-        self.route = route
-        self.query = query
+        self.method = exchange.method
+        self.route = match.route
         self.content = content
         """The body's bytes."""
-        self.spool = spool
+        self.spool = exchange.spool
         """The body, for routes whose bodies are spooled; who does not keep it need not care for it."""
-        self.address = address
-        """The client's IP address, as text: the peer's, or what a trusted proxy says."""
-        self.secure = secure
-        """Whether the client came over TLS, to here or to a trusted proxy."""
-        self.disconnected = disconnected
-        """Fires when the client goes away before it got the answer."""
         self.shutting_down = shutting_down
         """Fires when the server stops: who waits for news answers with what there is."""
         self.requester_or_none: Requester | None = None
         """Who asks; None where the route needs no token and none was given."""
         self.origin_or_none: str | None = None
         """The server that signed the request; None where the route asks for no signature."""
-        self._parameters = parameters
-        self._headers = headers
-        self._json: Any = _UNREAD
+
+    @property
+    def path(self) -> str:
+        """As sent, without the query."""
+        return self._exchange.path.decode("latin-1")
+
+    @property
+    def target(self) -> str:
+        """As sent, with the query: what a server's signature covers."""
+        return self._exchange.target.decode("latin-1")
+
+    @property
+    def query(self) -> Query:
+        """The parameters after the path."""
+        query = self._query
+        if query is None:
+            query = self._query = Query(self._exchange.query)
+        return query
+
+    @property
+    def address(self) -> str:
+        """The client's IP address, as text: the peer's, or what a trusted proxy says."""
+        return self._sender.address
+
+    @property
+    def secure(self) -> bool:
+        """Whether the client came over TLS, to here or to a trusted proxy."""
+        return self._sender.secure
+
+    @property
+    def disconnected(self) -> Signal:
+        """Fires when the client goes away before it got the answer."""
+        return self._exchange.disconnected
 
     @property
     def counted_as(self) -> str:
@@ -125,17 +149,17 @@ class MatrixRequest:
 
     def header(self, name: str) -> str | None:
         """The last header of that name; bytes beyond ASCII are read as Latin-1."""
-        values = self._headers.getRawHeaders(name.encode("ascii"))
-        return values[-1].decode("latin-1") if values else None
+        value = self._exchange.fields.last(name.lower().encode("ascii"))
+        return None if value is None else value.decode("latin-1")
 
     def headers(self, name: str) -> list[str]:
         """Every header of that name."""
-        return [value.decode("latin-1") for value in self._headers.getRawHeaders(name.encode("ascii"), ())]
+        return [value.decode("latin-1") for value in self._exchange.fields.all(name.lower().encode("ascii"))]
 
     @property
     def user_agent(self) -> str | None:
         """What the client calls itself."""
-        return self.header("User-Agent")
+        return self._sender.user_agent
 
     def json_object(self, *, empty_ok: bool = False) -> dict[str, Any]:
         """The body as a JSON object, parsed once; `empty_ok`: no body is `{}`. Raises NotJson and BadJson."""

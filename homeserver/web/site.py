@@ -19,8 +19,9 @@ A failure that is not a refusal is logged with the request's id and answered 500
 import itertools
 import logging
 import secrets
+from collections.abc import Coroutine, Generator
 from email.utils import formatdate
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from twisted.internet import defer
@@ -55,13 +56,13 @@ from homeserver.web.authentication import Authenticator, Requester, ServerAuthen
 from homeserver.web.channel import Channel, Timeouts
 from homeserver.web.clock import Clock
 from homeserver.web.door import Doorway
-from homeserver.web.exchange import Exchange
+from homeserver.web.exchange import COMMON, JSON_HEAD, Exchange
 from homeserver.web.hearing import Hearing, NoOthers
-from homeserver.web.query import Query
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.replies import JSON, FileReply, JsonBytes, Reply, Response, Upgrade
 from homeserver.web.request import MatrixRequest
-from homeserver.web.routing import Auth, Route, Router, WrongMethod
+from homeserver.web.routing import Auth, Match, Route, Router, WrongMethod
+from homeserver.web.senders import Sender
 from homeserver.web.signals import Signal
 from homeserver.web.statuses import STATUSES
 from homeserver.web.upgrades import WEBSOCKET_VERSION, handshake_problem, request_head
@@ -131,7 +132,10 @@ class Site(ServerFactory):
         self._doorway = Doorway(self._admission, trust, self._begin, self._refuse)
         self._ids = itertools.count(1)
         self._id_prefix = secrets.token_hex(3)
-        self._date = (0, b"")
+        self._second = -1
+        self._date = b""
+        self._json_head = b""
+        self._look_call: Any = None
 
     def buildProtocol(self, addr: object) -> Channel | None:
         """None, which closes the connection, when there are too many."""
@@ -139,26 +143,62 @@ class Site(ServerFactory):
             return None
         return Channel(self)
 
-    def date_line(self) -> bytes:
-        """The Date header of this second."""
-        second = int(self.clock.seconds())
-        if self._date[0] != second:
-            self._date = (second, f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii"))
-        return self._date[1]
+    # Called by channels
+
+    def opened(self, channel: Channel) -> None:
+        """A connection is here."""
+        self.connections.add(channel)
+        if self._look_call is None:
+            self._look_call = self.clock.callLater(self.timeouts.look, self._look)
+
+    def closed(self, channel: Channel) -> None:
+        """It is gone."""
+        self.connections.discard(channel)
+        if not self.connections and self._look_call is not None:
+            self._look_call.cancel()
+            self._look_call = None
+
+    def _look(self) -> None:
+        """At the deadlines of all connections."""
+        self._look_call = self.clock.callLater(self.timeouts.look, self._look)
+        now = self.clock.seconds()
+        for channel in [channel for channel in self.connections if now >= channel.deadline]:
+            channel.overdue(now)
 
     # Called by exchanges
+
+    def date_line(self) -> bytes:
+        """The Date header of this second."""
+        self._begin_second(int(self.clock.seconds()))
+        return self._date
 
     def answer(self, exchange: Exchange) -> None:
         """Answer a complete request, now or later."""
         exchange.id = self._new_id()
+        match = exchange.match
         if exchange.method == "OPTIONS":
             self._finish(exchange, 204, b"", {})
-            return
-        if exchange.match is None:
+        elif match is None:
             self._unmatched(exchange)
-            return
-        if not self._admission.busy or self._doorway.ask(exchange):
+        elif not self._admission.busy or self._doorway.ask(exchange):
             self._begin(exchange, None)
+
+    def _start(self, exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+        """Go as far as it goes without waiting, which for most requests is to their end: what a Deferred and a context
+        of its own cost is for those that wait."""
+        token = request_id.set(exchange.id)
+        try:
+            waits_for = work.send(None)
+        except StopIteration:
+            return
+        except Exception as error:
+            _log_broken(error)
+        else:
+            going_on = Deferred.fromCoroutine(_go_on(work, waits_for))
+            exchange.runs(going_on)
+            going_on.addErrback(_log_failure)
+        finally:
+            request_id.reset(token)
 
     def body_limit(self, route: Route) -> int:
         """Bytes that a request to the route may bring."""
@@ -183,12 +223,12 @@ class Site(ServerFactory):
     def admit(self, exchange: Exchange, channel: Channel) -> None:
         """Find out who sends a large body before it is read."""
         channel.hold_body()
-        Deferred.fromCoroutine(self._admit(exchange, channel)).addErrback(_log_broken)
+        self._start(exchange, self._admit(exchange, channel))
 
     def refused(self, exchange: Exchange, status: int) -> None:
         """A request was refused before it was complete."""
         exchange.id = self._new_id()
-        self._record(exchange, status)
+        self._record(exchange, status, self.clock.seconds())
 
     def _new_id(self) -> str:
         return f"{self._id_prefix}-{next(self._ids)}"
@@ -199,10 +239,7 @@ class Site(ServerFactory):
         assert exchange.match is not None
         self.running.add(exchange)
         self._metrics.in_flight += 1
-        work = Deferred.fromCoroutine(self._run(exchange, exchange.match.route, entry))
-        if not work.called:
-            exchange.runs(work)
-        work.addErrback(_log_broken)
+        self._start(exchange, self._run(exchange, exchange.match, entry))
 
     def _refuse(self, exchange: Exchange, error: LimitExceeded) -> None:
         """There is too much to do; or the client left before its turn."""
@@ -211,10 +248,24 @@ class Site(ServerFactory):
             exchange.spool.discard()
         self._fail(exchange, exchange.match.route, error)
 
-    async def _run(self, exchange: Exchange, route: Route, entry: Entry | None) -> None:
-        request_id.set(exchange.id)
+    async def _run(self, exchange: Exchange, match: Match, entry: Entry | None) -> None:
+        route = match.route
         try:
-            await self._send(exchange, await self._reply(exchange, route))
+            request = self._request(exchange, match)
+            if self._hearing.has_others and self._hearing.behind():
+                await self._hearing.catch_up()
+            if route.auth is Auth.SERVER:
+                await self._authenticate_server(exchange, request)
+            elif route.auth is not Auth.NONE:
+                await self._authenticate(exchange, request, route)
+            self._count(route, request)
+            reply = await route.handler(request)
+            if type(reply) is JsonBytes:
+                await self._send_json(exchange, reply.encoded)
+            elif type(reply) is dict:
+                await self._send_json(exchange, orjson.dumps(reply))
+            else:
+                await self._send(exchange, reply)
         except Exception as error:
             self._fail(exchange, route, error)
         finally:
@@ -230,7 +281,7 @@ class Site(ServerFactory):
         assert exchange.match is not None
         route = exchange.match.route
         try:
-            await self._authenticate(exchange, self._request(exchange, route), route)
+            await self._authenticate(exchange, self._request(exchange, exchange.match), route)
             if exchange.user is not None:
                 exchange.spool_of(exchange.user)
         except Exception as error:
@@ -242,21 +293,17 @@ class Site(ServerFactory):
         finally:
             channel.go_on_with_body()
 
-    async def _reply(self, exchange: Exchange, route: Route) -> Reply:
-        if self._hearing.has_others and self._hearing.behind():
-            await self._hearing.catch_up()
-        request = self._request(exchange, route)
-        limit = route.limit or ("reads" if route.method == "GET" else "writes")
+    def _count(self, route: Route, request: MatrixRequest) -> None:
+        """Raises LimitExceeded."""
+        name = route.limit or ("reads" if route.method == "GET" else "writes")
         if route.auth is Auth.SERVER:
-            await self._authenticate_server(exchange, request)
-            self._limits.check(route.limit or f"server_{limit}", request.origin)
-            return await route.handler(request)
-        if route.auth is not Auth.NONE:
-            await self._authenticate(exchange, request, route)
+            self._limits.check(route.limit or f"server_{name}", request.origin)
+            return
         requester = request.requester_or_none
-        if requester is None or requester.rate_limited:
-            self._limits.check(limit, request.counted_as if requester is None else requester.user_id)
-        return await route.handler(request)
+        if requester is None:
+            self._limits.check(name, request.counted_as)
+        elif requester.rate_limited:
+            self._limits.check(name, requester.user_id)
 
     async def _authenticate_server(self, exchange: Exchange, request: MatrixRequest) -> None:
         """Until the signature was checked anyone may say anything: what does not hold is paid for by the address.
@@ -278,40 +325,26 @@ class Site(ServerFactory):
         if self._admission.busy:
             self._doorway.proved(address, origin)
 
-    def _request(self, exchange: Exchange, route: Route) -> MatrixRequest:
-        assert exchange.channel is not None
-        assert exchange.match is not None
-        peer = getattr(exchange.channel.transport.getPeer(), "host", "")
-        address, secure = peer, self._secure
-        headers = exchange.requestHeaders
-        if self._trust.is_trusted(peer):
-            forwarded = headers.getRawHeaders(b"X-Forwarded-For")
-            if forwarded:
-                address = self._trust.client(peer, [value.decode("latin-1") for value in forwarded])
-            proto = headers.getRawHeaders(b"X-Forwarded-Proto")
-            secure = secure or (proto is not None and proto[-1].strip().lower() == b"https")
+    def _request(self, exchange: Exchange, match: Match) -> MatrixRequest:
         return MatrixRequest(
-            id=exchange.id,
-            method=exchange.method,
-            path=exchange.path.decode("latin-1"),
-            target=exchange.target.decode("latin-1"),
-            route=route,
-            parameters=exchange.match.parameters,
-            query=Query(exchange.query),
-            headers=headers,
-            content=exchange.take_body(),
-            spool=exchange.spool,
-            address=address,
-            secure=secure,
-            disconnected=exchange.disconnected,
-            shutting_down=self._shutting_down,
+            exchange, self._sender(exchange), match, exchange.take_body(), self._shutting_down
         )
 
+    def _sender(self, exchange: Exchange) -> Sender:
+        fields = exchange.fields
+        sender = fields.sender
+        if sender is None:
+            assert exchange.channel is not None
+            peer = exchange.channel.peer
+            sender = fields.sender = Sender(fields, peer, self._trust, secure=self._secure)
+        return sender
+
     async def _authenticate(self, exchange: Exchange, request: MatrixRequest, route: Route) -> None:
-        headers = exchange.requestHeaders.getRawHeaders(b"Authorization")
-        authorization = [value.decode("latin-1") for value in headers] if headers else []
-        in_query = request.query.strings("access_token") if b"access_token" in exchange.query else []
-        token = token_of(authorization, in_query)
+        sender = self._sender(exchange)
+        token = sender.token
+        if b"access_token" in exchange.query or len(sender.authorization) > 1:
+            in_query = request.query.strings("access_token") if exchange.query else []
+            token = token_of(sender.authorization, in_query)
         if token is None:
             if route.auth is Auth.OPTIONAL:
                 return
@@ -321,6 +354,33 @@ class Site(ServerFactory):
         _check_policy(route, requester)
         request.requester_or_none = requester
 
+    async def _send_json(self, exchange: Exchange, body: bytes) -> None:
+        """200 with JSON, which nearly every reply is."""
+        if len(body) >= compression.SMALLEST and compression.worth_it(body, None, exchange.fields):
+            body = await compression.compress(body)
+            self._finish(exchange, 200, body, compression.headers_of(None))
+            return
+        channel = exchange.channel
+        if (
+            channel is None
+            or not channel.persistent
+            or exchange.method == "HEAD"
+            or self._shutting_down.fired
+        ):
+            self._finish(exchange, 200, body, None)
+            return
+        now = self.clock.seconds()
+        self._begin_second(int(now))
+        self._record(exchange, 200, now)
+        exchange.respond(b"%b%d\r\n\r\n%b" % (self._json_head, len(body), body), now)
+
+    def _begin_second(self, second: int) -> None:
+        """Make what is the same in all responses of a second."""
+        if second != self._second:
+            self._second = second
+            self._date = f"Date: {formatdate(second, usegmt=True)}\r\n".encode("ascii")
+            self._json_head = b"HTTP/1.1 200 OK\r\n" + self._date + COMMON + JSON_HEAD
+
     async def _send(self, exchange: Exchange, reply: Reply) -> None:
         if isinstance(reply, Upgrade):
             self._upgrade(exchange, reply)
@@ -328,45 +388,42 @@ class Site(ServerFactory):
         if isinstance(reply, FileReply):
             await self._send_file(exchange, reply)
             return
-        status, headers = 200, None
-        if isinstance(reply, JsonBytes):
-            body = reply.encoded
-        elif isinstance(reply, Response):
-            status, body, headers = reply.status, reply.body, dict(reply.headers)
-            if headers.get("Content-Type") == JSON:
-                headers.setdefault("Cache-Control", "no-store")
-        else:
-            body = orjson.dumps(reply)
-        if compression.worth_it(body, headers, exchange.requestHeaders):
+        if not isinstance(reply, Response):
+            await self._send_json(exchange, orjson.dumps(reply))
+            return
+        body, headers = reply.body, dict(reply.headers)
+        if headers.get("Content-Type") == JSON:
+            headers.setdefault("Cache-Control", "no-store")
+        if compression.worth_it(body, headers, exchange.fields):
             body = await compression.compress(body)
             headers = compression.headers_of(headers)
-        self._finish(exchange, status, body, headers)
+        self._finish(exchange, reply.status, body, headers)
 
     async def _send_file(self, exchange: Exchange, reply: FileReply) -> None:
-        asked = exchange.requestHeaders
+        asked = exchange.fields
         part = files.part_of(
             reply,
-            files.header(asked, "Range"),
-            files.header(asked, "If-None-Match"),
-            files.header(asked, "If-Range"),
+            files.header(asked, b"range"),
+            files.header(asked, b"if-none-match"),
+            files.header(asked, b"if-range"),
         )
         if part.status not in {200, 206} or exchange.channel is None:
             self._finish(exchange, part.status, b"", dict(part.headers))
             return
         length = part.length + len(reply.before) + len(reply.after)
         if exchange.method == "HEAD":
-            head = exchange.head(part.status, length, part.headers)
-            self._record(exchange, part.status)
-            exchange.respond(head)
+            head, now = exchange.head(part.status, length, part.headers), self.clock.seconds()
+            self._record(exchange, part.status, now)
+            exchange.respond(head, now)
             return
         file = await files.open_at(reply.path, part.start)
         if self._shutting_down.fired and exchange.channel is not None:
             exchange.channel.persistent = False
         await exchange.stream(part, reply, file)
-        self._record(exchange, _CLIENT_GONE if exchange.disconnected.fired else part.status)
+        self._record(exchange, _CLIENT_GONE if exchange.gone else part.status, self.clock.seconds())
 
     def _upgrade(self, exchange: Exchange, reply: Upgrade) -> None:
-        problem = handshake_problem(exchange.method, exchange.requestHeaders)
+        problem = handshake_problem(exchange.method, exchange.fields)
         if exchange.channel is not None and problem is not None:
             headers = {
                 "Content-Type": JSON,
@@ -377,11 +434,9 @@ class Site(ServerFactory):
             self._finish(exchange, 426, orjson.dumps(Unrecognized(problem).as_dict()), headers)
             return
         channel = exchange.hand_over()
-        self._record(exchange, _CLIENT_GONE if channel is None else 101)
+        self._record(exchange, _CLIENT_GONE if channel is None else 101, self.clock.seconds())
         if channel is not None:
-            channel.hand_over(
-                reply.build, request_head(exchange.method, exchange.target, exchange.requestHeaders)
-            )
+            channel.hand_over(reply.build, request_head(exchange.method, exchange.target, exchange.fields))
 
     # Failures
 
@@ -398,14 +453,14 @@ class Site(ServerFactory):
 
     def _fail(self, exchange: Exchange, route: Route, error: Exception) -> None:
         """Answer a refusal as what it is, and any other failure as nothing in particular."""
-        if isinstance(error, defer.CancelledError) and exchange.disconnected.fired:
-            self._record(exchange, _CLIENT_GONE)
+        if isinstance(error, defer.CancelledError) and exchange.gone:
+            self._record(exchange, _CLIENT_GONE, self.clock.seconds())
             return
         refusal = _refusal(route, error)
         if refusal is None and exchange.channel is None and self._shutting_down.fired:
             # It had all the time there was, and what it stands on is being taken down: no fault of anybody's.
             log.info("the stop cut a request off: %s %s: %r", exchange.method, exchange.label, error)
-            self._record(exchange, _CLIENT_GONE)
+            self._record(exchange, _CLIENT_GONE, self.clock.seconds())
             return
         if refusal is None:
             log.error("request failed: %s %s", exchange.method, exchange.label, exc_info=error)
@@ -421,17 +476,18 @@ class Site(ServerFactory):
     # The end
 
     def _finish(self, exchange: Exchange, status: int, body: bytes, headers: dict[str, str] | None) -> None:
+        now = self.clock.seconds()
         if exchange.channel is None:
-            self._record(exchange, _CLIENT_GONE)
+            self._record(exchange, _CLIENT_GONE, now)
             return
         if self._shutting_down.fired:
             exchange.channel.persistent = False
         response = exchange.response(status, body, headers)
-        self._record(exchange, status)
-        exchange.respond(response)
+        self._record(exchange, status, now)
+        exchange.respond(response, now)
 
-    def _record(self, exchange: Exchange, status: int) -> None:
-        seconds = self.clock.seconds() - exchange.started if exchange.started else 0.0
+    def _record(self, exchange: Exchange, status: int, now: float) -> None:
+        seconds = now - exchange.started if exchange.started else 0.0
         self._metrics.observe(exchange.label, exchange.method, status, seconds)
         self._access_log.write(
             request=exchange.id,
@@ -463,9 +519,27 @@ def _refusal(route: Route, error: Exception) -> tuple[int, dict[str, object]] | 
     return route.statuses.get(error.errcode) or STATUSES.get(error.errcode, 400), fields
 
 
-def _log_broken(failure: Failure) -> None:
+def _go_on(work: Coroutine[Any, Any, None], waits_for: object) -> Generator[Any, Any, None]:
+    """The rest of a coroutine that was begun by hand and waits for a Deferred."""
+    try:
+        while True:
+            try:
+                yield waits_for
+            except Exception as error:
+                waits_for = work.throw(error)
+            else:
+                waits_for = work.send(None)
+    except StopIteration:
+        return
+
+
+def _log_failure(failure: Failure) -> None:
+    _log_broken(failure.value)
+
+
+def _log_broken(error: BaseException | None) -> None:
     """Not even an error could be answered; the connection's deadline ends it."""
-    log.error("answering failed", exc_info=failure.value)
+    log.error("answering failed", exc_info=error)
 
 
 def _check_policy(route: Route, requester: Requester) -> None:

@@ -16,8 +16,7 @@ to `request.shutting_down`, as its end is not awaited longer than that of a requ
 import re
 from typing import Any, Final, Protocol
 
-from twisted.web.http_headers import Headers
-
+from homeserver.web.heads import Fields
 from homeserver.web.replies import Upgrade
 
 WEBSOCKET_VERSION: Final = "13"
@@ -42,29 +41,25 @@ def upgrade_to(factory: ProtocolFactory) -> Upgrade:
     return Upgrade(build)
 
 
-def handshake_problem(method: str, headers: Headers) -> str | None:
+def handshake_problem(method: str, fields: Fields) -> str | None:
     """What keeps a request from becoming a WebSocket (RFC 6455 section 4.2.1), or None.
 
     Looked at here too, so that the refusal has the form of all others.
     """
-    if method != "GET" or b"websocket" not in _tokens(headers, b"Upgrade"):
+    if method != "GET" or b"websocket" not in fields.tokens(b"upgrade"):
         return "This endpoint speaks WebSocket only"
-    if b"upgrade" not in _tokens(headers, b"Connection"):
+    if b"upgrade" not in fields.tokens(b"connection"):
         return "The Connection header does not name Upgrade"
-    if headers.getRawHeaders(b"Sec-WebSocket-Version", [b""])[-1].strip() != WEBSOCKET_VERSION.encode():
+    if fields.last(b"sec-websocket-version") != WEBSOCKET_VERSION.encode():
         return f"Only version {WEBSOCKET_VERSION} of WebSocket is spoken"
-    key = headers.getRawHeaders(b"Sec-WebSocket-Key", ())
+    key = fields.all(b"sec-websocket-key")
     if len(key) != 1 or _KEY.fullmatch(key[0].strip()) is None:
         return "Sec-WebSocket-Key is missing or malformed"
     return None
 
 
-def _tokens(headers: Headers, name: bytes) -> set[bytes]:
-    return {token.strip().lower() for value in headers.getRawHeaders(name, ()) for token in value.split(b",")}
-
-
-def request_head(method: str, target: bytes, headers: Headers) -> bytes:
+def request_head(method: str, target: bytes, fields: Fields) -> bytes:
     """The request as it stood on the wire, but for the order and case of its headers."""
     lines = [f"{method} ".encode("latin-1") + target + b" HTTP/1.1"]
-    lines.extend(name + b": " + value for name, values in headers.getAllRawHeaders() for value in values)
+    lines.extend(name + b": " + value for name, value in fields)
     return b"\r\n".join(lines) + b"\r\n\r\n"
