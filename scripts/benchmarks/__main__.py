@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,7 @@ from scripts.benchmarks.federation import command as federation
 from scripts.benchmarks.processes import ProcessFailed
 from scripts.benchmarks.results import Results, read_json, write_json
 from scripts.benchmarks.runner import Launcher
+from scripts.benchmarks.scaling import limits
 from scripts.benchmarks.scenarios import BY_KEY, SCENARIOS
 from scripts.benchmarks.scenarios.shape import Scenario
 from scripts.benchmarks.servers import Lares, Synapse
@@ -26,6 +27,14 @@ from scripts.benchmarks.world import FULL, QUICK
 
 STORAGE: Final = "storage"
 """The name of what is no load but is measured in its turn: see `storing`."""
+
+Progress = Callable[[str], None]
+COMMANDS: Final[dict[str, Callable[[Sequence[str], Progress, Progress], int]]] = {
+    "federation": federation.main,
+    "soak": soak.main,
+    "limits": limits.main,
+}
+"""What has a command line of its own: the first argument names it."""
 
 EXAMPLES = """\
 examples:
@@ -38,6 +47,7 @@ examples:
   scripts/benchmark --only synapse --quick           how the other one does, without this one
   scripts/benchmark federation --help                what federation costs
   scripts/benchmark soak --help                      whether memory stays flat under half an hour of load
+  scripts/benchmark limits --help                    what binds when load grows, measured
 
 Both servers run on Postgres clusters of their own with the same binaries and full durability. The machine
 should be quiet; the load generator runs on it too, its CPU is not counted. Everything started is ended and
@@ -48,14 +58,10 @@ every temporary file removed when the run ends or is broken off.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] == ["federation"]:
+    if given and (command := COMMANDS.get(given[0])) is not None:
         for signal_number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(signal_number, _interrupted)
-        return federation.main(given[1:], _progress, print)
-    if given[:1] == ["soak"]:
-        for signal_number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signal_number, _interrupted)
-        return soak.main(given[1:], _progress, print)
+        return command(given[1:], _progress, print)
     options = _parser().parse_args(arguments)
     if options.list:
         for scenario in SCENARIOS:
