@@ -34,6 +34,7 @@ from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 from tests import reactor as runner
 from tests.distribution import ByUnit, arrange
+from tests.serving import WORKERS_VARIABLE
 
 Administer = Callable[[str], None]
 
@@ -126,7 +127,16 @@ def _fresh_database(server: str, administer: Administer, options: str) -> Iterat
         administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--workers", type=int, metavar="N", help="processes of each server whose test does not say how many"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    workers = config.getoption("--workers")
+    if workers is not None:  # processes of pytest-xdist get it from their environment
+        os.environ[WORKERS_VARIABLE] = str(workers)
     place = _scratch_place()
     if place is not None:  # databases of server processes wait for their disk, which is not what is tested
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)

@@ -44,6 +44,8 @@ from psycopg2.extensions import parse_dsn
 from storage.embedded import EmbeddedPostgres
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+WORKERS_VARIABLE = "LARES_TEST_WORKERS"
+"""Says how many processes a server has where a test does not: `pytest --workers 3` sets it."""
 SHARED_SECRET = "a secret shared by the tests and their servers"
 _LOG_TAIL = 12_000
 
@@ -78,6 +80,11 @@ class Answer:
         if "json" not in self.headers.get("content-type", ""):
             return None
         return json.loads(self.raw)
+
+
+def usual_workers() -> int:
+    """How many processes a server has where a test does not say."""
+    return int(os.environ.get(WORKERS_VARIABLE, "1"))
 
 
 def free_port() -> int:
@@ -131,6 +138,7 @@ class ServerProcess:
     """One instance of the server with its own directory; may be started again after `stop` or `kill`.
 
     `directory` holds `config.yaml`, `data/` and `stderr.log` (appended to by every start).
+    `workers` above 1: the process that is started is a parent, and those who serve are `worker_pids`.
     `settings` is merged over `configuration(...)`: mappings key by key, anything else replaces.
     """
 
@@ -140,9 +148,10 @@ class ServerProcess:
         *,
         database_url: str | None = None,
         server_name: str = "localhost",
-        workers: int = 1,
+        workers: int | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
+        """Without `workers` there are as many as the run of the tests says."""
         self.directory = directory
         self.server_name = server_name
         self.port = free_port()
@@ -152,7 +161,7 @@ class ServerProcess:
         self.data_dir = directory / "data"
         self.database_url = database_url
         self.ready_line: str | None = None
-        self._workers = workers
+        self._workers = usual_workers() if workers is None else workers
         self.settings = dict(settings or {})
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -241,6 +250,18 @@ class ServerProcess:
     def pid(self) -> int:
         """Process id of the running server (of the parent, where there are workers)."""
         return self._require().pid
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers there are, those that are starting or leaving included."""
+        found = []
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                with contextlib.suppress(OSError):
+                    state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+                    words = (process / "cmdline").read_bytes().split(b"\0")
+                    if int(parent) == self.pid and state != "Z" and b"homeserver.app.workers.child" in words:
+                        found.append(int(process.name))
+        return sorted(found)
 
     @property
     def running(self) -> bool:
@@ -376,7 +397,7 @@ def serving(
     *,
     database_url: str | None = None,
     server_name: str = "localhost",
-    workers: int = 1,
+    workers: int | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Iterator[ServerProcess]:
     """Run a server under `directory` until the block ends, then stop it and insist on a clean exit.

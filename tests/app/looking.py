@@ -5,17 +5,34 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.serving import ServerProcess
 
 
 def figures(server: ServerProcess) -> dict[str, float]:
-    """`/metrics`: each sample, labels included, to its value."""
+    """`/metrics`: each sample, labels included, to its value; of several workers, to the sum of theirs."""
+    found: dict[str, float] = {}
+    for name, _worker, value in samples(server):
+        found[name] = found.get(name, 0.0) + value
+    return found
+
+
+def figures_by_worker(server: ServerProcess, name: str) -> dict[str, float]:
+    """One sample of `/metrics`, its other labels included, of each worker."""
+    return {worker: value for each, worker, value in samples(server) if each == name and worker is not None}
+
+
+def samples(server: ServerProcess) -> Iterator[tuple[str, str | None, float]]:
+    """All of `/metrics`: the name with its labels except `worker`, that, the value."""
     answer = server.call("GET", "/metrics")
     assert answer.status == 200
-    samples = re.findall(r"^([a-z_]+(?:\{.*\})?) (\S+)$", answer.raw.decode(), re.MULTILINE)
-    return {name: float(value) for name, value in samples}
+    found = re.findall(
+        r'^([a-z_]+)(?:\{(?:worker="(\d+)",?)?(.*)\})? (\S+)$', answer.raw.decode(), re.MULTILINE
+    )
+    for name, worker, labels, value in found:
+        yield f"{name}{{{labels}}}" if labels else name, worker or None, float(value)
 
 
 def database_processes(server: ServerProcess) -> list[int]:
