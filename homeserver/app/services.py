@@ -71,6 +71,7 @@ from storage.key_backups import KeyBackupStore
 from storage.presence import PresenceStore
 from storage.profiles import ProfileStore
 from storage.published_rooms import PublishedRoomStore
+from storage.parents import ParentStore
 from storage.receipts import CHANNEL as RECEIPTS
 from storage.receipts import ReceiptStore
 from storage.relations import RelationStore
@@ -256,12 +257,14 @@ def build_services(
         gaps=GapStore(core.database),
         history=RoomHistoryStore(core.database),
         relations=relations,
+        parents=ParentStore(core.database),
         published=published,
         account_data=data.account_data,
         permissions=permissions,
         presence=data.presence,
         whole=core.whole,
         missing=elsewhere.history,
+        budget=config.memory_budget // 16,
     )
     devices = build_device_services(
         elsewhere.device_ground,

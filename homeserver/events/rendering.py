@@ -8,7 +8,7 @@ Does not own who may see an event, nor what is aggregated under it, which is han
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,24 +69,22 @@ def render(
     """
     stored = entry.stored
     always, prev_content = _shared(entry)
-    parts = [b',"unsigned":{"age":%d' % (reader.now - stored.origin_server_ts), always]
+    parts = [b"%d" % (reader.now - stored.origin_server_ts), always]
     if past is not None:
         membership = past.membership_at(stored.position)
         parts.append(_MEMBERSHIPS[membership])
         if prev_content and past.may_see_replaced(entry):
             parts.append(prev_content)
     if stored.transaction_id is not None:
-        if _is_own(stored, reader):
-            parts.append(b',"transaction_id":' + orjson.dumps(stored.transaction_id))
-        elif _is_delayed(stored, reader):
-            parts.append(b',"org.matrix.msc4140.delay_id":' + orjson.dumps(stored.transaction_id))
+        parts.append(_told_sender(stored, reader))
     if relations is not None:
         parts.append(b',"m.relations":' + relations)
     parts.append(b"}}")
     if reader.reshapes:
-        return _reshaped(entry, reader, b"".join(parts), room_id)
-    body = entry.client_body
-    return b"".join((body, room_part(entry.room_id), *parts) if room_id else (body, *parts))
+        return _reshaped(entry, reader, b"".join((b',"unsigned":{"age":', *parts)), room_id)
+    if room_id:
+        return b"".join((entry.opening, *parts))
+    return b"".join((entry.client_body, b',"unsigned":{"age":', *parts))
 
 
 def render_all(
@@ -94,6 +92,38 @@ def render_all(
 ) -> list[bytes]:
     """Each of the events, nothing aggregated."""
     return [render(entry, reader, past, room_id=room_id) for entry in entries]
+
+
+def render_page(
+    entries: Iterable[RoomEvent],
+    reader: Reader,
+    past: Past,
+    membership: str | None,
+    relations: Mapping[str, bytes],
+) -> list[bytes]:
+    """Events of history, each as `render` gives it.
+
+    `membership` is what the reader was throughout, None if that differs; `relations` by event id.
+    """
+    if membership is None or reader.reshapes:
+        return [
+            render(entry, reader, past, relations=relations.get(entry.stored.event_id)) for entry in entries
+        ]
+    user_id, now = reader.user_id, reader.now
+    end = _MEMBERSHIPS[membership] + b"}}"
+    rendered: list[bytes] = []
+    for entry in entries:
+        stored = entry.stored
+        if stored.replaces is not None or stored.redacted_by is not None or stored.event_id in relations:
+            rendered.append(render(entry, reader, past, relations=relations.get(stored.event_id)))
+            continue
+        age = now - stored.origin_server_ts
+        if stored.sender == user_id and stored.transaction_id is not None:
+            told = _told_sender(stored, reader)
+            rendered.append(b"%b%d%b%b}}" % (entry.opening, age, _MEMBERSHIPS[membership], told))
+        else:
+            rendered.append(b"%b%d%b" % (entry.opening, age, end))
+    return rendered
 
 
 def array(rendered: Iterable[bytes]) -> bytes:
@@ -120,6 +150,15 @@ def _is_own(stored: StoredEvent, reader: Reader) -> bool:
 def _is_delayed(stored: StoredEvent, reader: Reader) -> bool:
     """Whether the reader's user had the event sent later."""
     return stored.sender == reader.user_id and stored.device_id == DELAYED
+
+
+def _told_sender(stored: StoredEvent, reader: Reader) -> bytes:
+    """What an event with a transaction id tells of that: to its sender only."""
+    if _is_own(stored, reader):
+        return b',"transaction_id":' + orjson.dumps(stored.transaction_id)
+    if _is_delayed(stored, reader):
+        return b',"org.matrix.msc4140.delay_id":' + orjson.dumps(stored.transaction_id)
+    return b""
 
 
 def tells_own(stored: StoredEvent, reader: Reader) -> bool:

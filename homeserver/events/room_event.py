@@ -10,7 +10,7 @@ from __future__ import annotations
 import orjson
 from pyroaring import BitMap
 
-from homeserver.events.client_format import client_event_body
+from homeserver.events.client_format import client_event_body, room_part
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion
 from storage.events import StoredEvent
@@ -19,7 +19,7 @@ from storage.events import StoredEvent
 class RoomEvent:
     """A mutable cell only in that a redaction, when it comes, replaces what it holds."""
 
-    __slots__ = ("_body", "_chain", "_event", "aside", "room_id", "stored", "version", "weight")
+    __slots__ = ("_body", "_chain", "_event", "_opening", "aside", "room_id", "stored", "version", "weight")
 
     def __init__(
         self, stored: StoredEvent, room_id: str, version: RoomVersion, event: Event | None = None
@@ -29,6 +29,7 @@ class RoomEvent:
         self.version = version
         self._event = event
         self._body: bytes | None = None
+        self._opening: bytes | None = None
         self._chain: BitMap | None = None
         self.aside: object = None
         """Where `rendering` keeps what it made of the event besides its body."""
@@ -39,8 +40,11 @@ class RoomEvent:
     def event(self) -> Event:
         """The event parsed."""
         if self._event is None:
-            self._event = Event.from_pdu(orjson.loads(self.stored.pdu), self.version, self.stored.event_id)
+            self._event = self._parsed()
         return self._event
+
+    def _parsed(self) -> Event:
+        return Event.from_pdu(orjson.loads(self.stored.pdu), self.version, self.stored.event_id)
 
     @property
     def client_body(self) -> bytes:
@@ -48,6 +52,19 @@ class RoomEvent:
         if self._body is None:
             self._body = client_event_body(self.event)
         return self._body
+
+    @property
+    def opening(self) -> bytes:
+        """The client format with room, up to the number that is its age.
+
+        For what is read from history and kept: what it was made of is not.
+        """
+        if self._opening is None:
+            body = self._body
+            if body is None:
+                body = client_event_body(self._parsed() if self._event is None else self._event)
+            self._opening = b"".join((body, room_part(self.room_id), b',"unsigned":{"age":'))
+        return self._opening
 
     @property
     def auth_chain(self) -> BitMap:
@@ -76,6 +93,7 @@ class RoomEvent:
         )
         self._event = None
         self._body = None
+        self._opening = None
         self.aside = None
 
     def replaced_was_redacted(self, pdu: str) -> None:

@@ -12,6 +12,7 @@ before them where the room's history is open to no others (`Sight.learn`).
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,12 +29,16 @@ from homeserver.rooms.engine.snapshots import state_at
 from homeserver.rooms.user_rooms import UserRooms
 from storage.events import EventStore, StoredEvent
 from storage.memberships import Interval, MembershipStore
+from storage.rooms import Member
 from storage.state import StateStore
 
 MEMBER = "m.room.member"
 
 LARGEST_LOAD = 1000
 """Rows of one query: to take up more at once would keep the reactor from everybody else for tens of milliseconds."""
+
+MOST_KNOWN = 10_000
+"""Users' pasts in rooms that are remembered: less than a kilobyte each, as a rule."""
 
 
 class Sight:
@@ -70,6 +75,18 @@ class Sight:
             if interval.since <= position and (interval.until is None or position < interval.until):
                 return interval.membership
         return None
+
+    def membership_throughout(self, first: int, last: int) -> str | None:
+        """The user's membership from the event at one position to that at another; None if it was not one."""
+        for interval in self._intervals:
+            if interval.since <= first and (interval.until is None or last < interval.until):
+                return interval.membership
+        return None
+
+    def sees_all_above(self, position: int) -> bool:
+        """Whether the user may see whatever comes after a position, since they are in the room ever since."""
+        last = self._intervals[-1] if self._intervals else None
+        return last is not None and last.membership == "join" and last.since <= position
 
     def asks_past(self, stored: StoredEvent) -> bool:
         """Whether it must learn the membership at an event before it can say of it whether the user may see it."""
@@ -191,6 +208,8 @@ class RoomGate:
         self._events = events
         self._state = state
         self._member_events = member_events
+        # (User, room) → the standing membership and all that led to it; least recently used first.
+        self._known: OrderedDict[tuple[str, int], tuple[Member, Sequence[Interval]]] = OrderedDict()
 
     async def access_joined_room(self, user_id: str, room_id: str) -> Room:
         """The room, for what only its members may do. Raises Forbidden."""
@@ -204,7 +223,7 @@ class RoomGate:
         room = await self._cache.get(room_id)
         if room is None:
             raise _unseen(user_id, room_id)
-        intervals = (await self._memberships.intervals(user_id, (room.key,)))[room.key]
+        intervals = await self._intervals(user_id, room)
         sight = Sight(user_id, intervals)
         standing = intervals[-1] if intervals else None
         membership = None if standing is None else standing.membership
@@ -217,6 +236,28 @@ class RoomGate:
         if sight.left_at is None:
             raise _unseen(user_id, room_id)
         return RoomAccess(room, user_id, membership, sight.left_at, sight)
+
+    async def _intervals(self, user_id: str, room: Room) -> Sequence[Interval]:
+        """The user's past in the room. No query for one who is joined and has read it before, as long as they stay."""
+        key, member = (user_id, room.key), room.head.members.get(user_id)
+        if member is None or member.membership != "join":
+            return (await self._memberships.intervals(user_id, (room.key,)))[room.key]
+        known = self._known.get(key)
+        if known is not None and known[0] == member:
+            self._known.move_to_end(key)
+            return known[1]
+        intervals = (await self._memberships.intervals(user_id, (room.key,)))[room.key]
+        last = intervals[-1] if intervals else None
+        # Else the room has moved since its head was made.
+        if (
+            last is not None
+            and last.until is None
+            and Member(last.membership, last.ordinal, last.since) == member
+        ):
+            self._known[key] = (member, intervals)
+            if len(self._known) > MOST_KNOWN:
+                self._known.popitem(last=False)
+        return intervals
 
     async def _depth_at(self, room: Room, position: int) -> int:
         """The depth of the event at a position; 0 where none is shown there."""

@@ -79,7 +79,7 @@ class Messages:
         if query.wish.lazy_load_members and page.events:
             senders = await self._members.senders(access.room, page.events)
             state = array(await self._presenter.state(client, senders))
-        chunk = await self._presenter.history(client, access, page.events, ignored)
+        chunk = await self._presenter.history(client, access, page.events, ignored, page.parents)
         return json_object(
             {
                 "start": text(query.start or places.token_of(wanted_range.start)),

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from typing import Protocol
 
 import orjson
 
 from homeserver.events import RoomEvent
-from homeserver.events.rendering import Past, Reader, array, render
+from homeserver.events.rendering import Past, Reader, array, render, render_all, render_page
 from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.reading.aggregations import Aggregations, Shown
 
@@ -46,40 +46,52 @@ class Presenter:
 
     async def state(self, client: Client, entries: Sequence[RoomEvent]) -> list[bytes]:
         """State events, each rendered, without what depends on the reader's past."""
-        return await self._render(self.reader(client), None, entries, {})
+        return await self._render(self.reader(client), None, entries)
 
     async def timeline(self, client: Client, past: Past, entries: Sequence[RoomEvent]) -> list[bytes]:
         """Events of a room's timeline, each rendered, nothing aggregated."""
-        return await self._render(self.reader(client), past, entries, {})
+        return await self._render(self.reader(client), past, entries)
 
     async def history(
-        self, client: Client, access: RoomAccess, entries: Sequence[RoomEvent], ignored: frozenset[str]
+        self,
+        client: Client,
+        access: RoomAccess,
+        entries: Sequence[RoomEvent],
+        ignored: frozenset[str],
+        parents: Set[str] | None = None,
     ) -> list[bytes]:
-        """Events of a room's timeline, each rendered with what its children add up to."""
-        reader = self.reader(client)
-        relations = await self._aggregations.of([Shown.to(access, entries)], reader, ignored)
-        return await self._render(reader, access.sight, entries, relations)
+        """Events of a room's timeline, each rendered with what its children add up to.
+
+        `parents`: ids among which are all of them that have children, if that is known.
+        """
+        if not entries:
+            return []
+        reader, sight = self.reader(client), access.sight
+        asked = (
+            entries if parents is None else [entry for entry in entries if entry.stored.event_id in parents]
+        )
+        relations = await self._aggregations.of([Shown.to(access, asked)], reader, ignored)
+        positions = [entry.stored.position for entry in entries]
+        membership = sight.membership_throughout(min(positions), max(positions))
+        rendered: list[bytes] = []
+        for start in range(0, len(entries), PORTION):
+            if start:
+                await self.pause()
+            portion = entries[start : start + PORTION]
+            rendered.extend(render_page(portion, reader, sight, membership, relations))
+        return rendered
 
     def mixed(self, client: Client, entries: Iterable[tuple[RoomEvent, Past]]) -> list[bytes]:
         """A few events of several rooms, each with the client's past there."""
         reader = self.reader(client)
         return [render(entry, reader, past) for entry, past in entries]
 
-    async def _render(
-        self,
-        reader: Reader,
-        past: Past | None,
-        entries: Sequence[RoomEvent],
-        relations: Mapping[str, bytes],
-    ) -> list[bytes]:
+    async def _render(self, reader: Reader, past: Past | None, entries: Sequence[RoomEvent]) -> list[bytes]:
         rendered: list[bytes] = []
         for start in range(0, len(entries), PORTION):
             if start:
                 await self.pause()
-            rendered.extend(
-                render(entry, reader, past, relations=relations.get(entry.stored.event_id))
-                for entry in entries[start : start + PORTION]
-            )
+            rendered.extend(render_all(entries[start : start + PORTION], reader, past))
         return rendered
 
 

@@ -24,6 +24,7 @@ from homeserver.rooms.reading.presenting import Presenter
 from homeserver.rooms.reading.relations import RelatedEvents
 from homeserver.rooms.reading.room_state import RoomState
 from homeserver.rooms.reading.single_event import SingleEvent
+from homeserver.rooms.reading.stretches import Stretches
 from homeserver.rooms.reading.threads import RoomThreads
 from homeserver.rooms.reading.timeline import TimelineReader
 from homeserver.rooms.user_rooms import UserRooms
@@ -31,6 +32,7 @@ from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.stream import Stream
 from storage.events import EventStore
 from storage.gaps import GapStore
+from storage.parents import ParentStore
 from storage.relations import RelationStore
 from storage.room_history import RoomHistoryStore
 from storage.timelines import TimelineStore
@@ -66,6 +68,7 @@ def build_reading_services(
     timelines: TimelineStore,
     gaps: GapStore,
     relations: RelationStore,
+    parents: ParentStore,
     history: RoomHistoryStore,
     published: Published,
     account_data: AccountData,
@@ -73,14 +76,23 @@ def build_reading_services(
     presence: Presence,
     whole: WholeRooms,
     missing: MissingHistory,
+    budget: int,
 ) -> ReadingServices:
-    """Build them all. `now` gives milliseconds; `pause` lets the reactor turn in the middle of a long response."""
+    """Build them all. `now` gives milliseconds; `pause` lets the reactor turn in the middle of a long response;
+    `budget` is of what is kept of timelines, in bytes.
+    """
     aggregations = Aggregations(relations)
     presenter = Presenter(now=now, pause=pause, aggregations=aggregations)
     walks = Places(timelines)
     stays = PastStays(snapshots=history, members=timelines)
     timeline = TimelineReader(
-        pages=gaps, gate=gate, walks=walks, stays=stays, missing=missing, seconds=clock.seconds
+        pages=gaps,
+        gate=gate,
+        walks=walks,
+        stays=stays,
+        missing=missing,
+        stretches=Stretches(parents=parents, elsewhere=missing.obtainable, budget=budget),
+        seconds=clock.seconds,
     )
     search = EventSearch(gate=gate, events=events, stays=stays, missing=missing)
     peekers = Peekers()

@@ -34,6 +34,8 @@ class Batch:
     """Whether there may be rows beyond."""
     resume: TimelinePlace | None = None
     """The walk must end before these rows (there are none): where it may be taken up again."""
+    whole: bool = False
+    """Whether nothing is missing between them, or further on, that could be had."""
 
 
 class Pages(Protocol):
@@ -76,7 +78,7 @@ class Walk:
             page = await self._pages.page(self._room.key, place, backwards=self._backwards, limit=limit)
             gap = page.gap
             if gap is None or not self._missing.obtainable(self._room):
-                return Batch(page.rows, len(page.rows) == limit)
+                return Batch(page.rows, len(page.rows) == limit, whole=True)
             batch = await (self._down if self._backwards else self._up)(place, page.rows, gap, limit)
             if batch is not None:
                 return batch

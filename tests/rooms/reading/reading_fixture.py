@@ -18,6 +18,7 @@ from homeserver.rooms.reading.services import ReadingServices, build_reading_ser
 from homeserver.rooms.whole_rooms import WholeRooms
 from storage.database import Database
 from storage.gaps import GapStore
+from storage.parents import ParentStore
 from storage.relations import RelationStore
 from storage.room_history import RoomHistoryStore
 from storage.timelines import TimelineStore
@@ -84,7 +85,12 @@ class Reading:
 
     @classmethod
     async def open(
-        cls, database: Database, *, engine: Engine | None = None, missing: MissingHistory | None = None
+        cls,
+        database: Database,
+        *,
+        engine: Engine | None = None,
+        missing: MissingHistory | None = None,
+        budget: int = 1_000_000,
     ) -> Reading:
         """Put together as `homeserver/app.py` does."""
         engine, world = engine or await Engine.open(database), World()
@@ -100,6 +106,7 @@ class Reading:
             timelines=TimelineStore(database),
             gaps=GapStore(database),
             relations=RelationStore(database),
+            parents=ParentStore(database),
             history=RoomHistoryStore(database),
             published=world,
             account_data=world,
@@ -107,6 +114,7 @@ class Reading:
             presence=Presence(),
             whole=WholeRooms(engine.cache, reactor),
             missing=missing or NoMissingHistory(),
+            budget=budget,
         )
         return cls(engine, world, services)
 

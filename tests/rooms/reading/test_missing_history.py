@@ -133,7 +133,7 @@ async def test_looking_for_gaps_takes_no_query_of_its_own(database: Database) ->
     room = await process.engine.new_room()
     for number in range(10):
         await process.say(room, str(number))
-    reading = await Reading.open(database, engine=process.engine, missing=Elsewhere([]))
+    reading = await Reading.open(database, engine=process.engine, missing=Elsewhere([]), budget=0)
     await reading.page(ALICE, room.room_id, limit=5)
     database.fetch = counting  # type: ignore[method-assign]
     try:
