@@ -18,6 +18,7 @@ else, another server perhaps, and takes nobody's turn.
 
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -45,7 +46,7 @@ PLACE_SECONDS: Final = {Kind.ORDINARY: 2.0, Kind.HEAVY: 5.0}
 """After which a request that runs takes no place any more."""
 FREE_PER_SECOND: Final = 20
 """Of one user; what is beyond waits like all else."""
-PATIENT_REFUSALS: Final = 5
+PATIENT_REFUSALS: Final = 2
 """Of one user in a second that are answered at once,"""
 HOLD: Final = 1.0
 """and how many seconds the others are held,"""
@@ -60,36 +61,50 @@ def _nobody(_token: str) -> str | None:
     return None
 
 
-class Entry:
-    """A request before it is carried out.
+class Entry(ABC):
+    """A request before it is carried out. One of `begin` and `refuse` is called, once."""
 
-    `begin` carries it out, and has `Admission.done` called in the end; `refuse` answers that it is not, or lets go
-    of it where `gone` tells that nobody waits for an answer any more. One of the two is called, once.
-    """
+    __slots__ = ("kind", "room", "since", "takes_place", "user")
 
-    __slots__ = ("begin", "gone", "kind", "refuse", "room", "since", "takes_place", "user")
-
-    def __init__(
-        self,
-        *,
-        kind: Kind,
-        user: str,
-        room: str | None,
-        begin: Callable[["Entry"], None],
-        refuse: Callable[[LimitExceeded], None],
-        gone: Callable[[], bool],
-        takes_place: bool = True,
-    ) -> None:
+    def __init__(self, kind: Kind, user: str, room: str | None, *, takes_place: bool = True) -> None:
         """`user`: whom it counts for, a server or an address where nobody is logged in. `takes_place`: False for what
         mostly waits."""
         self.kind = kind
         self.user = user
         self.room = room
-        self.begin = begin
-        self.refuse = refuse
-        self.gone = gone
         self.takes_place = takes_place
         self.since = 0.0
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Carry it out, and have `Admission.done` called in the end."""
+
+    @abstractmethod
+    def refuse(self, error: LimitExceeded) -> None:
+        """Answer that it is not carried out; or let go of it, where it is `gone`."""
+
+    @abstractmethod
+    def gone(self) -> bool:
+        """Whether nobody waits for an answer any more."""
+
+
+class _Turn(Entry):
+    """Of a request that is no exchange."""
+
+    __slots__ = ("come",)
+
+    def __init__(self, user: str, room: str | None) -> None:
+        super().__init__(Kind.ORDINARY, user, room)
+        self.come: Deferred[Entry] = Deferred()
+
+    def begin(self) -> None:
+        self.come.callback(self)
+
+    def refuse(self, error: LimitExceeded) -> None:
+        self.come.errback(error)
+
+    def gone(self) -> bool:
+        return self.come.called
 
 
 class _Lane:
@@ -193,6 +208,7 @@ class Admission(Collector):
         self._refusals: dict[str, int] = {}
         self._held: deque[tuple[float, Entry, LimitExceeded]] = deque()
         self._refused: dict[tuple[str, str], int] = {}
+        self._told = 0
         self._left = 0
         self._random = random.Random()
 
@@ -224,17 +240,9 @@ class Admission(Collector):
         """Wait for the turn of a request that is no exchange; give what it got to `done`. Raises LimitExceeded."""
         if not self.busy:
             return None
-        waiting: Deferred[Entry] = Deferred()
-        entry = Entry(
-            kind=Kind.ORDINARY,
-            user=user,
-            room=room,
-            begin=waiting.callback,
-            refuse=waiting.errback,
-            gone=lambda: waiting.called,
-        )
-        self.ask(entry)
-        return await waiting
+        turn = _Turn(user, room)
+        self.ask(turn)
+        return await turn.come
 
     def done(self, entry: Entry) -> None:
         """What had begun has ended."""
@@ -270,6 +278,10 @@ class Admission(Collector):
 
     def _count(self, now: float) -> None:
         elapsed = now - self._counted_since
+        refused = sum(self._refused.values())
+        if refused > self._told:
+            log.warning("there is too much to do: %d requests were refused", refused - self._told)
+            self._told = refused
         for lane in (self._ordinary, self._heavy):
             if elapsed < 5.0:  # else it is the first second of a strain
                 rate = lane.began / elapsed
@@ -296,7 +308,7 @@ class Admission(Collector):
 
     def _begin(self, lane: _Lane, entry: Entry) -> None:
         lane.begins(entry, self._clock.seconds())
-        entry.begin(entry)
+        entry.begin()
 
     def _dispatch(self) -> None:
         if self._dispatching:  # one that began has ended at once: the loop below goes on

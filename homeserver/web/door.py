@@ -11,26 +11,30 @@ from collections.abc import Callable
 from typing import Final
 
 from homeserver.errors import LimitExceeded
-from homeserver.web.addresses import ProxyTrust, counted_as
+from homeserver.web.addresses import counted_as
 from homeserver.web.admission import Admission, Entry
 from homeserver.web.exchange import Exchange
 from homeserver.web.kinds import Kind, kind_of, waits
 from homeserver.web.routing import Auth
+from homeserver.web.senders import Sender
 
-Begin = Callable[[Exchange, Entry], None]
-Refuse = Callable[[Exchange, LimitExceeded], None]
 MOST_PROVEN: Final = 10_000
-_BEARER: Final = b"bearer "
 
 
 class Doorway:
     """Of one site. All of it is for when `Admission.busy` is set."""
 
-    def __init__(self, admission: Admission, trust: ProxyTrust, begin: Begin, refuse: Refuse) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        sender: Callable[[Exchange], Sender],
+        begin: Callable[[Exchange, Entry], None],
+        refuse: Callable[[Exchange, LimitExceeded], None],
+    ) -> None:
+        self.begin = begin
+        self.refuse = refuse
         self._admission = admission
-        self._trust = trust
-        self._begin = begin
-        self._refuse = refuse
+        self._sender = sender
         # Address and server, of those whose signature held while the server was busy; the oldest first.
         self._proven: OrderedDict[tuple[str, str], None] = OrderedDict()
 
@@ -43,30 +47,21 @@ class Doorway:
             if self._admission.passes_free(user):
                 return True
             kind = Kind.ORDINARY
-        self._admission.ask(
-            Entry(
-                kind=kind,
-                user=user,
-                room=exchange.match.parameters.get("room_id"),
-                begin=lambda entry: self._begin(exchange, entry),
-                refuse=lambda error: self._refuse(exchange, error),
-                gone=lambda: exchange.channel is None,
-                takes_place=not waits(route, query),
-            )
-        )
+        room = exchange.match.parameters.get("room_id")
+        takes_place = not waits(route, query)
+        self._admission.ask(_Request(self, exchange, kind, user, room, takes_place=takes_place))
         return False
 
     def counted_for(self, exchange: Exchange) -> str:
         """The user, the server or the address a request counts for."""
         assert exchange.match is not None
-        claim = exchange.fields.last(b"authorization") or b""
-        address = self._address(exchange)
+        sender = self._sender(exchange)
+        address = counted_as(sender.address)
         if exchange.match.route.auth is Auth.SERVER:
-            origin = _origin_of(claim)
+            origin = _origin_of(sender.authorization[-1]) if sender.authorization else ""
             return origin if (address, origin) in self._proven else address
-        if claim[:7].lower() == _BEARER:
-            return self._admission.remembered(claim[7:].strip().decode("latin-1")) or address
-        return address
+        token = sender.token
+        return (token is not None and self._admission.remembered(token)) or address
 
     def proved(self, address: str, origin: str) -> None:
         """A server's signature held; `address` as limits count it."""
@@ -76,16 +71,37 @@ class Doorway:
         if len(self._proven) > MOST_PROVEN:
             self._proven.popitem(last=False)
 
-    def _address(self, exchange: Exchange) -> str:
-        assert exchange.channel is not None
-        peer = exchange.channel.peer
-        if not self._trust.is_trusted(peer):
-            return counted_as(peer)
-        forwarded = exchange.fields.all(b"x-forwarded-for")
-        return counted_as(self._trust.client(peer, [value.decode("latin-1") for value in forwarded]))
+
+class _Request(Entry):
+    """One of HTTP."""
+
+    __slots__ = ("_doorway", "_exchange")
+
+    def __init__(
+        self,
+        doorway: Doorway,
+        exchange: Exchange,
+        kind: Kind,
+        user: str,
+        room: str | None,
+        *,
+        takes_place: bool,
+    ) -> None:
+        super().__init__(kind, user, room, takes_place=takes_place)
+        self._doorway = doorway
+        self._exchange = exchange
+
+    def begin(self) -> None:
+        self._doorway.begin(self._exchange, self)
+
+    def refuse(self, error: LimitExceeded) -> None:
+        self._doorway.refuse(self._exchange, error)
+
+    def gone(self) -> bool:
+        return self._exchange.channel is None
 
 
-def _origin_of(claim: bytes) -> str:
+def _origin_of(claim: str) -> str:
     """The `origin` of an X-Matrix header, empty where there is none that can be read."""
-    _, _, rest = claim.partition(b"origin=")
-    return rest.partition(b",")[0].strip().strip(b'"').decode("latin-1").lower()
+    _, _, rest = claim.partition("origin=")
+    return rest.partition(",")[0].strip().strip('"').lower()

@@ -79,6 +79,8 @@ _CLIENT_BODY: Final = 2 * 1024 * 1024
 _UNPROVEN_BYTES: Final = 256 * 1024
 #: Bytes of all request bodies held at once.
 MOST_BUFFERED: Final = 256 * 1024 * 1024
+_BUSY: Final = b'{"errcode":"M_LIMIT_EXCEEDED","error":"The server is busy","retry_after_ms":%d}'
+_BUSY_HEADERS: Final = {"Content-Type": JSON, "Cache-Control": "no-store"}
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
 
@@ -129,7 +131,7 @@ class Site(ServerFactory):
         self._secure = secure
         self._hearing = NoOthers() if hearing is None else hearing
         self._admission = Admission(clock) if admission is None else admission
-        self._doorway = Doorway(self._admission, trust, self._begin, self._refuse)
+        self._doorway = Doorway(self._admission, self._sender, self._begin, self._refuse)
         self._ids = itertools.count(1)
         self._id_prefix = secrets.token_hex(3)
         self._second = -1
@@ -242,11 +244,17 @@ class Site(ServerFactory):
         self._start(exchange, self._run(exchange, exchange.match, entry))
 
     def _refuse(self, exchange: Exchange, error: LimitExceeded) -> None:
-        """There is too much to do; or the client left before its turn."""
+        """There is too much to do; or the client left before its turn. Not a line in the log for each: see metrics."""
         assert exchange.match is not None
         if exchange.spool is not None:
             exchange.spool.discard()
-        self._fail(exchange, exchange.match.route, error)
+        if exchange.channel is None or self._shutting_down.fired:
+            self._fail(exchange, exchange.match.route, error)
+            return
+        now = self.clock.seconds()
+        self._metrics.observe(exchange.label, exchange.method, 429, now - exchange.started)
+        headers = {**_BUSY_HEADERS, "Retry-After": str(-(-error.retry_after_ms // 1000))}
+        exchange.respond(exchange.response(429, _BUSY % error.retry_after_ms, headers), now)
 
     async def _run(self, exchange: Exchange, match: Match, entry: Entry | None) -> None:
         route = match.route

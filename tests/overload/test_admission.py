@@ -27,6 +27,23 @@ from homeserver.web.kinds import Kind
 from homeserver.web.strain import LOOK
 
 
+class Asked(Entry):
+    """A request that only remembers what became of it."""
+
+    def __init__(self, busy: "Busy", kind: Kind, user: str, room: str | None, **more: Any) -> None:
+        super().__init__(kind, user, room, **more)
+        self._busy = busy
+
+    def begin(self) -> None:
+        self._busy.begun.append(self)
+
+    def refuse(self, error: LimitExceeded) -> None:
+        self._busy.refused.append((self.user, error))
+
+    def gone(self) -> bool:
+        return self.user in self._busy.gone
+
+
 class Busy:
     """An admission under strain, and what became of whom."""
 
@@ -35,22 +52,12 @@ class Busy:
         self.clock.advance(1000.0)
         self.admission = Admission(self.clock)
         self.admission.looked(True)
-        self.begun: list[tuple[str, Entry]] = []
+        self.begun: list[Entry] = []
         self.refused: list[tuple[str, LimitExceeded]] = []
         self.gone: set[str] = set()
 
     def ask(self, user: str, kind: Kind = Kind.ORDINARY, room: str | None = None, **more: Any) -> None:
-        self.admission.ask(
-            Entry(
-                kind=kind,
-                user=user,
-                room=room,
-                begin=lambda entry: self.begun.append((user, entry)),
-                refuse=lambda error: self.refused.append((user, error)),
-                gone=lambda: user in self.gone,
-                **more,
-            )
-        )
+        self.admission.ask(Asked(self, kind, user, room, **more))
 
     def fill(self, kind: Kind = Kind.ORDINARY) -> None:
         """Take every place."""
@@ -60,7 +67,7 @@ class Busy:
     def done(self, count: int = 1) -> None:
         """The oldest that run are done."""
         for _ in range(count):
-            self.admission.done(self.begun.pop(0)[1])
+            self.admission.done(self.begun.pop(0))
 
     def wait(self, seconds: float, *, strained: bool = True) -> None:
         """Let time pass, with the looks that come in it."""
@@ -74,7 +81,7 @@ class Busy:
 
     @property
     def users(self) -> list[str]:
-        return [user for user, _ in self.begun]
+        return [entry.user for entry in self.begun]
 
 
 def test_so_many_at_a_time_and_the_others_in_turn() -> None:
@@ -237,27 +244,19 @@ def test_afterwards_nobody_is_asked_and_nothing_is_kept() -> None:
 
 
 def test_those_that_end_at_once_do_not_pile_up_on_the_stack() -> None:
-    clock = Clock()
-    admission = Admission(clock)
-    admission.looked(True)
-    ended = []
+    busy = Busy()
+    ended: list[Entry] = []
 
-    def begin(entry: Entry) -> None:
-        ended.append(entry)
-        admission.done(entry)
+    class AtOnce(Asked):
+        def begin(self) -> None:
+            ended.append(self)
+            busy.admission.done(self)
 
-    def entry(user: str, begin: Any) -> Entry:
-        return Entry(kind=Kind.ORDINARY, user=user, room=None, begin=begin, refuse=_never, gone=lambda: False)
-
-    blocking: list[Entry] = []
-    for number in range(MOST_RUNNING[Kind.ORDINARY]):
-        admission.ask(entry(f"filler {number}", blocking.append))
+    busy.fill()
     for number in range(MOST_WAITING[Kind.ORDINARY]):
-        admission.ask(entry(f"user {number}", begin))
-    for each in blocking:
-        admission.done(each)
-    for _ in range(20):
-        admission.looked(True)
+        busy.admission.ask(AtOnce(busy, Kind.ORDINARY, f"user {number}", None))
+    busy.done(len(busy.begun))
+    busy.wait(1.0)
     assert len(ended) == MOST_WAITING[Kind.ORDINARY]
 
 
@@ -276,10 +275,6 @@ def test_turns_of_what_is_no_exchange() -> None:
         busy.ask("bob")
     with pytest.raises(LimitExceeded):
         _now(busy.admission.turn("bob", None))
-
-
-def _never(error: LimitExceeded) -> None:
-    raise AssertionError(error)
 
 
 def _now(coroutine: Any) -> object:
