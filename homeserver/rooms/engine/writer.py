@@ -22,6 +22,7 @@ from homeserver.rooms.engine.head import RoomHead
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.moving import Mark
 from homeserver.rooms.engine.recommending import PolicyServers, sign_guarded
+from homeserver.rooms.engine.turns import by_turns
 from homeserver.rooms.engine.working import Guarded, MissingEvents, Signer, WorkingRoom
 from homeserver.stream import Committer, RoomCommit
 from storage.database import ConnectionLost
@@ -127,6 +128,11 @@ class _Pending:
     """Why it is not written, unless its transaction turns out to stand."""
 
 
+def _sender_of(pending: _Pending) -> str:
+    """Whose turn it takes; what is no plan stays in its order."""
+    return pending.users[0] if pending.plan is not None and pending.users else ""
+
+
 @dataclass(frozen=True, slots=True)
 class WriterTools:
     """What every room's writer works with."""
@@ -197,6 +203,8 @@ class RoomWriter:
 
     def _take(self) -> list[_Pending]:
         """What goes into one batch: the first of the queue, and what is not too much together with it."""
+        if len(self._queue) > MAX_BATCH:
+            self._queue = by_turns(self._queue, _sender_of)
         weight = count = 0
         held = self._tools.cache.held(self._room_id)
         most = MAX_BATCH if held is None or held.head.policy_server is None else GUARDED_BATCH
