@@ -122,7 +122,7 @@ async def build_core(
     rooms, state = RoomStore(database), StateStore(database)
     # Of the budget a half is for rooms, a quarter for member events; the rest covers small caches and overhead.
     member_events = MemberEvents(events, config.memory_budget // 4)
-    cache = RoomCache(rooms, member_events, config.memory_budget // 2)
+    cache = RoomCache(rooms, member_events, config.memory_budget // 2, stream.listeners)
     user_rooms = UserRooms(memberships)
     stream.subscribe(member_events)
     stream.subscribe(cache)

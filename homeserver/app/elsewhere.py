@@ -30,7 +30,7 @@ from homeserver.rooms.elsewhere import (
     RemoteDirectories,
     RemoteSummaries,
 )
-from homeserver.rooms.engine.writer import concerned
+from homeserver.rooms.engine.head import concerned
 from homeserver.rooms.reading.missing_history import MissingHistory, NoMissingHistory
 from homeserver.rooms.remote import NoRemoteRooms, RemoteRooms
 from homeserver.typing.service import NobodyElsewhere as NoTyping

@@ -95,7 +95,7 @@ class EventMemory(Protocol):
 
     def peek(self, room: int, ordinal: int) -> RoomEvent | None: ...
 
-    def put(self, entry: RoomEvent) -> None: ...
+    def put_read(self, entry: RoomEvent, generation: int) -> None: ...
 
 
 class EventStore(Protocol):
@@ -133,8 +133,7 @@ class EventLoader:
             for stored in await self._store.by_ordinals(missing):
                 room = rooms[stored.room]
                 entry = RoomEvent(stored, room.room_id, room.head.version)
-                if generation == self._memory.generation:
-                    self._memory.put(entry)
+                self._memory.put_read(entry, generation)
                 found[stored.room, stored.ordinal] = entry
         return found
 

@@ -16,7 +16,7 @@ import orjson
 
 from homeserver.errors import Forbidden
 from homeserver.rooms.engine import Room, RoomCache
-from homeserver.rooms.engine.writer import concerned
+from homeserver.rooms.engine.head import concerned
 from homeserver.stream.changes import Change
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.stream.listeners import Listeners

@@ -22,7 +22,7 @@ from homeserver.devices.services import (
 )
 from homeserver.errors import UiaRequired
 from homeserver.protocol.signing import SigningKey, sign_json
-from homeserver.rooms.engine.writer import concerned
+from homeserver.rooms.engine.head import concerned
 from homeserver.sync.device_sections import DeviceListsSection, KeyCountsSection, ToDeviceSection
 from storage.database import Database
 from storage.stream import StreamStore

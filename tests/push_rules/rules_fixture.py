@@ -9,7 +9,7 @@ from itertools import count
 from homeserver.account_data import AccountData, UserDataCache
 from homeserver.push_rules import PushRules
 from homeserver.receipts import NobodyElsewhere, Receipts, RecentReceipts
-from homeserver.rooms.engine.writer import concerned
+from homeserver.rooms.engine.head import concerned
 from storage.account_data import AccountDataStore
 from storage.database import Database
 from storage.receipts import ReceiptStore

@@ -17,7 +17,7 @@ from homeserver.errors import Forbidden, InvalidParam, NotFound
 from homeserver.receipts import Receipts, RecentReceipts
 from homeserver.receipts.service import Kind, Marks
 from homeserver.rooms.engine import Draft, Room
-from homeserver.rooms.engine.writer import concerned
+from homeserver.rooms.engine.head import concerned
 from storage.account_data import AccountDataStore
 from storage.database import Database
 from storage.receipts import Receipt, ReceiptStore

@@ -62,7 +62,7 @@ class Engine:
         await database.listen("stream", stream.heard)
         events, memberships = EventStore(database), MembershipStore(database)
         member_events = MemberEvents(events, budget // 4)
-        cache = RoomCache(RoomStore(database), member_events, budget)
+        cache = RoomCache(RoomStore(database), member_events, budget, stream.listeners)
         user_rooms = UserRooms(memberships)
         stream.subscribe(member_events)
         stream.subscribe(cache)

@@ -8,7 +8,7 @@ from immutables import Map
 
 from homeserver.protocol.room_versions import room_version
 from homeserver.rooms.engine import RoomHead
-from homeserver.rooms.engine.writer import concerned
+from homeserver.rooms.engine.head import concerned
 from storage.rooms import Member
 
 

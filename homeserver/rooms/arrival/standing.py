@@ -40,7 +40,7 @@ def room_moved(stream: Announcer, room: int) -> Callable[[int], Iterable[str]]:
     """
 
     def landed(before: int) -> Iterable[str]:
-        stream.announce(Change(before=before, count=1, rooms=(room,), foreign=True))
+        stream.announce(Change(before=before, count=1, rooms=(room,), foreign=True, whole=True))
         return ()
 
     return landed

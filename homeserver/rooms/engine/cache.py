@@ -3,26 +3,37 @@
 
 A `Room` is the cell through which the newest head is read, with the newest events in their order. Heads only move
 forward: of two candidates the one with the greater compare-and-swap counter stays.
+
+What another process wrote is read up, not loaded again (`following.py`): the new events of all rooms where somebody
+waits in one query, which everybody who asks meanwhile shares.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Protocol
 
-from prometheus_client import Gauge
+from prometheus_client import Counter, Gauge
+from twisted.internet.defer import Deferred
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.errors import UnsupportedRoomVersionError
-from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.following import Followed, follow
+from homeserver.rooms.engine.head import RoomHead, concerned
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.stream.changes import Change
 from storage.events import StoredEvent
-from storage.rooms import LoadedRoom, RoomStore
+from storage.rooms import LoadedRoom, NewsOfRoom, RoomStore
 
 _ROOMS = Gauge("lares_rooms_in_memory", "Rooms held in memory")
 _BYTES = Gauge("lares_rooms_memory_bytes", "About how much memory those rooms take")
 
+_FOLLOWED = Counter("lares_rooms_followed", "Rooms brought up to date by what another process had written")
+_RELOADED = Counter("lares_rooms_reloaded", "Rooms in memory that were loaded again as a whole")
+
+MOST_FOLLOWED = 100
+"""Rooms brought up to date in one query."""
 RECENT_EVENTS = 64
 """Newest events kept per room, enough for a long-poll that comes back after a burst."""
 
@@ -30,7 +41,17 @@ RECENT_EVENTS = 64
 class Room:
     """A room in memory."""
 
-    __slots__ = ("beyond", "cleared", "head", "recent", "recent_floor", "suspected", "unshown", "weight")
+    __slots__ = (
+        "beyond",
+        "cleared",
+        "doubted",
+        "head",
+        "recent",
+        "recent_floor",
+        "suspected",
+        "unshown",
+        "weight",
+    )
 
     def __init__(self, head: RoomHead) -> None:
         self.head = head
@@ -45,6 +66,8 @@ class Room:
         """How often it was thought that the head had moved, nobody knew where to."""
         self.cleared = 0
         """How many of these times a load has answered since."""
+        self.doubted = 0
+        """Of these times, the last when more than new events may have come: that takes loading it as a whole."""
         self.weight = 0
 
     @property
@@ -59,6 +82,11 @@ class Room:
     def stale(self) -> bool:
         """Whether the head is known, or thought, to have moved elsewhere."""
         return self.head.position <= self.beyond or self.suspected != self.cleared
+
+    def doubt(self) -> None:
+        """The room may have become anything."""
+        self.suspected += 1
+        self.doubted = self.suspected
 
     def recent_since(self, position: int) -> list[RoomEvent] | None:
         """Events above a position, oldest first; None if they are not all in memory."""
@@ -85,6 +113,13 @@ class Room:
                 self.recent_floor = self.recent.popleft().stored.position
         self.head = head
 
+    def follow(self, head: RoomHead, events: Iterable[RoomEvent]) -> None:
+        """Another process wrote these on top of the head."""
+        self.head = head
+        self.recent.extend(events)
+        while len(self.recent) > RECENT_EVENTS:
+            self.recent_floor = self.recent.popleft().stored.position
+
     def replace(self, head: RoomHead) -> None:
         """The room was loaded again."""
         if head.head > self.head.head:
@@ -96,11 +131,38 @@ class Room:
         return self.head.weight + sum(entry.weight for entry in self.recent)
 
 
+class Listening(Protocol):
+    """Users of this process who wait for news."""
+
+    @property
+    def users(self) -> Set[str]: ...
+
+
+class _Refresh:
+    """Rooms that are being brought up to date, and who waits for that."""
+
+    def __init__(self, rooms: Iterable[Room]) -> None:
+        self.rooms = {room.key: room for room in rooms}
+        self.begun = {room.key: (room.beyond, room.suspected) for room in self.rooms.values()}
+        self.waiting: list[Deferred[None]] = []
+
+    def covers(self, room: Room) -> bool:
+        """Whether all that is known to have happened to the room will be found."""
+        return self.begun.get(room.key) == (room.beyond, room.suspected)
+
+
 class RoomCache:
     """One per process. Subscribes to the stream for what other processes write."""
 
-    def __init__(self, store: RoomStore, member_events: MemberEvents, budget: int) -> None:
+    def __init__(
+        self, store: RoomStore, member_events: MemberEvents, budget: int, listening: Listening | None = None
+    ) -> None:
+        """`listening`: who is to be woken; all members by default."""
         self._store = store
+        self._listening = listening
+        self._refreshing: dict[int, _Refresh] = {}
+        self._awaited: dict[int, None] = {}
+        """Rooms that another process wrote and somebody here waits for."""
         self._member_events = member_events
         self._budget = budget
         self._weight = 0
@@ -167,6 +229,139 @@ class RoomCache:
         return found
 
     async def _load(self, room_ids: Sequence[str], keys: Sequence[int]) -> list[Room]:
+        """Those in memory are brought up to date, the others loaded."""
+        held: dict[int, Room] = {}
+        new_ids, new_keys = [], []
+        for room_id in room_ids:
+            room = self._by_id.get(room_id)
+            if room is None:
+                new_ids.append(room_id)
+            else:
+                held[room.key] = room
+        for key in keys:
+            room = self._by_key.get(key)
+            if room is None:
+                new_keys.append(key)
+            else:
+                held[key] = room
+        rooms = await self._load_whole(new_ids, new_keys) if new_ids or new_keys else []
+        if held:
+            await self._refresh(held)
+            gone = [key for key, room in held.items() if self._by_key.get(key) is not room]
+            rooms.extend(room for key, room in held.items() if key not in gone)
+            if gone:  # they went out of memory meanwhile
+                rooms.extend(await self._load_whole((), gone))
+        return rooms
+
+    async def _refresh(self, wanted: Mapping[int, Room]) -> None:
+        """Bring rooms up to date, together with whoever asked for the same, and with those that are awaited."""
+        refreshes: set[_Refresh] = set()
+        mine: list[Room] = []
+        for key, room in wanted.items():
+            under_way = self._refreshing.get(key)
+            if under_way is not None and under_way.covers(room):
+                refreshes.add(under_way)
+            else:
+                mine.append(room)
+        if mine:
+            for key in tuple(self._awaited):
+                if len(mine) >= MOST_FOLLOWED:
+                    break
+                awaited = self._by_key.get(key)
+                if awaited is not None and awaited.stale and not (key in wanted or key in self._refreshing):
+                    mine.append(awaited)
+                del self._awaited[key]
+            refresh = _Refresh(mine)
+            self._refreshing.update(dict.fromkeys(refresh.rooms, refresh))
+            refreshes.add(refresh)
+        waits: list[Deferred[None]] = []
+        for each in refreshes:
+            done: Deferred[None] = Deferred()
+            each.waiting.append(done)
+            waits.append(done)
+        if mine:
+            # By itself: who began it may go away, those who wait for it as well must not notice.
+            Deferred.fromCoroutine(self._run(refresh))
+        for done in waits:
+            await done
+
+    async def _run(self, refresh: _Refresh) -> None:
+        failure: Exception | None = None
+        try:
+            await self._bring_up(refresh)
+        except Exception as error:
+            failure = error
+        finally:
+            for key in refresh.rooms:
+                if self._refreshing.get(key) is refresh:
+                    del self._refreshing[key]
+        for done in refresh.waiting:
+            if not done.called:
+                if failure is None:
+                    done.callback(None)
+                else:
+                    done.errback(failure)
+
+    async def _bring_up(self, refresh: _Refresh) -> None:
+        whole = [key for key, room in refresh.rooms.items() if room.doubted > room.cleared]
+        positions = [
+            (key, room.head.position) for key, room in refresh.rooms.items() if room.doubted <= room.cleared
+        ]
+        if positions:
+            news = await self._store.since(positions)
+            targets = await self._struck(refresh, news)
+            for each in news:
+                room = refresh.rooms[each.room]
+                followed = follow(room.head, each)
+                if followed is None:
+                    whole.append(each.room)
+                else:
+                    room.cleared = max(room.cleared, refresh.begun[each.room][1])
+                    self._follow(room, followed, targets)
+        if whole:
+            for key in whole:
+                self._member_events.drop(key)
+            _RELOADED.inc(len(whole))
+            await self._load_whole((), whole)
+
+    async def _struck(self, refresh: _Refresh, news: Iterable[NewsOfRoom]) -> dict[str, StoredEvent]:
+        """What the redactions among the news have struck, by the id of the redaction."""
+        targets: dict[str, str] = {}
+        for each in news:
+            room = refresh.rooms[each.room]
+            for stored in each.events or ():
+                if stored.type == "m.room.redaction":
+                    event = RoomEvent(stored, room.room_id, room.head.version).event
+                    if event.redacts is not None:
+                        targets[stored.event_id] = event.redacts
+        if not targets:
+            return {}
+        struck = await self._store.struck(list(targets.values()), list(targets))
+        return {stored.redacted_by: stored for stored in struck if stored.redacted_by is not None}
+
+    def _follow(self, room: Room, followed: Followed, struck: Mapping[str, StoredEvent]) -> None:
+        """As if this process had written it."""
+        if followed.head is room.head:
+            return
+        _FOLLOWED.inc()
+        known = room.head.next_ordinal
+        shown = [entry for entry in followed.events if not entry.stored.flags]
+        room.follow(followed.head, shown)
+        for entry in followed.events:
+            stored = entry.stored
+            if stored.flags and stored.outbound:
+                room.unshown = max(room.unshown, stored.position)
+            if stored.ordinal < known:
+                self.placed(room, entry)
+            if stored.type == "m.room.member" and not stored.flags:
+                self._member_events.put(entry)
+            target = struck.get(stored.event_id)
+            if target is not None:
+                self.struck(room, target, target.pdu, entry)
+        if self._by_id.get(room.room_id) is room:
+            self._weigh(room)
+
+    async def _load_whole(self, room_ids: Sequence[str], keys: Sequence[int]) -> list[Room]:
         held = [room for room in (self._by_id.get(room_id) for room_id in room_ids) if room is not None]
         held.extend(room for room in (self._by_key.get(key) for key in keys) if room is not None)
         suspicions = {room.key: room.suspected for room in held}
@@ -180,7 +375,7 @@ class RoomCache:
                 if room is not None:
                     room.cleared = max(room.cleared, suspicions.get(room.key, 0))
                     if holes != self._holes and room.key not in suspicions:
-                        room.suspected += 1
+                        room.doubt()
                     rooms.append(room)
         finally:
             self._loads -= 1
@@ -287,7 +482,7 @@ class RoomCache:
         if change.unknown:
             self._holes += 1
             for room in self._by_id.values():
-                room.suspected += 1
+                room.doubt()
             return ()
         for key in change.lost:
             # Who lost the race must load the room before its next attempt. If this process, which won, need not,
@@ -303,9 +498,23 @@ class RoomCache:
             if held is not None:
                 # Of ours the head has moved already, unless the room went out of memory and came back meanwhile.
                 held.beyond = max(held.beyond, change.before)
-                if change.foreign:
-                    wake.update(held.head.joined_users())
+            if change.foreign:
+                if held is None or change.whole:
+                    self._member_events.drop(key)
+                if held is not None:
+                    if change.whole:
+                        held.doubt()
+                    wake.update(self._awaiting(held))
         return wake
+
+    def _awaiting(self, room: Room) -> Iterable[str]:
+        """Who is to be woken for news of a room; what they will ask for is read for all of them at once."""
+        if self._listening is None:
+            return room.head.joined_users()
+        waking = concerned(room.head, self._listening.users)
+        if waking:
+            self._awaited[room.key] = None
+        return waking
 
     def _weigh(self, room: Room) -> None:
         weight = room.measure()
@@ -315,4 +524,7 @@ class RoomCache:
         while self._weight > self._budget and len(self._by_id) > 1:
             _, evicted = self._by_id.popitem(last=False)
             self._by_key.pop(evicted.key, None)
+            self._awaited.pop(evicted.key, None)
+            if evicted.stale:  # what was redacted there meanwhile would never be struck
+                self._member_events.drop(evicted.key)
             self._weight -= evicted.weight

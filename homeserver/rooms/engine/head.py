@@ -7,7 +7,7 @@ the other state and small, since they are many; their events are loaded when nee
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from enum import Enum, auto
 from typing import Any
 
@@ -265,6 +265,14 @@ class RoomHead:
 def host_of(user_id: str) -> str:
     """The server of a user id."""
     return user_id.partition(":")[2]
+
+
+def concerned(head: RoomHead, listening: Set[str]) -> list[str]:
+    """Of the users who wait, those joined to the room; walks over the members or over those who wait, the fewer."""
+    members = head.members
+    if len(members) < len(listening):
+        return [user for user, m in members.items() if m.membership == "join" and user in listening]
+    return [user for user in listening if (m := members.get(user)) is not None and m.membership == "join"]
 
 
 ALLOWS_ALL = ServerAcl.from_content({"allow": ["*"]})

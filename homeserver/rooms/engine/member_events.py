@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events kept in memory by room and ordinal: member events above all, which rooms themselves do not hold.
 
-A cache with a budget in bytes, least recently used out first. An event in it is a shared object, so a redaction written
-here is seen here; what another process writes drops what is held of the room.
+A cache with a budget in bytes, least recently used out first. An event in it is a shared object, so a redaction that is
+written here is seen here. What another process redacted is struck when the rooms' cache follows it there (`struck`);
+of a room that it does not follow, `drop` forgets everything.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from homeserver.protocol.room_versions import RoomVersion
 from homeserver.stream.changes import Change
 from storage.events import EventStore
 
+MOST_STRUCK = 1000
+
 
 class MemberEvents:
-    """One per process."""
+    """One per process; subscribes to the stream."""
 
     def __init__(self, store: EventStore, budget: int) -> None:
         self._store = store
@@ -27,6 +30,10 @@ class MemberEvents:
         self._ordinals: dict[int, set[int]] = {}
         """By room, what is held of it."""
         self._generation = 0
+        self._struck: dict[int, int] = {}
+        """By room, the generation that a redaction or a `drop` began."""
+        self._floor = 0
+        """The same for rooms that are not among them."""
 
     @property
     def weight(self) -> int:
@@ -35,7 +42,7 @@ class MemberEvents:
 
     @property
     def generation(self) -> int:
-        """Grows whenever something may have been redacted: who reads events meanwhile must not `put` them."""
+        """Grows whenever something may have been redacted: see `put_read`."""
         return self._generation
 
     def peek(self, room: int, ordinal: int) -> RoomEvent | None:
@@ -56,6 +63,24 @@ class MemberEvents:
         while self._weight > self._budget and len(self._entries) > 1:
             self._drop(next(iter(self._entries)))
 
+    def put_read(self, entry: RoomEvent, generation: int) -> None:
+        """As `put`, of an event whose reading began at that generation, unless it may have been redacted since."""
+        if self._struck.get(entry.stored.room, self._floor) <= generation:
+            self.put(entry)
+
+    def _strike(self, room: int) -> None:
+        self._generation += 1
+        if len(self._struck) >= MOST_STRUCK:
+            self._struck.clear()
+            self._floor = self._generation
+        self._struck[room] = self._generation
+
+    def drop(self, room: int) -> None:
+        """Forget all of a room: something of it may have been redacted, it is not known what."""
+        self._strike(room)
+        for ordinal in tuple(self._ordinals.get(room, ())):
+            self._drop((room, ordinal))
+
     def _drop(self, key: tuple[int, int]) -> None:
         self._weight -= self._entries.pop(key).weight
         ordinals = self._ordinals[key[0]]
@@ -64,14 +89,13 @@ class MemberEvents:
             del self._ordinals[key[0]]
 
     def changed(self, change: Change) -> Iterable[str]:
-        """Another process wrote rooms: it may have redacted what is held of them here."""
-        if not (change.foreign or change.unknown):
-            return ()
-        self._generation += 1
-        rooms = tuple(self._ordinals) if change.unknown else change.rooms
-        for room in rooms:
-            for ordinal in tuple(self._ordinals.get(room, ())):
-                self._drop((room, ordinal))
+        """Nobody knows what was written: anything may have been redacted."""
+        if change.unknown:
+            self._generation += 1
+            self._struck.clear()
+            self._floor = self._generation
+            for key in tuple(self._entries):
+                self._drop(key)
         return ()
 
     async def load(
@@ -89,8 +113,7 @@ class MemberEvents:
         generation = self._generation
         for stored in await self._store.by_ordinals(missing):
             entry = RoomEvent(stored, room_id, version)
-            if generation == self._generation:  # nothing was redacted elsewhere while the query ran
-                self.put(entry)
+            self.put_read(entry, generation)
             found.append(entry)
         return found
 
@@ -103,12 +126,10 @@ class MemberEvents:
         }
         generation = self._generation
         for stored in await self._store.by_ordinals(missing):
-            if generation != self._generation:
-                return
-            self.put(RoomEvent(stored, *missing[stored.room, stored.ordinal]))
+            self.put_read(RoomEvent(stored, *missing[stored.room, stored.ordinal]), generation)
 
     def redacted(self, room: int, ordinal: int) -> RoomEvent | None:
         """The event that a redaction strikes, if it is in memory; a copy still on its way from the database is not
         kept."""
-        self._generation += 1
+        self._strike(room)
         return self._entries.get((room, ordinal))

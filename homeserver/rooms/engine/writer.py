@@ -18,7 +18,7 @@ from homeserver.errors import LimitExceeded, NotFound
 from homeserver.events import RoomEvent
 from homeserver.rooms.engine.cache import Room, RoomCache
 from homeserver.rooms.engine.drafts import Draft, SendTransaction
-from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.head import RoomHead, concerned
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.moving import Mark
 from homeserver.rooms.engine.recommending import PolicyServers, sign_guarded
@@ -425,11 +425,3 @@ class RoomWriter:
                 pending.done.callback(pending.outcome)
             else:
                 pending.done.callback(Written(events[pending.first : pending.last]))
-
-
-def concerned(head: RoomHead, listening: Set[str]) -> list[str]:
-    """Of the users who wait, those joined to the room; walks over the members or over those who wait, the fewer."""
-    members = head.members
-    if len(members) < len(listening):
-        return [user for user, m in members.items() if m.membership == "join" and user in listening]
-    return [user for user in listening if (m := members.get(user)) is not None and m.membership == "join"]

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A room that another process writes is read up where it is in memory: the same room, at the cost of the news alone."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from prometheus_client import REGISTRY
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
+
+from homeserver.rooms.engine import Draft, Room, RoomHead
+from storage.database import Database
+from storage.rooms import RoomStore
+from tests.reactor import reactor
+from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member, message
+
+DAVE = "@dave:elsewhere.example"
+USERS = (BOB, CAROL, DAVE)
+
+
+async def reach(engine: Engine, position: int) -> None:
+    while engine.stream.position < position:
+        await deferLater(reactor, 0)
+
+
+def statements(database: Database) -> int:
+    """How many the database has been sent so far."""
+    return int(
+        sum(
+            sample.value
+            for metric in database.metrics.collect()
+            for sample in metric.samples
+            if sample.name.startswith("lares_database_statement") and sample.name.endswith("_count")
+        )
+    )
+
+
+def form(head: RoomHead) -> dict[str, Any]:
+    """All that a head says."""
+    return {
+        **{
+            name: getattr(head, name)
+            for name in RoomHead.__slots__
+            if not name.startswith("_") and name not in {"state", "version", "resolved_from"}
+        },
+        "members": dict(head.members),
+        "hosts": dict(head.hosts),
+        "fresh_members": dict(head.fresh_members),
+        "state": {key: entry.stored for key, entry in head.state.items()},
+        "level": head.power_levels.user_level(BOB),
+    }
+
+
+def a_step(rng: random.Random, room: Room) -> Draft:
+    """Something that may be written there now."""
+    head = room.head
+    user = rng.choice(USERS)
+    membership = head.membership(user)
+    choice = rng.randrange(6)
+    if choice == 0:
+        return Draft("m.room.name", ALICE, {"name": str(rng.random())}, "")
+    if choice == 1:
+        levels = {"users": {ALICE: 100, BOB: rng.randrange(50)}}
+        return Draft("m.room.power_levels", ALICE, levels, "")
+    if choice in {2, 3}:
+        if membership == "join":
+            return (
+                member(user, "join", displayname=str(rng.random()))
+                if rng.random() < 0.5
+                else member(user, rng.choice(("leave", "ban")), ALICE)
+            )
+        if membership == "ban":
+            return member(user, "leave", ALICE)
+        return member(user, "invite", ALICE) if membership is None and choice == 2 else member(user, "join")
+    return message(ALICE, str(rng.random()))
+
+
+async def test_a_followed_room_is_the_room_as_it_would_be_loaded(database: Database) -> None:
+    """Over random histories, written by both processes in turn, with redactions of what is in memory."""
+    rng = random.Random(6)
+    here, there = await Engine.open(database), await Engine.open(database)
+    room = await here.new_room()
+    await there.cache.get(room.room_id)
+    reloaded = REGISTRY.get_sample_value("lares_rooms_reloaded_total")
+    for _ in range(60):
+        writer, reader = (there, here) if rng.random() < 0.7 else (here, there)
+        for _ in range(rng.randrange(1, 4)):
+            held = await writer.cache.get(room.room_id)
+            assert held is not None
+            drafts = [a_step(rng, held)]
+            if rng.random() < 0.2:
+                struck = rng.choice([*held.recent, *held.head.state.values()]).stored
+                if struck.type != "m.room.create" and struck.redacted_by is None:
+                    drafts.append(Draft("m.room.redaction", ALICE, {}, redacts=struck))
+
+            def plan(_head: RoomHead, drafts: list[Draft] = drafts) -> list[Draft]:
+                return drafts
+
+            await writer.engine.write(room.room_id, plan, users=(ALICE, *USERS))
+        await reach(reader, writer.stream.position)
+        followed = await reader.cache.get(room.room_id)
+        assert followed is not None
+        (loaded,) = await RoomStore(database).load(rooms=[room.key])
+        assert form(followed.head) == form(RoomHead.of(loaded))
+        stored = await reader.events.by_ordinals([(room.key, e.stored.ordinal) for e in followed.recent])
+        assert [e.stored for e in followed.recent] == sorted(stored, key=lambda event: event.position)
+        for user, standing in followed.head.members.items():
+            entry = reader.member_events.peek(room.key, standing.ordinal)
+            if entry is not None:
+                (event,) = await reader.events.by_ordinals([(room.key, standing.ordinal)])
+                assert entry.stored == event, user
+    assert REGISTRY.get_sample_value("lares_rooms_reloaded_total") == reloaded
+
+
+async def test_news_of_many_rooms_cost_one_query_whoever_asks(database: Database) -> None:
+    """And the rooms' members none, however many there are; what is known of them stays."""
+    here, there = await Engine.open(database), await Engine.open(database)
+    rooms = [await here.new_room() for _ in range(5)]
+    for room in rooms:
+        await here.join(room.room_id, *(f"@user{n}:localhost" for n in range(20)))
+    listeners = [here.stream.listen(f"@user{n}:localhost") for n in range(20)]
+    await reach(there, here.stream.position)
+    for room in rooms:
+        await there.cache.get(room.room_id)
+    ordinal = rooms[0].head.members["@user3:localhost"].ordinal
+    assert here.member_events.peek(rooms[0].key, ordinal) is not None
+    await gatherResults([Deferred.fromCoroutine(there.send(room.room_id, ALICE, "news")) for room in rooms])
+    await reach(here, there.stream.position)
+    before = statements(database)
+    await gatherResults(
+        [Deferred.fromCoroutine(here.cache.get(room.room_id)) for room in rooms for _listener in listeners]
+    )
+    assert statements(database) - before == 1
+    assert [room.recent[-1].event.content["body"] for room in rooms] == ["news"] * 5
+    assert all(room.recent_since(room.recent[-2].stored.position) is not None for room in rooms)
+    assert here.member_events.peek(rooms[0].key, ordinal) is not None
+
+
+async def test_who_goes_away_does_not_stop_the_reading_for_others(database: Database) -> None:
+    """The query is everybody's."""
+    here, there = await Engine.open(database), await Engine.open(database)
+    room = await here.new_room()
+    await there.send(room.room_id, ALICE, "news")
+    await reach(here, there.stream.position)
+    gone, stays = (Deferred.fromCoroutine(here.cache.get(room.room_id)) for _ in range(2))
+    gone.addErrback(lambda _failure: None)
+    gone.cancel()
+    assert await stays is room
+    assert room.recent[-1].event.content["body"] == "news"
