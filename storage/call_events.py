@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from storage.database import Database
 from storage.events import StoredEvent
+from storage.packing import pdu_of
 
 MOST_KEYS: Final = 500
 """State keys of a room that are looked at for who was in a call."""
@@ -25,9 +26,9 @@ _TYPES: Final = """('m.call.invite', 'm.call.answer', 'm.call.select_answer', 'm
 _MEMBERS: Final = "('m.call.member', 'org.matrix.msc3401.call.member')"
 
 # What other events add to an event is of no use here.
-_COLUMNS: Final = """e.room, e.ordinal, e.position, e.depth, e.origin_server_ts, e.snapshot, NULL::int, e.visibility,
+_COLUMNS: Final = f"""e.room, e.ordinal, e.position, e.depth, e.origin_server_ts, e.snapshot, NULL::int, e.visibility,
     e.flags, e.event_id, e.type, e.state_key, e.sender, NULL, NULL, NULL, NULL,
-    CASE WHEN octet_length(e.pdu) <= 32768 THEN e.pdu ELSE '{}' END, NULL, NULL"""
+    CASE WHEN octet_length(e.pdu) <= 32768 THEN {pdu_of("e")} ELSE '{{}}' END, NULL, NULL"""
 
 _NEWEST = f"""
 SELECT {_COLUMNS} FROM (

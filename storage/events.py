@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from storage.database import Database
+from storage.packing import pdu_of
 
 REJECTED = 1
 SOFT_FAILED = 2
@@ -74,10 +75,10 @@ class StoredEvent(NamedTuple):
         return self.current_snapshot if self.after_snapshot is None else self.after_snapshot
 
 
-EVENT_COLUMNS = """e.room, e.ordinal, e.position, e.depth, e.origin_server_ts, e.snapshot, e.replaces, e.visibility,
+EVENT_COLUMNS = f"""e.room, e.ordinal, e.position, e.depth, e.origin_server_ts, e.snapshot, e.replaces, e.visibility,
     e.flags, e.event_id, e.type, e.state_key, e.sender, e.redacted_by, e.transaction_id, e.device_id, e.auth_chain,
-    e.pdu, p.pdu, d.pdu, p.event_id, p.position, p.visibility, e.current_snapshot, e.after_snapshot,
-    e.outbound"""
+    {pdu_of("e")}, {pdu_of("p")}, {pdu_of("d")}, p.event_id, p.position, p.visibility, e.current_snapshot,
+    e.after_snapshot, e.outbound"""
 """The select list of a `StoredEvent`, over `EVENT_JOINS`."""
 
 EVENT_JOINS = """LEFT JOIN events p ON p.room = e.room AND p.ordinal = e.replaces

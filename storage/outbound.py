@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from storage.database import Database
+from storage.packing import pdu_of
 
 WHOLE = 50
 """If a server missed no more events of a room than a transaction takes, it is sent all of them: fetching costs both
@@ -19,7 +20,7 @@ sides more."""
 PER_ROOM = 10
 """Of more than that only so many of the newest: it fetches what lies before."""
 
-_COLUMNS = "e.position, e.room, e.event_id, e.type, e.state_key, e.sender, e.pdu"
+_COLUMNS = f"e.position, e.room, e.event_id, e.type, e.state_key, e.sender, {pdu_of('e')}"
 
 _SINCE = f"""SELECT {_COLUMNS} FROM events e
     WHERE e.outbound AND (e.flags & 7) = 0 AND e.position > %s AND e.position <= %s

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from storage.database import Database, Prepared
+from storage.packing import pdu_of
 
 
 class StoredPdu(NamedTuple):
@@ -31,10 +32,10 @@ class StoredId(NamedTuple):
 
 
 _BY_ORDINALS = Prepared(
-    """SELECT e.ordinal, e.type, e.state_key, e.auth_chain, e.pdu
+    f"""SELECT e.ordinal, e.type, e.state_key, e.auth_chain, {pdu_of("e")}
     FROM unnest(%s::int[]) AS w(ordinal) JOIN events e ON e.room = %s AND e.ordinal = w.ordinal
     WHERE (%s::text[] IS NULL OR e.type <> 'm.room.member' OR e.state_key = ANY (%s::text[]))
-      AND e.flags & 1 = 0"""
+      AND e.flags & 1 = 0"""  # noqa: S608
 )
 
 _IDS_BY_ORDINALS = Prepared(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from storage.database import Database, Prepared
 from storage.events import EVENT_COLUMNS, EVENT_JOINS, StoredEvent, TimelinePlace
+from storage.packing import pdu_of
 
 LEVELS = 3
 """How far indirect relations are followed."""
@@ -43,9 +44,9 @@ _DESCENDANTS = f"""WITH RECURSIVE tree AS (
         ORDER BY n.depth {{order}}, n.position {{order}} LIMIT %(limit)s
     ) AS e {EVENT_JOINS} ORDER BY e.depth {{order}}, e.position {{order}}"""  # noqa: S608
 
-_ANNOTATIONS = """SELECT n.pdu FROM event_relations r JOIN events n USING (room, ordinal)
+_ANNOTATIONS = f"""SELECT {pdu_of("n")} FROM event_relations r JOIN events n USING (room, ordinal)
     WHERE r.room = %s AND r.relates_to = %s AND r.rel_type = 'm.annotation' AND r.sender = %s AND r.type = %s
-      AND n.flags = 0"""
+      AND n.flags = 0"""  # noqa: S608
 
 _BACKWARDS = {"beyond": "<", "order": "DESC"}
 _FORWARDS = {"beyond": ">=", "order": "ASC"}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import orjson
 
 from storage.database import Database, Prepared
+from storage.packing import pdu_of
 
 
 class Presence(NamedTuple):
@@ -33,9 +34,9 @@ _PRESENCES = Prepared(
 )
 
 _AT = Prepared(
-    """SELECT ordinal, pdu FROM events
-    WHERE room = %s AND ordinal = ANY (%s::int[]) AND type = 'm.room.member'
-      AND server_of(state_key) = %s"""
+    f"""SELECT e.ordinal, {pdu_of("e")} FROM events e
+    WHERE e.room = %s AND e.ordinal = ANY (%s::int[]) AND e.type = 'm.room.member'
+      AND server_of(e.state_key) = %s"""  # noqa: S608
 )
 
 _RESIDENT = Prepared(

@@ -10,9 +10,13 @@ from collections.abc import Iterable, Sequence
 
 from storage.database import Database, Prepared
 from storage.events import EVENT_COLUMNS, EVENT_JOINS, StoredEvent, TimelinePlace
+from storage.packing import pdu_of
 
 _FORKS = 32
 """How many events around a position are looked at for the outermost: as many branches may stand side by side."""
+
+_SIMULTANEOUS = 100
+"""Of more events of one millisecond than these, any may pass for the first: the index does not order them."""
 
 MEMBERSHIPS = frozenset(("ban", "invite", "join", "knock", "leave"))
 
@@ -28,16 +32,20 @@ _FIRST_AFTER = f"""SELECT depth, position FROM (
 
 _NEAREST_BEFORE = f"""SELECT {EVENT_COLUMNS}
     FROM (
-        SELECT * FROM events n
-        WHERE n.room = %s AND (n.origin_server_ts, n.position) <= (%s, %s) AND n.flags = 0
-        ORDER BY n.origin_server_ts DESC, n.position DESC LIMIT %s
+        SELECT * FROM (
+            SELECT * FROM events n
+            WHERE n.room = %s AND (n.origin_server_ts, n.position) <= (%s, %s) AND n.flags = 0
+            ORDER BY n.origin_server_ts DESC LIMIT {_SIMULTANEOUS}
+        ) AS n ORDER BY n.origin_server_ts DESC, n.position DESC LIMIT %s
     ) AS e {EVENT_JOINS} ORDER BY e.origin_server_ts DESC, e.position DESC"""  # noqa: S608
 
 _NEAREST_AFTER = f"""SELECT {EVENT_COLUMNS}
     FROM (
-        SELECT * FROM events n
-        WHERE n.room = %s AND (n.origin_server_ts, n.position) >= (%s, %s) AND n.flags = 0
-        ORDER BY n.origin_server_ts, n.position LIMIT %s
+        SELECT * FROM (
+            SELECT * FROM events n
+            WHERE n.room = %s AND (n.origin_server_ts, n.position) >= (%s, %s) AND n.flags = 0
+            ORDER BY n.origin_server_ts LIMIT {_SIMULTANEOUS}
+        ) AS n ORDER BY n.origin_server_ts, n.position LIMIT %s
     ) AS e {EVENT_JOINS} ORDER BY e.origin_server_ts, e.position"""  # noqa: S608
 
 _NEWS = Prepared(
@@ -62,8 +70,8 @@ _MEMBERS_AT = Prepared(
     ) AS e {EVENT_JOINS}"""  # noqa: S608
 )
 
-_MEMBERSHIPS_OF = """SELECT ordinal, pdu::json -> 'content' ->> 'membership' FROM events
-    WHERE room = %s AND type = 'm.room.member' AND state_key = %s AND flags & 1 = 0"""
+_MEMBERSHIPS_OF = f"""SELECT e.ordinal, {pdu_of("e")}::json -> 'content' ->> 'membership' FROM events e
+    WHERE e.room = %s AND e.type = 'm.room.member' AND e.state_key = %s AND e.flags & 1 = 0"""  # noqa: S608
 
 _OF_STATE = f"""SELECT {EVENT_COLUMNS}
     FROM unnest(%(ordinals)s::int[]) AS w(ordinal)
@@ -94,7 +102,8 @@ class TimelineStore:
     async def nearest(
         self, room: int, timestamp: int, position: int, *, backwards: bool, limit: int
     ) -> list[StoredEvent]:
-        """Events at or before (or after) a time in milliseconds, nearest first, those of one time by position."""
+        """Up to `limit` events (of a hundred) at or before (or after) a time in milliseconds, nearest first, those
+        of one time by position."""
         sql = _NEAREST_BEFORE if backwards else _NEAREST_AFTER
         rows = await self._database.fetch("timeline_nearest", sql, (room, timestamp, position, limit))
         return [StoredEvent._make(row) for row in rows]

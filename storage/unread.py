@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from storage.database import Database, Prepared
+from storage.packing import pdu_of
 
 
 class UnreadRange(NamedTuple):
@@ -37,7 +38,7 @@ class UnreadEvent(NamedTuple):
 
 # In canonical JSON a key is spelled in one way only; a mention of it in a text costs a look, no more.
 _SINCE = Prepared(
-    """SELECT e.room, e.position, e.event_id, e.type, e.state_key, e.sender, e.pdu
+    f"""SELECT e.room, e.position, e.event_id, e.type, e.state_key, e.sender, {pdu_of("e")}
     FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS w(room, after, main, upto)
     CROSS JOIN LATERAL (
         SELECT * FROM events n
@@ -45,7 +46,7 @@ _SINCE = Prepared(
         ORDER BY n.position DESC LIMIT %s
     ) AS e
     WHERE e.redacted_by IS NULL AND (e.position > w.main OR strpos(e.pdu, '"m.relates_to"') > 0)
-    ORDER BY e.room, e.position"""
+    ORDER BY e.room, e.position"""  # noqa: S608
 )
 
 

@@ -162,7 +162,14 @@ class OutOfBand:
         known = (await self._store.known((event_id,))).get(event_id)
         if known is None:
             ordinal = await self._store.reserve_ordinals(key, 1)
-            row = outlier_row(event, ordinal, visibility=_HIDDEN, flags=OUTLIER, auth_chain=None)
+            row = outlier_row(
+                event,
+                ordinal,
+                room_id=event.event.room_id,
+                visibility=_HIDDEN,
+                flags=OUTLIER,
+                auth_chain=None,
+            )
             await self._store.store(key, [row])
             known = (await self._store.known((event_id,))).get(event_id)
         if known is None or known.room != key or known.flags & REJECTED:

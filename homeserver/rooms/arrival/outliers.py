@@ -23,6 +23,7 @@ from homeserver.rooms.arrival.judging import Judged, Judging, Standing, create_e
 from homeserver.rooms.intake.incoming import Incoming
 from storage.arrivals import ArrivalStore, KnownEvent
 from storage.events import OUTLIER, REJECTED, EventStore
+from storage.packing import packed
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +97,16 @@ class Outliers:
             first = await self._store.reserve_ordinals(room, len(without))
             ordinals.update((event_id, first + offset) for offset, event_id in enumerate(without))
         judging = Judging(room_id, version, new, stand, ordinals)
-        await self._write_all(room, judging.run(), visibility, progress)
+        await self._write_all(room, room_id, judging.run(), visibility, progress)
         return judging.standings
 
     async def _write_all(
-        self, room: int, events: Iterator[Judged], visibility: int, progress: Callable[[int], None]
+        self,
+        room: int,
+        room_id: str,
+        events: Iterator[Judged],
+        visibility: int,
+        progress: Callable[[int], None],
     ) -> None:
         """In their order, the next portion being judged while the database writes the one before."""
         done = 0
@@ -111,7 +117,7 @@ class Outliers:
                     (before, writing) = (writing, None)
                     done += await before
                     progress(done)
-                writing = Deferred.fromCoroutine(self._write(room, portion, visibility))
+                writing = Deferred.fromCoroutine(self._write(room, room_id, portion, visibility))
                 await self._pause()
             if writing is not None:
                 (before, writing) = (writing, None)
@@ -167,8 +173,8 @@ class Outliers:
                 found[event_id] = Standing(event, row.ordinal, chain, bool(row.flags & REJECTED))
         return found
 
-    async def _write(self, room: int, portion: Sequence[Judged], visibility: int) -> int:
-        rows = [_row(judged, visibility) for judged in portion]
+    async def _write(self, room: int, room_id: str, portion: Sequence[Judged], visibility: int) -> int:
+        rows = [_row(judged, room_id, visibility) for judged in portion]
         for judged in portion:
             if judged.reason:
                 logger.info("rejected %r: %s", judged.incoming.event, judged.reason)
@@ -188,11 +194,12 @@ def _storable(event: Event) -> bool:
     return not any("\0" in text for text in texts)
 
 
-def _row(judged: Judged, visibility: int) -> dict[str, Any]:
+def _row(judged: Judged, room_id: str, visibility: int) -> dict[str, Any]:
     event = judged.incoming.event
     return outlier_row(
         judged.incoming,
         judged.standing.ordinal,
+        room_id=room_id,
         visibility=visibility,
         flags=OUTLIER | (REJECTED if judged.standing.rejected else 0),
         auth_chain=bytes(judged.standing.chain.serialize()) if event.is_state else None,
@@ -200,7 +207,7 @@ def _row(judged: Judged, visibility: int) -> dict[str, Any]:
 
 
 def outlier_row(
-    incoming: Incoming, ordinal: int, *, visibility: int, flags: int, auth_chain: bytes | None
+    incoming: Incoming, ordinal: int, *, room_id: str, visibility: int, flags: int, auth_chain: bytes | None
 ) -> dict[str, Any]:
     """A row of `events` for an event of unknown place."""
     event = incoming.event
@@ -215,5 +222,11 @@ def outlier_row(
         "state_key": event.state_key,
         "sender": event.sender,
         "auth_chain": None if auth_chain is None else b64encode(auth_chain).decode(),
-        "pdu": incoming.json,
+        "pdu": packed(
+            incoming.json,
+            room_id=room_id,
+            origin_server_ts=event.origin_server_ts,
+            sender=event.sender,
+            event_type=event.type,
+        ),
     }

@@ -172,7 +172,7 @@ class MovingHead:
         head.resolved_from = None
         if elsewhere:
             entry.stored = stored = stored._replace(outbound=True)
-        self.rows.events.append(event_row(stored, transaction=transaction))
+        self.rows.events.append(event_row(stored, head.room_id, transaction=transaction))
         self.rows.offsets.append(len(self.appended))
         self.relate(entry)
 
@@ -197,7 +197,7 @@ class MovingHead:
         if known:
             self.rows.placed.append(placed_row(stored, self.offset))
         else:
-            self.rows.events.append(event_row(stored))
+            self.rows.events.append(event_row(stored, self.head.room_id))
             self.rows.offsets.append(self.offset)
 
     def take_ordinal(self) -> int:

@@ -13,6 +13,7 @@ from homeserver.rooms.engine.drafts import SendTransaction
 from homeserver.rooms.engine.head import StateKey
 from homeserver.stream.committer import Row
 from storage.events import StoredEvent
+from storage.packing import packed
 
 
 @dataclass(slots=True)
@@ -76,8 +77,8 @@ class Rows:
         return state
 
 
-def event_row(stored: StoredEvent, *, transaction: SendTransaction | None = None) -> Row:
-    """A new event."""
+def event_row(stored: StoredEvent, room_id: str, *, transaction: SendTransaction | None = None) -> Row:
+    """A new event of that room."""
     row: dict[str, Any] = {
         "ordinal": stored.ordinal,
         "depth": stored.depth,
@@ -93,7 +94,13 @@ def event_row(stored: StoredEvent, *, transaction: SendTransaction | None = None
         "sender": stored.sender,
         "transaction": None,
         "auth_chain": _encoded(stored.auth_chain),
-        "pdu": stored.pdu,
+        "pdu": packed(
+            stored.pdu,
+            room_id=room_id,
+            origin_server_ts=stored.origin_server_ts,
+            sender=stored.sender,
+            event_type=stored.type,
+        ),
     }
     if stored.after_snapshot is not None:
         row["after_snapshot"] = stored.after_snapshot

@@ -176,7 +176,7 @@ class _Placing:
         for placed in self.placed.values():
             entry, stored = placed.entry, placed.entry.stored
             if placed.found.known is None:
-                events.append({**event_row(stored), "i": placed.position})
+                events.append({**event_row(stored, head.room_id), "i": placed.position})
             else:
                 places.append(placed_row(stored, placed.position))
             received.append({"event_id": stored.event_id})

@@ -25,6 +25,7 @@ from homeserver.protocol.unpadded_base64 import encode_base64
 from homeserver.rooms.engine import Room
 from homeserver.rooms.intake.incoming import Incoming
 from storage.database import Database
+from storage.packing import pdu_of
 
 KEY = SigningKey.from_seed("ed25519:remote", bytes(range(32)))
 CREATE: StateKey = ("m.room.create", "")
@@ -59,7 +60,9 @@ class Dag:
     async def learn(self, database: Database, room: Room) -> None:
         """Take in what the engine wrote since."""
         rows = await database.fetch(
-            "test", "SELECT event_id, pdu FROM events WHERE room = %s ORDER BY ordinal", (room.key,)
+            "test",
+            f"SELECT event_id, {pdu_of('e')} FROM events e WHERE room = %s ORDER BY ordinal",
+            (room.key,),
         )
         for event_id, pdu in rows:
             if event_id not in self.events:

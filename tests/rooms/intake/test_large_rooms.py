@@ -11,6 +11,7 @@ from homeserver.protocol.events import Event
 from homeserver.rooms.engine import Room
 from homeserver.rooms.intake.incoming import Incoming
 from storage.database import Database
+from storage.packing import pdu_of
 from tests.rooms.intake.dag import MEMBER, Dag, ids
 from tests.rooms.intake.intake_fixture import ALICE, DAVE, ERIN, Process, ends, member
 
@@ -21,7 +22,11 @@ async def _room_of(database: Database, members: int) -> tuple[Process, Room, Dag
     room, dag = await first.room_with(DAVE, ERIN, power=60)
     drafts = [member(f"@u{number}:four.example", "invite", ALICE) for number in range(members)]
     await first.engine.engine.write(room.room_id, lambda _head: drafts, users=(ALICE,))
-    rows = await database.fetch("test", "SELECT event_id, pdu FROM events WHERE room = %s", (room.key,))
+    rows = await database.fetch(
+        "test",
+        f"SELECT event_id, {pdu_of('e')} FROM events e WHERE room = %s",
+        (room.key,),
+    )
     for event_id, pdu in rows:
         dag.events[event_id] = Event.from_pdu(orjson.loads(pdu), dag.version, event_id)
     # One by one would keep as many states as there are members.

@@ -23,7 +23,10 @@ async def test_an_invite_that_nobody_judged_is_no_authority(database: Database) 
     invite = dag.write(FRED, MEMBER, {"membership": "invite"}, "@bob:localhost", prev=ends(room))
     store = ArrivalStore(database)
     ordinal = await store.reserve_ordinals(room.key, 1)
-    await store.store(room.key, [outlier_row(invite, ordinal, visibility=1, flags=OUTLIER, auth_chain=None)])
+    await store.store(
+        room.key,
+        [outlier_row(invite, ordinal, room_id=room.room_id, visibility=1, flags=OUTLIER, auth_chain=None)],
+    )
     process.engine.cache.mark_stale(room.room_id)
     (stored,) = await process.engine.events.by_ordinals([(room.key, ordinal)])
     process.engine.engine.member_events.put(RoomEvent(stored, room.room_id, room.head.version))
