@@ -5,12 +5,17 @@ Owns the way from a token to its owner: from memory if possible, else by one que
 where it is done; guests, locked and suspended users are told apart here and judged by the caller.
 """
 
+from functools import lru_cache
+from typing import Final
+
 from homeserver.accounts.credentials import Clock, token_hash
 from homeserver.accounts.sightings import Sightings
 from homeserver.accounts.token_cache import TokenCache
 from homeserver.errors import UnknownToken
 from storage.database import Database
 from storage.tokens import REVOKED, TokenOwner, TokenStore
+
+_MOST_HASHED: Final = 4096
 
 
 class Authentication:
@@ -21,6 +26,8 @@ class Authentication:
         self._cache = cache
         self._sightings = sightings
         self._clock = clock
+        # A hash never changes; whose it is is asked each time.
+        self._hash = lru_cache(_MOST_HASHED)(token_hash)
 
     async def start(self, database: Database) -> None:
         """Hear of what other processes revoke. Must be done before the first request is served."""
@@ -28,13 +35,15 @@ class Authentication:
 
     async def authenticate(self, token: str, *, ip: str, user_agent: str) -> TokenOwner:
         """As `owner_of`, for a request from `ip`: the device was seen."""
-        owner = await self.owner_of(token)
+        owner = self._cache.get(self._hash(token))
+        if owner is None or self._is_expired(owner):
+            owner = await self.owner_of(token)
         self._sightings.note(owner.user_id, owner.device_id, ip, user_agent)
         return owner
 
     def remembered(self, token: str) -> str | None:
         """The user whose token it is, if that is in memory; it may have been revoked since, or have expired."""
-        owner = self._cache.get(token_hash(token))
+        owner = self._cache.get(self._hash(token))
         return None if owner is None else owner.user_id
 
     async def owner_of(self, token: str) -> TokenOwner:
@@ -42,7 +51,7 @@ class Authentication:
 
         Raises UnknownToken, with soft log-out if the token only expired while its device still exists.
         """
-        hashed = token_hash(token)
+        hashed = self._hash(token)
         owner = self._cache.get(hashed)
         if owner is None:
             epoch = self._cache.epoch

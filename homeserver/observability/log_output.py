@@ -42,7 +42,7 @@ class LogOutput:
         second = int(now)
         if self._second[0] != second:
             self._second = (second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)))
-        return f"{self._second[1]}.{int((now - second) * 1000):03d}Z"
+        return f"{self._second[1]}.{str(1000 + int((now - second) * 1000))[1:]}Z"
 
     def write(self, line: str) -> None:
         """A line, without its end."""

@@ -41,45 +41,56 @@ class HttpMetrics(Collector):
     def __init__(self) -> None:
         self.in_flight = 0
         """Handlers that are running."""
-        self._latencies: dict[tuple[str, str], list[int]] = {}
-        self._totals: dict[tuple[str, str], float] = {}
-        self._statuses: dict[tuple[str, str, int], int] = {}
+        self._answers: dict[tuple[str, str, int], _Answers] = {}
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered. Made-up methods count as one, so that nobody can fill the table."""
-        if method not in _METHODS:
-            method = "other"
-        key = (route, method)
-        buckets = self._latencies.get(key)
-        if buckets is None:
-            buckets = self._latencies[key] = [0] * (len(BUCKETS) + 1)
-            self._totals[key] = 0.0
-        buckets[bisect_left(BUCKETS, seconds)] += 1
-        self._totals[key] += seconds
-        status_key = (route, method, status)
-        self._statuses[status_key] = self._statuses.get(status_key, 0) + 1
+        answers = self._answers.get((route, method, status))
+        if answers is None:
+            if method not in _METHODS:
+                method = "other"
+            answers = self._answers.setdefault((route, method, status), _Answers())
+        answers.buckets[bisect_left(BUCKETS, seconds)] += 1
+        answers.seconds += seconds
 
     def collect(self) -> Iterator[Metric]:
         """The metric families of this moment."""
         requests = CounterMetricFamily(
             "lares_http_requests", "Requests answered.", labels=("route", "method", "status")
         )
-        for (route, method, status), count in sorted(self._statuses.items()):
-            requests.add_metric((route, method, str(status)), count)
+        together: dict[tuple[str, str], _Answers] = {}
+        for (route, method, status), answers in sorted(self._answers.items()):
+            requests.add_metric((route, method, str(status)), sum(answers.buckets))
+            together.setdefault((route, method), _Answers()).add(answers)
         yield requests
         latency = HistogramMetricFamily(
             "lares_http_request_seconds",
             "From a request's headers to its answer.",
             labels=("route", "method"),
         )
-        for key, buckets in sorted(self._latencies.items()):
+        for key, answers in together.items():
             reached, running = [], 0
-            for bound, count in zip((*map(str, BUCKETS), "+Inf"), buckets, strict=True):
+            for bound, count in zip((*map(str, BUCKETS), "+Inf"), answers.buckets, strict=True):
                 running += count
                 reached.append((bound, running))
-            latency.add_metric(key, reached, self._totals[key])
+            latency.add_metric(key, reached, answers.seconds)
         yield latency
         yield GaugeMetricFamily("lares_http_in_flight", "Requests being answered.", value=self.in_flight)
+
+
+class _Answers:
+    """Of one route, method and status."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def add(self, other: "_Answers") -> None:
+        """Those of another status."""
+        self.buckets = [mine + more for mine, more in zip(self.buckets, other.buckets, strict=True)]
+        self.seconds += other.seconds
 
 
 class Gauges(Collector):

@@ -6,8 +6,9 @@ tokens and of what knows other servers' signatures. Does not own either: an `Aut
 are given.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from homeserver.errors import UnknownToken
 
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from homeserver.web.request import MatrixRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requester:
-    """The user on whose behalf a request is made, as its token says."""
+class Requester(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The user on whose behalf a request is made, as its token says; made for each request."""
 
     user_id: str
     device_id: str | None = None

@@ -94,6 +94,16 @@ class Route:
     """Further resources whose listeners answer it."""
     name: str = ""
     """How logs and metrics call it; empty: its first path."""
+    label: str = field(init=False, compare=False)
+    """`name`, or what stands for it."""
+    counted_as: str = field(init=False, compare=False)
+    """`limit`, or what stands for it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.name or self.paths[0])
+        of_servers = "server_" if self.auth is Auth.SERVER else ""
+        usual = f"{of_servers}{'reads' if self.method == 'GET' else 'writes'}"
+        object.__setattr__(self, "counted_as", self.limit or usual)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -104,10 +114,6 @@ class Route:
     def resources(self) -> frozenset[Resource]:
         """A listener that serves any of them answers it."""
         return frozenset((self.resource, *self.besides))
-
-    @property
-    def label(self) -> str:
-        return self.name or self.paths[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,8 @@ class Router:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._root = _Node()
+        # Whole paths without parameters, as they stand in requests → method → what the tree finds.
+        self._whole: dict[bytes, dict[str, Match]] = {}
         for route in routes:
             for template in route.paths:
                 self._mount(route, template)
@@ -171,14 +179,19 @@ class Router:
         if route.method in node.endpoints:
             raise ValueError(f"{route.method} {template} is mounted twice")
         node.endpoints[route.method] = _Endpoint(route, tuple(names))
+        if not names:
+            self._whole.setdefault(template.encode(), {})[route.method] = Match(route, {})
 
     def match(self, method: str, path: bytes) -> Match | None:
         """The route of a request, or None if there is no such path. HEAD is answered by GET.
 
         Raises WrongMethod, and InvalidParam where a parameter is not UTF-8 or contains NUL.
         """
-        segments = [_decoded(segment) for segment in path[1:].split(b"/")]
         wanted = "GET" if method == "HEAD" else method
+        whole = self._whole.get(path)
+        if whole is not None and wanted in whole:
+            return whole[wanted]
+        segments = [_decoded(segment) for segment in path[1:].split(b"/")]
         search = _Search(wanted, segments, slash=False)
         found = search.below(self._root, 0)
         if found is not None:

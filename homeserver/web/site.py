@@ -265,15 +265,23 @@ class Site(ServerFactory):
             if route.auth is Auth.SERVER:
                 await self._authenticate_server(exchange, request)
             elif route.auth is not Auth.NONE:
-                await self._authenticate(exchange, request, route)
+                token = self._token(exchange, request, route)
+                if token is not None:
+                    requester = await self._authenticator.authenticate(token, request)
+                    _accept(exchange, request, requester)
             self._count(route, request)
             reply = await route.handler(request)
             if type(reply) is JsonBytes:
-                await self._send_json(exchange, reply.encoded)
+                body = reply.encoded
             elif type(reply) is dict:
-                await self._send_json(exchange, orjson.dumps(reply))
+                body = orjson.dumps(reply)
             else:
                 await self._send(exchange, reply)
+                return
+            if len(body) < compression.SMALLEST:
+                self._answer_json(exchange, body)
+            else:
+                await self._send_json(exchange, body)
         except Exception as error:
             self._fail(exchange, route, error)
         finally:
@@ -289,9 +297,11 @@ class Site(ServerFactory):
         assert exchange.match is not None
         route = exchange.match.route
         try:
-            await self._authenticate(exchange, self._request(exchange, exchange.match), route)
-            if exchange.user is not None:
-                exchange.spool_of(exchange.user)
+            request = self._request(exchange, exchange.match)
+            token = self._token(exchange, request, route)
+            if token is not None:
+                _accept(exchange, request, await self._authenticator.authenticate(token, request))
+                exchange.spool_of(request.requester.user_id)
         except Exception as error:
             refusal = _refusal(route, error)
             if refusal is None:
@@ -303,15 +313,14 @@ class Site(ServerFactory):
 
     def _count(self, route: Route, request: MatrixRequest) -> None:
         """Raises LimitExceeded."""
-        name = route.limit or ("reads" if route.method == "GET" else "writes")
-        if route.auth is Auth.SERVER:
-            self._limits.check(route.limit or f"server_{name}", request.origin)
-            return
         requester = request.requester_or_none
-        if requester is None:
-            self._limits.check(name, request.counted_as)
-        elif requester.rate_limited:
-            self._limits.check(name, requester.user_id)
+        if requester is not None:
+            if requester.rate_limited:
+                self._limits.check(route.counted_as, requester.user_id)
+        elif request.origin_or_none is not None:
+            self._limits.check(route.counted_as, request.origin_or_none)
+        else:
+            self._limits.check(route.counted_as, request.counted_as)
 
     async def _authenticate_server(self, exchange: Exchange, request: MatrixRequest) -> None:
         """Until the signature was checked anyone may say anything: what does not hold is paid for by the address.
@@ -347,27 +356,27 @@ class Site(ServerFactory):
             sender = fields.sender = Sender(fields, peer, self._trust, secure=self._secure)
         return sender
 
-    async def _authenticate(self, exchange: Exchange, request: MatrixRequest, route: Route) -> None:
+    def _token(self, exchange: Exchange, request: MatrixRequest, route: Route) -> str | None:
+        """The access token; None where there is none and none is needed. Raises MissingToken and UnknownToken."""
         sender = self._sender(exchange)
         token = sender.token
         if b"access_token" in exchange.query or len(sender.authorization) > 1:
             in_query = request.query.strings("access_token") if exchange.query else []
             token = token_of(sender.authorization, in_query)
-        if token is None:
-            if route.auth is Auth.OPTIONAL:
-                return
+        if token is None and route.auth is not Auth.OPTIONAL:
             raise MissingToken
-        requester = await self._authenticator.authenticate(token, request)
-        exchange.user = requester.user_id
-        _check_policy(route, requester)
-        request.requester_or_none = requester
+        return token
 
     async def _send_json(self, exchange: Exchange, body: bytes) -> None:
-        """200 with JSON, which nearly every reply is."""
-        if len(body) >= compression.SMALLEST and compression.worth_it(body, None, exchange.fields):
+        """200 with JSON that is compressed if that is worth it."""
+        if compression.worth_it(body, None, exchange.fields):
             body = await compression.compress(body)
             self._finish(exchange, 200, body, compression.headers_of(None))
-            return
+        else:
+            self._answer_json(exchange, body)
+
+    def _answer_json(self, exchange: Exchange, body: bytes) -> None:
+        """200 with JSON, as nearly every request is answered."""
         channel = exchange.channel
         if (
             channel is None
@@ -548,6 +557,13 @@ def _log_failure(failure: Failure) -> None:
 def _log_broken(error: BaseException | None) -> None:
     """Not even an error could be answered; the connection's deadline ends it."""
     log.error("answering failed", exc_info=error)
+
+
+def _accept(exchange: Exchange, request: MatrixRequest, requester: Requester) -> None:
+    """It is known who asks. Raises the refusal of a known user."""
+    exchange.user = requester.user_id
+    _check_policy(request.route, requester)
+    request.requester_or_none = requester
 
 
 def _check_policy(route: Route, requester: Requester) -> None:
