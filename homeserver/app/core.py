@@ -24,6 +24,7 @@ from homeserver.rooms.user_rooms import UserRooms
 from homeserver.rooms.whole_rooms import WholeRooms
 from homeserver.siblings import Neighbourhood, NoSiblings
 from homeserver.stream import Committer, Recovery, Stream
+from homeserver.stream.company import OtherCompanies
 from homeserver.stream.hearing import CHANNEL as TOLD
 from homeserver.stream.hearing import Hearing
 from homeserver.stream.telling import Telling
@@ -32,6 +33,8 @@ from storage.events import EventStore
 from storage.memberships import MembershipStore
 from storage.notifications import NotificationStore
 from storage.rooms import RoomStore
+from storage.server_processes import CHANNEL as PROCESSES
+from storage.server_processes import ServerProcessStore
 from storage.state import StateStore
 from storage.stream import StreamStore
 
@@ -47,6 +50,7 @@ class Core:
     stream_store: StreamStore
     hearing: Hearing
     telling: Telling
+    companies: OtherCompanies
     committer: Committer
     engine: RoomEngine
     cache: RoomCache
@@ -63,6 +67,7 @@ class Core:
     async def stop(self) -> None:
         """Let what is being committed land, then end the connections."""
         await self.committer.wait_idle()
+        await self.companies.stop()
         await self.database.close()
 
 
@@ -110,10 +115,24 @@ async def build_core(
         await recovery.resync()
         database.interrupted()
 
-    hearing = Hearing(reactor=reactor, stream=stream, siblings=siblings, read_up=read_up)
+    processes = ServerProcessStore(database, origin=origin, company=siblings.name or origin)
+    notifications = NotificationStore(database)
+    hearing = Hearing(reactor=reactor, stream=stream, siblings=siblings, read_up=read_up, look=processes.look)
+    companies = OtherCompanies(
+        reactor=reactor,
+        store=processes,
+        notify=notifications.notify_all,
+        origin=origin,
+        company=siblings.name or origin,
+        found=hearing.found_elsewhere,
+        learn=hearing.learn,
+    )
     await database.listen("stream", stream.heard, catch_up)
     await database.listen(TOLD, hearing.heard, hearing.listening)
     hearing.listening()
+    await database.listen(PROCESSES, companies.heard)
+    if config.database.url is not None:  # nobody else has the server's own database
+        await companies.start()
     position = await stream_store.settled_position()
     if position > stream.position:  # another process wrote between the first look and the listening
         stream.missed(position)
@@ -156,7 +175,8 @@ async def build_core(
         stream=stream,
         stream_store=stream_store,
         hearing=hearing,
-        telling=Telling(NotificationStore(database), siblings),
+        telling=Telling(notifications, siblings, origin=origin, others=hearing, elsewhere=processes),
+        companies=companies,
         committer=committer,
         engine=engine,
         cache=cache,

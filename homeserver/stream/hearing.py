@@ -7,6 +7,9 @@ something is still on its way the request waits, for its notification to arrive.
 commit that stands, so it comes, whatever became of its teller. A wait that lasts (a listening connection that died
 silently, say) ends by reading up from the database.
 
+Processes of other machines (`company.py`) share no memory: while there are any, how far everything goes is looked up in
+the database, once for all requests that wait at the time.
+
 All notifications of a process come over one connection in the order of their commits. So one number per teller says how
 far everything but the stream was heard: whoever notified of something that is not on the stream sends a serial after it
 (`telling.py`).
@@ -15,7 +18,7 @@ far everything but the stream was heard: whoever notified of something that is n
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from operator import gt
 from typing import Any, Protocol
 
@@ -30,9 +33,12 @@ logger = logging.getLogger(__name__)
 _WAITS = Counter("lares_hearing_waits", "Requests that waited until news of another process had arrived")
 _LATE = Counter("lares_hearing_late", "Waits for news that ended by reading up from the database instead")
 
-CHANNEL = "told"
-"""Of serials: `<name of the siblings> <number> <serial>`."""
+_LOOKS = Counter("lares_hearing_looks", "Looks at the database for what processes elsewhere have told")
 
+CHANNEL = "told"
+"""Of serials: `<name of the siblings> <number> <origin> <serial>`."""
+
+MOST_ELSEWHERE = 1000
 LONGEST = 2.0
 """Seconds that a request waits for a notification before the database is asked."""
 
@@ -42,6 +48,16 @@ class Shown(Protocol):
     def position(self) -> int: ...
 
     def reached(self, position: int) -> Deferred[None]: ...
+
+
+class Told(Protocol):
+    """`storage.server_processes.Told` is one."""
+
+    @property
+    def position(self) -> int: ...
+
+    @property
+    def serials(self) -> Mapping[str, int]: ...
 
 
 class Hearing:
@@ -54,37 +70,62 @@ class Hearing:
         stream: Shown,
         siblings: Neighbourhood,
         read_up: Callable[[], Awaitable[None]],
+        look: Callable[[], Awaitable[Told]],
     ) -> None:
-        """`read_up` brings everything in memory up to date without notifications."""
+        """`read_up` brings everything in memory up to date without notifications. `look` tells how far all that is
+        committed goes, processes elsewhere included."""
         self._reactor = reactor
         self._stream = stream
         self._siblings = siblings
         self._read_up = read_up
+        self._look = look
+        self._looking = False
+        self._to_look: list[Deferred[Told]] = []
+        self._heard_elsewhere: dict[str, int] = {}
+        self._waiting_elsewhere: dict[str, Waiting] = {}
+        self.elsewhere = False
+        """Whether processes that do not share this one's memory tell anything."""
         self._reading: list[Deferred[None]] | None = None
         self._heard = [0] * len(siblings.told)
         self._waiting = [Waiting() for _ in siblings.told]
-        self.has_others = len(siblings.told) > 1
+        self._has_siblings = len(siblings.told) > 1
+        self.has_others = self._has_siblings
         """Whether anybody else tells anything: without, nothing needs to be asked."""
+
+    def found_elsewhere(self, found: bool) -> None:
+        """Whether there are processes that do not share this one's memory."""
+        self.elsewhere = found
+        self.has_others = self._has_siblings or found
 
     def behind(self) -> bool:
         """Whether something that was told has not been heard here yet."""
+        if self.elsewhere:
+            return True
         siblings = self._siblings
         return max(siblings.shown) > self._stream.position or any(map(gt, siblings.told, self._heard))
 
     async def catch_up(self) -> None:
         """Return once everything that was told before the call is known. Raises DatabaseFailure if that can't be."""
         _WAITS.inc()
-        shown, told = max(self._siblings.shown), tuple(self._siblings.told)
+        shown, told = max(self._siblings.shown, default=0), tuple(self._siblings.told)
+        elsewhere: Mapping[str, int] = {}
+        if self.elsewhere:
+            looked = await self._look_together()
+            shown, elsewhere = max(shown, looked.position), looked.serials
         try:
             if shown > self._stream.position:
                 await self._stream.reached(shown).addTimeout(LONGEST, self._reactor)
             for number, serial in enumerate(told):
                 if serial > self._heard[number]:
                     await self._waiting[number].until(serial).addTimeout(LONGEST, self._reactor)
+            for origin, serial in elsewhere.items():
+                if serial > self._heard_elsewhere.get(origin, 0):
+                    waiting = self._waiting_elsewhere.setdefault(origin, Waiting())
+                    await waiting.until(serial).addTimeout(LONGEST, self._reactor)
         except TimeoutError:
             _LATE.inc()
             logger.warning("news of another process is late; memory is brought up to date from the database")
-            await self._read_up_once()
+            await self._read_up_once(elsewhere)
 
     def listening(self) -> None:
         """Notifications are heard from now on; what was told before is read from the database when it is needed.
@@ -95,11 +136,52 @@ class Hearing:
 
     def heard(self, payload: str) -> None:
         """A notification of `CHANNEL`."""
-        name, number, serial = payload.split(" ")
-        if name == self._siblings.name and self.has_others:
+        name, number, origin, serial = payload.split(" ")
+        if name and name == self._siblings.name:
             self._know_of(int(number), int(serial))
+        else:
+            self.learn(origin, int(serial))
 
-    async def _read_up_once(self) -> None:
+    def learn(self, origin: str, serial: int) -> None:
+        """Everything that a process elsewhere told up to a serial is known."""
+        if len(self._heard_elsewhere) >= MOST_ELSEWHERE and origin not in self._heard_elsewhere:
+            self._heard_elsewhere.clear()  # of processes long gone, nearly all; what lives is read up once
+        if serial > self._heard_elsewhere.get(origin, 0):
+            self._heard_elsewhere[origin] = serial
+            waiting = self._waiting_elsewhere.get(origin)
+            if waiting is not None:
+                waiting.reached(serial)
+                if not waiting:
+                    self._waiting_elsewhere.pop(origin, None)
+
+    def _look_together(self) -> Deferred[Told]:
+        """A look that begins after the call; one is under way at a time, whoever comes meanwhile shares the next."""
+        done: Deferred[Told] = Deferred()
+        self._to_look.append(done)
+        if not self._looking:
+            Deferred.fromCoroutine(self._look_around())
+        return done
+
+    async def _look_around(self) -> None:
+        self._looking = True
+        try:
+            while self._to_look:
+                served, self._to_look = self._to_look, []
+                _LOOKS.inc()
+                try:
+                    told = await self._look()
+                except Exception as error:
+                    for done in served:
+                        if not done.called:
+                            done.errback(error)
+                else:
+                    for done in served:
+                        if not done.called:
+                            done.callback(told)
+        finally:
+            self._looking = False
+
+    async def _read_up_once(self, elsewhere: Mapping[str, int]) -> None:
         """All who are late read together."""
         if self._reading is not None:
             done: Deferred[None] = Deferred()
@@ -111,6 +193,8 @@ class Hearing:
         try:
             await self._read_up()
             self._know(told)
+            for origin, serial in elsewhere.items():
+                self.learn(origin, serial)
         finally:
             waiting, self._reading = self._reading, None
             for each in waiting:

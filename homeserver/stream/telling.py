@@ -21,14 +21,40 @@ class Notifier(Protocol):
     def notify_each(self, notifications: Sequence[tuple[str, str]]) -> Awaitable[None]: ...
 
 
+class Elsewhere(Protocol):
+    """Notifies, and writes down how far was told for those who share no memory."""
+
+    def tell(self, serial: int, notifications: Sequence[tuple[str, str]]) -> Awaitable[None]: ...
+
+
+class Others(Protocol):
+    """Who is there to be told; `hearing.Hearing` knows."""
+
+    @property
+    def has_others(self) -> bool: ...
+
+    @property
+    def elsewhere(self) -> bool: ...
+
+
 class Telling:
     """One per process."""
 
-    def __init__(self, notifier: Notifier, siblings: Neighbourhood) -> None:
+    def __init__(
+        self,
+        notifier: Notifier,
+        siblings: Neighbourhood,
+        *,
+        origin: str,
+        others: Others,
+        elsewhere: Elsewhere,
+    ) -> None:
         self._notifier = notifier
         self._siblings = siblings
-        self._has_siblings = len(siblings.told) > 1
-        self._serial = siblings.told[siblings.number] if self._has_siblings else 0
+        self._origin = origin
+        self._others = others
+        self._elsewhere = elsewhere
+        self._serial = siblings.told[siblings.number] if siblings.told else 0
         self._under_way = False
         self._news: list[tuple[str, str]] = []
         self._waiting: list[Deferred[None]] = []
@@ -38,7 +64,7 @@ class Telling:
 
         To be awaited after such a commit and before its client is answered. Many that come at once share a statement.
         """
-        if self._has_siblings:
+        if self._others.has_others:
             await self._next()
 
     async def notify_all(self, channel: str, payloads: Sequence[str]) -> None:
@@ -78,11 +104,15 @@ class Telling:
 
     async def _tell(self) -> None:
         news, self._news = self._news, []
-        if not self._has_siblings:
-            await self._notifier.notify_each(news)
+        if not self._others.has_others:
+            if news:
+                await self._notifier.notify_each(news)
             return
         self._serial += 1
         serial, siblings = self._serial, self._siblings
-        news.append((CHANNEL, f"{siblings.name} {siblings.number} {serial}"))
-        await self._notifier.notify_each(news)
+        news.append((CHANNEL, f"{siblings.name} {siblings.number} {self._origin} {serial}"))
+        if self._others.elsewhere:
+            await self._elsewhere.tell(serial, news)
+        else:
+            await self._notifier.notify_each(news)
         siblings.tell(serial)

@@ -14,6 +14,7 @@ from homeserver.siblings import Siblings, shared_page
 from homeserver.stream import Change, Stream
 from homeserver.stream.hearing import CHANNEL, LONGEST, Hearing
 from homeserver.stream.telling import Telling
+from storage.server_processes import Told
 
 
 class Process:
@@ -25,13 +26,31 @@ class Process:
         self.clock = Clock()
         self.read = 0
         self.hearing = Hearing(
-            reactor=self.clock, stream=self.stream, siblings=self.siblings, read_up=self.read_up
+            reactor=self.clock,
+            stream=self.stream,
+            siblings=self.siblings,
+            read_up=self.read_up,
+            look=self.look,
         )
+        self.looks: list[Deferred[Told]] = []
         self.sent: list[str] = []
-        self.telling = Telling(self, self.siblings)
+        self.telling = Telling(
+            self,
+            self.siblings,
+            origin=f"process {number}".replace(" ", "-"),
+            others=self.hearing,
+            elsewhere=self,
+        )
 
     async def notify_each(self, notifications: Sequence[tuple[str, str]]) -> None:
         self.sent += [payload for channel, payload in notifications if channel == CHANNEL]
+
+    async def tell(self, serial: int, notifications: Sequence[tuple[str, str]]) -> None:
+        await self.notify_each(notifications)
+
+    def look(self) -> Deferred[Told]:
+        self.looks.append(Deferred())
+        return self.looks[-1]
 
     async def read_up(self) -> None:
         self.read += 1
@@ -126,3 +145,24 @@ def test_a_process_that_starts_again_goes_on_with_its_serials() -> None:
     late.hearing.listening()
     assert not late.hearing.behind()
     os.close(page)
+
+
+def test_of_other_machines_one_look_serves_all_who_wait_for_it(processes: tuple[Process, Process]) -> None:
+    """Who comes while it is under way may have been told something since: those share the next."""
+    here, _sibling = processes
+    here.hearing.found_elsewhere(True)
+    assert here.hearing.behind()
+    first = Deferred.fromCoroutine(here.hearing.catch_up())
+    later = [Deferred.fromCoroutine(here.hearing.catch_up()) for _ in range(5)]
+    assert len(here.looks) == 1
+    here.looks[0].callback(Told(10, {}))
+    assert first.called
+    assert [each.called for each in later] == [False] * 5
+    assert len(here.looks) == 2
+    here.looks[1].callback(Told(12, {"far": 3}))
+    here.hearing.heard("the-others 0 far 3")
+    assert not any(each.called for each in later)
+    here.stream.announce(Change(before=10, count=2, foreign=True))
+    assert all(each.called for each in later)
+    here.hearing.found_elsewhere(False)
+    assert not here.hearing.behind()

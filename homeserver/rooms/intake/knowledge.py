@@ -61,8 +61,8 @@ class States:
         return found
 
     def changed(self, change: Change) -> Iterable[str]:
-        """Another process wrote rooms; for the stream to call."""
-        if change.unknown or change.foreign:
+        """Rooms were completed, or may have been; for the stream to call."""
+        if change.unknown or change.whole:
             self._generation += 1
             rooms = set(change.rooms)
             for key in [k for k in self._states if change.unknown or k[0] in rooms]:

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether there are processes on this database that do not share this one's memory: servers on other machines.
+
+While there are none, nothing needs to be asked before a request is answered. So a process that comes makes itself
+known before it serves, and waits until each of the others has answered that it knows. One that does not answer has lost
+its lease by the time the wait is over, or has looked at the table since. A process that could not renew its own lease
+in time knows nothing any more and takes it that there are others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.task import LoopingCall
+
+from storage.server_processes import CHANNEL, ServerProcess
+
+logger = logging.getLogger(__name__)
+
+LEASE = 10.0
+"""Seconds that a process is taken to be alive after it said so."""
+RENEW = 3.0
+"""Seconds between its saying so."""
+UNSURE = 7.0
+"""Seconds without having been able to, after which others may have come unnoticed."""
+
+
+class Processes(Protocol):
+    """`storage.server_processes.ServerProcessStore` is one."""
+
+    def renew(self, host: str | None, pid: int, seconds: float) -> Awaitable[list[ServerProcess]]: ...
+
+    def leave(self) -> Awaitable[None]: ...
+
+
+Notify = Callable[[str, Sequence[str]], Awaitable[object]]
+"""`notify(channel, payloads)`: tells all processes, this one too."""
+
+
+class OtherCompanies:
+    """One per process that may have others beside it."""
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        store: Processes,
+        notify: Notify,
+        origin: str,
+        company: str,
+        found: Callable[[bool], None],
+        learn: Callable[[str, int], None],
+    ) -> None:
+        """`found` is told whether there are others, whenever that was looked at; `learn`, at the start, of the serial
+        that each of them had told before (`hearing.py`)."""
+        self._reactor = reactor
+        self._store = store
+        self._notify = notify
+        self._origin = origin
+        self._company = company
+        self._hellos = 0
+        self._found = found
+        self._learn = learn
+        self._host = _host()
+        self._renewed = 0.0
+        self._unseen: set[str] | None = None
+        self._all_seen: Deferred[None] | None = None
+        self._loop: LoopingCall = LoopingCall(lambda: Deferred.fromCoroutine(self._tick()))
+        self._loop.clock = reactor
+        self._ticking: Deferred[LoopingCall] | None = None
+
+    async def start(self) -> None:
+        """Return once every other process knows of this one. `heard` must be called by now, and nothing be served."""
+        self._renewed = self._reactor.seconds()
+        others = [
+            each
+            for each in await self._store.renew(self._host, os.getpid(), LEASE)
+            if not self._is_dead(each)
+        ]
+        for each in others:
+            self._learn(each.origin, each.told)
+        self._found(bool(others))
+        if not others:
+            await self._notify(CHANNEL, (self._hello,))  # should somebody have been forgotten
+        else:
+            self._unseen = {each.origin for each in others}
+            self._all_seen = Deferred()
+            await self._notify(CHANNEL, (self._hello,))
+            try:
+                await self._all_seen.addTimeout(LEASE, self._reactor)
+            except TimeoutError:
+                logger.warning(
+                    "processes that do not answer are taken to be gone: %s", ", ".join(self._unseen)
+                )
+            self._unseen = self._all_seen = None
+        self._ticking = self._loop.start(RENEW, now=False)
+
+    async def stop(self) -> None:
+        """Be known no more; the others are to hear it at their next look."""
+        if self._loop.running:
+            self._loop.stop()
+        if self._ticking is not None:
+            await self._ticking
+            await self._store.leave()
+
+    def heard(self, payload: str) -> None:
+        """A notification of `CHANNEL`."""
+        kind, origin, *by = payload.split(" ")
+        if kind == "hello" and by != [self._company]:
+            self._hellos += 1
+            self._found(True)
+            work = Deferred.fromCoroutine(self._answer(origin))
+            work.addErrback(
+                lambda failure: logger.error("could not answer a process", exc_info=failure.value)
+            )
+        elif kind == "seen" and origin == self._origin and self._unseen is not None:
+            self._unseen.difference_update(by)
+            if not self._unseen and self._all_seen is not None and not self._all_seen.called:
+                self._all_seen.callback(None)
+
+    @property
+    def _hello(self) -> str:
+        return f"hello {self._origin} {self._company}"
+
+    async def _answer(self, origin: str) -> None:
+        await self._notify(CHANNEL, (f"seen {origin} {self._origin}",))
+
+    async def _tick(self) -> None:
+        begun, hellos = self._reactor.seconds(), self._hellos
+        if begun - self._renewed > UNSURE:
+            self._found(True)
+        try:
+            others = await self._store.renew(self._host, os.getpid(), LEASE)
+        except Exception as error:
+            logger.warning("this process could not say that it is alive: %s", error)
+            return
+        self._renewed = begun
+        if hellos == self._hellos:  # else somebody may have come since that was read
+            self._found(any(not self._is_dead(each) for each in others))
+
+    def _is_dead(self, process: ServerProcess) -> bool:
+        """Whether it is known to have ended, though its lease has not."""
+        return (
+            process.host is not None
+            and process.host == self._host
+            and not Path(f"/proc/{process.pid}").exists()
+        )
+
+
+def _host() -> str | None:
+    """Names what process ids are relative to: this run of this kernel, and the container in it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None

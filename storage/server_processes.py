@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server_processes table: who serves from this database, and how far each has told what is not on the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from storage.database import Database, Prepared
+
+CHANNEL = "server_processes"
+"""Who comes: `hello <origin> <company>`, and who knows of them: `seen <origin> <by origin>`."""
+
+_RENEW = """
+WITH mine AS (
+    INSERT INTO server_processes (origin, company, host, pid, until)
+    VALUES (%(origin)s, %(company)s, %(host)s, %(pid)s, now() + make_interval(secs => %(seconds)s))
+    ON CONFLICT (origin) DO UPDATE SET until = excluded.until
+), gone AS (
+    DELETE FROM server_processes WHERE until < now() - interval '1 minute'
+)
+SELECT origin, host, pid, told FROM server_processes WHERE company <> %(company)s AND until > now()
+"""
+_LOOK = Prepared(
+    """SELECT position,
+        ARRAY(SELECT origin FROM server_processes WHERE company <> %s AND until > now() ORDER BY origin),
+        ARRAY(SELECT told FROM server_processes WHERE company <> %s AND until > now() ORDER BY origin)
+    FROM stream"""
+)
+# Nothing that is told so outlives a crash, so the log need not be flushed for it.
+_TELL = """
+WITH mine AS (
+    UPDATE server_processes SET told = %s WHERE origin = %s RETURNING set_config('synchronous_commit', 'off', true)
+)
+SELECT (SELECT count(*) FROM mine), count(pg_notify(channel, payload))
+FROM unnest(%s::text[], %s::text[]) AS n(channel, payload)
+"""
+_LEAVE = "DELETE FROM server_processes WHERE origin = %s"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """Another process with a lease; `host` names the place where its `pid` means something."""
+
+    origin: str
+    host: str | None
+    pid: int
+    told: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How far everybody had told at one moment: the stream's position, and by origin the serial of the rest."""
+
+    position: int
+    serials: Mapping[str, int]
+
+
+class ServerProcessStore:
+    """Of the process `origin` of a company."""
+
+    def __init__(self, database: Database, *, origin: str, company: str) -> None:
+        self._database = database
+        self._origin = origin
+        self._company = company
+
+    async def renew(self, host: str | None, pid: int, seconds: float) -> list[ServerProcess]:
+        """Be known for so long from now; those of other companies that are known."""
+        params = {
+            "origin": self._origin,
+            "company": self._company,
+            "host": host,
+            "pid": pid,
+            "seconds": seconds,
+        }
+        rows = await self._database.fetch("server_processes_renew", _RENEW, params, retry=True)
+        return [ServerProcess(*row) for row in rows]
+
+    async def look(self) -> Told:
+        """How far all that is committed goes."""
+        company = self._company
+        row = await self._database.fetch_one("server_processes_look", _LOOK, (company, company))
+        assert row is not None
+        return Told(int(row[0]), dict(zip(row[1], row[2], strict=True)))
+
+    async def tell(self, serial: int, notifications: Sequence[tuple[str, str]]) -> None:
+        """Send notifications, the last of which tells the serial, and have it looked at, both or neither."""
+        channels, payloads = zip(*notifications, strict=True)
+        params = (serial, self._origin, list(channels), list(payloads))
+        await self._database.fetch_one("server_processes_tell", _TELL, params, retry=False)
+
+    async def leave(self) -> None:
+        """Be known no more."""
+        await self._database.execute("server_processes_leave", _LEAVE, (self._origin,))

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who else is there: a process serves only once the others know, over a real database."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from homeserver.stream.company import LEASE, RENEW, OtherCompanies
+from storage.database import Database
+from storage.notifications import NotificationStore
+from storage.server_processes import CHANNEL, ServerProcess, ServerProcessStore
+from tests.reactor import reactor
+
+
+class Member:
+    """A process as far as the others are concerned."""
+
+    def __init__(self, database: Database, clock: Any = reactor) -> None:
+        self.origin = secrets.token_hex(4)
+        self.store = ServerProcessStore(database, origin=self.origin, company=self.origin)
+        self.found: list[bool] = []
+        self.learnt: dict[str, int] = {}
+        self.companies = OtherCompanies(
+            reactor=clock,
+            store=self.store,
+            notify=NotificationStore(database).notify_all,
+            origin=self.origin,
+            company=self.origin,
+            found=self.found.append,
+            learn=self.learnt.__setitem__,
+        )
+
+
+async def test_who_comes_is_known_before_it_serves(database: Database) -> None:
+    """And forgotten when it leaves."""
+    first, second = Member(database), Member(database)
+    await database.listen(CHANNEL, first.companies.heard)
+    await first.companies.start()
+    assert first.found == [False]
+    await first.store.tell(7, [("told", "7")])
+    await database.listen(CHANNEL, second.companies.heard)
+    await second.companies.start()
+    assert first.found[-1]
+    assert second.found
+    assert all(second.found)
+    assert second.learnt == {first.origin: 7}
+    told = await second.store.look()
+    assert told.serials == {first.origin: 7}
+    await second.companies.stop()
+    assert await first.store.renew(None, 0, LEASE) == []
+    await first.companies.stop()
+
+
+async def test_who_does_not_answer_is_waited_for_as_long_as_its_lease(database: Database) -> None:
+    """Unless it is known to have ended: a server that was killed does not hold up the next start."""
+    clock = Clock()
+    silent = ServerProcessStore(database, origin="silent", company="silent")
+    await silent.renew("another machine", 1, LEASE)
+    member = Member(database, clock)
+    started = Deferred.fromCoroutine(member.companies.start())
+    while not member.companies._unseen or not clock.getDelayedCalls():
+        await database.fetch_one("test", "SELECT 1")
+    assert not started.called
+    clock.advance(LEASE)
+    await started
+    await silent.leave()
+    killed = ServerProcessStore(database, origin="killed", company="killed")
+    await killed.renew(member.companies._host, 2**22 + 1, LEASE)
+    other = Member(database, clock)
+    other.companies._is_dead(ServerProcess("", member.companies._host, os.getpid(), 0))
+    await member.companies.stop()
+    await other.companies.start()
+    assert other.found == [False]
+    await other.companies.stop()
+
+
+async def test_who_cannot_say_that_it_lives_takes_it_that_there_are_others(database: Database) -> None:
+    """It may have been given up, and somebody may have come."""
+    clock = Clock()
+    member = Member(database, clock)
+    await member.companies.start()
+
+    await database.execute("test", "ALTER TABLE server_processes RENAME TO away")
+    for _ in range(4):
+        clock.advance(RENEW)
+        await database.fetch_one("test", "SELECT 1")
+    assert member.found[-1]
+    await database.execute("test", "ALTER TABLE away RENAME TO server_processes")
+    await member.companies.stop()
