@@ -231,7 +231,7 @@ class Admission(Collector):
             reason = "memory"
         if reason is None:
             lane.turns.put(entry, entry.user, entry.room)
-            if len(lane.running) < MOST_RUNNING[lane.kind]:  # those who wait are stuck in a room, or greedy
+            if self._may_begin(lane):  # those who wait are stuck in a room, or greedy
                 self._dispatch()
         else:
             self._refuse(lane, entry, reason)
@@ -304,7 +304,8 @@ class Admission(Collector):
         return self._heavy if entry.kind is Kind.HEAVY else self._ordinary
 
     def _may_begin(self, lane: _Lane) -> bool:
-        return lane is self._ordinary or not len(self._ordinary.turns) or len(lane.running) < FEW_HEAVY
+        few = lane is self._heavy and len(self._ordinary.turns)
+        return len(lane.running) < (FEW_HEAVY if few else MOST_RUNNING[lane.kind])
 
     def _begin(self, lane: _Lane, entry: Entry) -> None:
         lane.begins(entry, self._clock.seconds())

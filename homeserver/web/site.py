@@ -13,11 +13,13 @@ Owns the steps every request takes:
 7. the handler;
 8. its reply or error becomes a response, a line in the access log and an observation.
 
-A failure that is not a refusal is logged with the request's id and answered 500 M_UNKNOWN, saying nothing of itself.
+A failure that is not a refusal is logged with the request's id and answered 500 M_UNKNOWN, saying nothing of itself;
+503 where the database could not be had, so that nothing was done.
 """
 
 import itertools
 import logging
+import random
 import secrets
 from collections.abc import Coroutine, Generator
 from email.utils import formatdate
@@ -66,6 +68,7 @@ from homeserver.web.senders import Sender
 from homeserver.web.signals import Signal
 from homeserver.web.statuses import STATUSES
 from homeserver.web.upgrades import WEBSOCKET_VERSION, handshake_problem, request_head
+from storage.database import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,8 @@ _UNPROVEN_BYTES: Final = 256 * 1024
 MOST_BUFFERED: Final = 256 * 1024 * 1024
 _BUSY: Final = b'{"errcode":"M_LIMIT_EXCEEDED","error":"The server is busy","retry_after_ms":%d}'
 _BUSY_HEADERS: Final = {"Content-Type": JSON, "Cache-Control": "no-store"}
+_UNAVAILABLE: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "The server cannot do this now"})
+_RETRY_SECONDS: Final = (2, 5)
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
 
@@ -479,16 +484,22 @@ class Site(ServerFactory):
             log.info("the stop cut a request off: %s %s: %r", exchange.method, exchange.label, error)
             self._record(exchange, _CLIENT_GONE, self.clock.seconds())
             return
+        if isinstance(error, DatabaseUnavailable):  # nothing was done
+            log.warning("no database for %s %s: %s", exchange.method, exchange.label, error)
+            headers = {**_BUSY_HEADERS, "Retry-After": str(random.randint(*_RETRY_SECONDS))}
+            self._finish(exchange, 503, _UNAVAILABLE, headers)
+            return
         if refusal is None:
             log.error("request failed: %s %s", exchange.method, exchange.label, exc_info=error)
             self._finish(exchange, 500, _INTERNAL, None)
             return
         status, fields = refusal
-        headers = None
         if isinstance(error, LimitExceeded):
             seconds = max(1, -(-error.retry_after_ms // 1000))
-            headers = {"Content-Type": JSON, "Cache-Control": "no-store", "Retry-After": str(seconds)}
-        self._finish(exchange, status, orjson.dumps(fields), headers)
+            headers = {**_BUSY_HEADERS, "Retry-After": str(seconds)}
+            self._finish(exchange, status, orjson.dumps(fields), headers)
+        else:
+            self._finish(exchange, status, orjson.dumps(fields), None)
 
     # The end
 

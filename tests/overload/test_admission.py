@@ -47,10 +47,10 @@ class Asked(Entry):
 class Busy:
     """An admission under strain, and what became of whom."""
 
-    def __init__(self) -> None:
+    def __init__(self, admission: Admission | None = None) -> None:
         self.clock = Clock()
         self.clock.advance(1000.0)
-        self.admission = Admission(self.clock)
+        self.admission = Admission(self.clock) if admission is None else admission
         self.admission.looked(True)
         self.begun: list[Entry] = []
         self.refused: list[tuple[str, LimitExceeded]] = []

@@ -27,6 +27,7 @@ from homeserver.observability.log_output import LogOutput
 from homeserver.observability.metrics import HttpMetrics
 from homeserver.spooling import SpoolRoom
 from homeserver.web.addresses import Network
+from homeserver.web.admission import Admission
 from homeserver.web.authentication import Authenticator, Requester
 from homeserver.web.channel import Timeouts
 from homeserver.web.listeners import Open, WebServer
@@ -190,6 +191,7 @@ class Loopback:
         shared: socket.socket | None = None,
         authenticator: Authenticator | None = None,
         spools: SpoolRoom | None = None,
+        admission: Admission | None = None,
     ) -> None:
         self.lines = io.StringIO()
         self.metrics = HttpMetrics()
@@ -207,6 +209,7 @@ class Loopback:
             timeouts=timeouts,
             max_connections=max_connections,
             spools=spools,
+            admission=admission,
         )
         self.open: Open = self.server.listen(listener or Listener(port=0), shared)
         self._connections: list[Connection] = []

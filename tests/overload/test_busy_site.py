@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests over HTTP to a server that has too much to do: whose turn they take, and how they are refused."""
+
+from collections.abc import Iterator
+
+import pytest
+from twisted.internet.defer import Deferred
+
+from homeserver.web.admission import MOST_OF_USER, Admission
+from homeserver.web.authentication import Requester
+from homeserver.web.kinds import Kind
+from homeserver.web.replies import Reply
+from homeserver.web.request import MatrixRequest
+from homeserver.web.routing import Auth, Route
+from storage.database import DatabaseOverloaded
+from tests.overload.test_admission import Busy
+from tests.reactor import reactor, run
+from tests.web.loopback import Loopback, request_bytes
+
+SEND = "/_matrix/client/v3/rooms/!room:test/send/m.room.message/"
+USERS = {name: Requester(user_id=f"@{name}:test", device_id="D", token_id=1) for name in ("alice", "bob")}
+
+
+class Handlers:
+    """Endpoints that note who came, and answer when the test says so."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.answers: list[Deferred[None]] = []
+
+    async def send(self, request: MatrixRequest) -> Reply:
+        self.sent.append(f"{request.requester.user_id} {request.param('txn_id')}")
+        answer: Deferred[None] = Deferred()
+        self.answers.append(answer)
+        await answer
+        return {}
+
+    async def at_once(self, _request: MatrixRequest) -> Reply:
+        return {}
+
+    async def no_database(self, _request: MatrixRequest) -> Reply:
+        raise DatabaseOverloaded("2000 operations wait for the database already")
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("PUT", "/rooms/{room_id}/send/{event_type}/{txn_id}", self.send, limit="messages"),
+            Route("GET", "/account/whoami", self.at_once),
+            Route("GET", "/no_database", self.no_database, auth=Auth.NONE),
+        ]
+
+
+class World:
+    def __init__(self) -> None:
+        self.handlers = Handlers()
+        self.admission = Admission(reactor, remembered=lambda token: f"@{token}:test")
+        self.site = Loopback(self.handlers.routes(), tokens=USERS, admission=self.admission)
+        self._busy = Busy(self.admission)
+        self.admission.looked(False)
+
+    def fill(self) -> None:
+        """Take every place; the server is strained until `end`."""
+        self.admission.looked(True)
+        self._busy.fill()
+
+    def free(self, count: int) -> None:
+        self._busy.done(count)
+
+    async def end(self) -> None:
+        self.free(len(self._busy.begun))
+        for answer in self.handlers.answers:
+            if not answer.called:
+                answer.callback(None)
+        self.admission.looked(False)
+        await self.site.stop()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    run(made.end())
+
+
+async def _until_waiting(world: World, count: int) -> None:
+    while world.admission.statistics()["waiting"] < count:
+        turn: Deferred[None] = Deferred()
+        reactor.callLater(0.001, turn.callback, None)
+        await turn
+
+
+async def test_a_request_waits_for_its_turn(world: World) -> None:
+    world.fill()
+    connection = await world.site.connect()
+    waiting = Deferred.fromCoroutine(connection.request("PUT", SEND + "1", body=b"{}", token="alice"))
+    await _until_waiting(world, 1)
+    assert world.handlers.sent == []
+    world.free(1)
+    assert world.handlers.sent == ["@alice:test 1"]
+    world.handlers.answers[0].callback(None)
+    assert (await waiting).status == 200
+
+
+async def test_nothing_is_sent_for_who_hung_up_before(world: World) -> None:
+    world.fill()
+    gone, stays = await world.site.connect(), await world.site.connect()
+    gone.send(request_bytes("PUT", SEND + "1", body=b"{}", token="alice"))
+    await _until_waiting(world, 1)
+    stays.send(request_bytes("PUT", SEND + "2", body=b"{}", token="bob"))
+    await _until_waiting(world, 2)
+    gone.drop()
+    while len(world.site.open.site.connections) > 1:
+        turn: Deferred[None] = Deferred()
+        reactor.callLater(0.001, turn.callback, None)
+        await turn
+    world.free(2)
+    assert world.handlers.sent == ["@bob:test 2"]
+
+
+async def test_refusals_are_as_specified_and_whoami_goes_on(world: World) -> None:
+    """429 with both ways to say when to come again, for one user; the other's turn comes, and free is free."""
+    world.fill()
+    most = MOST_OF_USER[Kind.ORDINARY]
+    for number in range(most):
+        connection = await world.site.connect()
+        connection.send(request_bytes("PUT", f"{SEND}{number}", body=b"{}", token="alice"))
+    await _until_waiting(world, most)
+    refused = await world.site.request("PUT", SEND + "more", body=b"{}", token="alice")
+    assert (refused.status, refused.errcode) == (429, "M_LIMIT_EXCEEDED")
+    wait = refused.json["retry_after_ms"]
+    assert 1000 <= wait <= 1000 * int(refused.headers["retry-after"]) < wait + 1000
+    assert refused.headers["access-control-allow-origin"] == "*"
+    assert (await world.site.request("GET", "/_matrix/client/v3/account/whoami", token="alice")).status == 200
+    connection = await world.site.connect()
+    connection.send(request_bytes("PUT", SEND + "1", body=b"{}", token="bob"))
+    await _until_waiting(world, most + 1)
+    world.free(4)
+    assert "@bob:test 1" in world.handlers.sent
+
+
+async def test_without_a_database_it_is_the_servers_fault_and_may_be_tried_again(world: World) -> None:
+    answer = await world.site.request("GET", "/_matrix/client/v3/no_database")
+    assert (answer.status, answer.errcode) == (503, "M_UNKNOWN")
+    assert int(answer.headers["retry-after"]) >= 2
+    assert "2000" not in answer.json["error"]
+
+
+async def test_places_are_given_back(world: World) -> None:
+    """By requests that succeed and by those that fail."""
+    world.admission.looked(True)
+    for path in ("/no_database", "/account/whoami"):
+        await world.site.request("GET", "/_matrix/client/v3" + path, token="alice")
+    assert world.admission.statistics()["running"] == 0
