@@ -48,6 +48,8 @@ LINGER = 10.0
 """Seconds that idle connections get for one more request where another process takes this one's place."""
 STEP = 15.0
 """Seconds that services, and then commits, get to end after that: a database that hangs must not hold the stop up."""
+ABANDONED = 1.0
+"""Seconds that each of these gets where the database is gone for good."""
 
 Exposition = Callable[[], Awaitable[bytes]]
 """Gives all figures in Prometheus' text format."""
@@ -165,25 +167,28 @@ class Server:
             web.listen(listener, shared)
         _settle_garbage_collection()
 
-    async def stop(self, *, replaced: bool = False) -> None:
+    async def stop(self, *, replaced: bool = False, abandoned: bool = False) -> None:
         """Wind down whatever was started. `replaced`: another process serves in this one's place, so that nobody
-        need notice: connections get their next answer here, and are told to come anew."""
+        need notice: connections get their next answer here, and are told to come anew. `abandoned`: the database has
+        ended already, so that nothing is worth a wait.
+        """
         self._replaced = replaced
+        grace, step = (ABANDONED, ABANDONED) if abandoned else (GRACE, STEP)
         if self._web is not None:
             linger = LINGER if replaced else 0.0
-            await self._attempt("requests", self._web.stop(GRACE, linger=linger), linger + GRACE + STEP)
+            await self._attempt("requests", self._web.stop(grace, linger=linger), linger + grace + step)
         if self._overload is not None:
             self._overload.stop()
         if self._echo is not None:
-            await self._attempt("calls", self._echo.stop(), STEP)
+            await self._attempt("calls", self._echo.stop(), step)
         if self._services is not None:
-            await self._attempt("services", self._services.stop(), STEP)
+            await self._attempt("services", self._services.stop(), step)
         if self._federation is not None:
-            await self._attempt("federation", self._federation.stop(), STEP)
+            await self._attempt("federation", self._federation.stop(), step)
         if self._http is not None:
             self._http.close()
         if self._core is not None:
-            await self._attempt("commits", self._core.stop(), STEP)
+            await self._attempt("commits", self._core.stop(), step)
         logger.info("stopped")
 
     async def _attempt(self, what: str, work: Coroutine[Any, Any, None], longest: float) -> None:
@@ -212,3 +217,5 @@ def _settle_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
+    import ctypes
+    print('trim', ctypes.CDLL(None).malloc_trim(0))

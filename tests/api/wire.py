@@ -120,11 +120,11 @@ def errcode_of(answer: Answer) -> str | None:
 
 
 def gauge(server: ServerProcess, name: str) -> float:
-    """A figure of /metrics."""
+    """A figure of /metrics; of several workers, the sum of theirs."""
     text = server.call("GET", "/metrics").raw.decode()
-    found = re.search(rf"^{name} ([\d.e+]+)$", text, re.MULTILINE)
-    assert found is not None, f"no {name} in /metrics"
-    return float(found[1])
+    found = re.findall(rf'^{name}(?:{{worker="\d+"}})? ([\d.e+]+)$', text, re.MULTILINE)
+    assert found, f"no {name} in /metrics"
+    return sum(map(float, found))
 
 
 class Line:

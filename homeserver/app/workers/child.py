@@ -78,6 +78,7 @@ class Worker:
         self._starting: Deferred[None] | None = None
         self._stopping = False
         self._replaced = False
+        self._abandoned = False
         self.refused = False
 
     def run(self) -> None:
@@ -124,6 +125,7 @@ class Worker:
         if line is None:
             if not self._stopping:
                 logger.critical("the parent of this process is gone; it stops")
+                self._abandoned = self._config.database.url is None  # an embedded one goes with the parent
             self._end()
         elif line == DRAIN:
             self._replaced = True
@@ -143,7 +145,7 @@ class Worker:
     async def _wind_down(self) -> None:
         if self._starting is not None:
             self._starting.cancel()
-        await self._server.stop(replaced=self._replaced)
+        await self._server.stop(replaced=self._replaced, abandoned=self._abandoned)
         await self._figures.stop()
 
 
