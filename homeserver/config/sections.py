@@ -380,7 +380,10 @@ class Config:
     )
     database: Database = section(Database, doc="The database.")
     workers: int = option(
-        default=1, check=values.at_least(1), doc="How many equal processes serve; one per core is plenty."
+        default=1,
+        check=values.at_least(1),
+        doc="How many equal processes serve; one per core is plenty. Above 1 a small parent looks after them, and "
+        "SIGHUP replaces them one by one.",
     )
     listeners: tuple[Listener, ...] = option(
         default=(Listener(),),

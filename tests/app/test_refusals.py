@@ -95,10 +95,10 @@ def test_an_address_of_another_machine(tmp_path: Path) -> None:
     assert said == "cannot listen on 192.0.2.1 port 0: Cannot assign requested address"
 
 
-def test_more_than_one_worker(tmp_path: Path) -> None:
-    assert sentence(refusal(tmp_path, {"workers": 2})).startswith(
-        "workers: 2 is not possible in this version"
-    )
+def test_more_workers_than_there_is_room_for(tmp_path: Path) -> None:
+    said = sentence(refusal(tmp_path, {"workers": 300}))
+    assert said == "workers: 300 are too many; 254 is the most"
+    assert not (tmp_path / "data").exists()
 
 
 def test_another_instance_on_the_same_data(tmp_path: Path) -> None:
