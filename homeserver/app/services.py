@@ -68,10 +68,10 @@ from storage.cross_signing import CrossSigningStore
 from storage.delayed_events import DelayedEventStore
 from storage.gaps import GapStore
 from storage.key_backups import KeyBackupStore
+from storage.parents import ParentStore
 from storage.presence import PresenceStore
 from storage.profiles import ProfileStore
 from storage.published_rooms import PublishedRoomStore
-from storage.parents import ParentStore
 from storage.receipts import CHANNEL as RECEIPTS
 from storage.receipts import ReceiptStore
 from storage.relations import RelationStore
@@ -300,8 +300,7 @@ def build_services(
         ),
         now=now_ms,
     )
-    foreign_wakes = ForeignWakes(core.user_rooms)
-    core.stream.subscribe(foreign_wakes)
+    core.stream.subscribe(ForeignWakes(core.user_rooms, core.stream.listeners))
     return Services(
         core=core,
         limits=limits,
@@ -316,7 +315,7 @@ def build_services(
         devices=devices,
         device_sections=device_sections,
         sync=sync,
-        long_poll=LongPoll(sync, core.stream, foreign_wakes, reactor),
+        long_poll=LongPoll(sync, core.stream.listeners, reactor),
         wanted_filters=WantedFilters(accounts.filters),
         calls=build_calls(
             reactor,

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final, Protocol, Self
 
 from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.errors import InvalidParam
+from homeserver.protocol.filters import NO_FILTER
 from homeserver.protocol.tokens import SyncToken, TokenError
 from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.request import Presence, StateAfter, SyncRequest
@@ -17,6 +19,9 @@ from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route
 
 PRESENCES: Final[tuple[Presence, ...]] = ("online", "unavailable", "offline")
+_MOST_REMEMBERED: Final = 1_000
+_LONGEST_REMEMBERED: Final = 512
+"""Query strings that were read, and characters of one."""
 
 
 class Sightings(Protocol):
@@ -35,40 +40,86 @@ class SyncEndpoints:
         self._filters = filters
         self._sightings = sightings
         self._tokens = tokens
+        self._read: dict[str, _Asked] = {}
+        """By query string: those who follow the same rooms come with the same."""
 
     def routes(self) -> tuple[Route, ...]:
         return (Route("GET", "/sync", self.sync, auth=Auth.GUEST_OK, limit="sync", abandon=True),)
 
     async def sync(self, request: MatrixRequest) -> Reply:
         """`GET /sync`."""
-        query, requester = request.query, request.requester
-        timeout = query.integer("timeout", 0, minimum=0)
-        presence = query.enum("set_presence", PRESENCES, "online")
-        wanted = await sync_request(query, requester.user_id, requester.device_id, self._filters)
-        self._sightings.seen(requester.user_id, requester.device_id, presence)
-        await self._long_poll.acknowledge(wanted)
-        if timeout == 0:
+        requester = request.requester
+        asked = self._asked(request)
+        wanted = await asked.sync.of(requester.user_id, requester.device_id, self._filters)
+        self._sightings.seen(requester.user_id, requester.device_id, asked.presence)
+        if not self._long_poll.is_acknowledged(wanted):
+            await self._long_poll.acknowledge(wanted)
+        if asked.timeout == 0:
             response = await self._long_poll.respond(wanted, 0, request.shutting_down)
         else:
             response = await self._tokens.wait(
-                request, lambda ending: self._long_poll.respond(wanted, timeout / 1000, ending)
+                request, lambda ending: self._long_poll.respond(wanted, asked.timeout / 1000, ending)
             )
         return JsonBytes(response.body)
 
+    def _asked(self, request: MatrixRequest) -> _Asked:
+        """What the parameters say. Raises InvalidParam."""
+        text = request.target.partition("?")[2]
+        asked = self._read.get(text)
+        if asked is None:
+            query = request.query
+            asked = _Asked(
+                query.integer("timeout", 0, minimum=0),
+                query.enum("set_presence", PRESENCES, "online"),
+                SyncParameters.read(query),
+            )
+            if len(text) <= _LONGEST_REMEMBERED and "access_token" not in text:
+                if len(self._read) >= _MOST_REMEMBERED:
+                    self._read.clear()
+                self._read[text] = asked
+        return asked
 
-async def sync_request(
-    query: Query, user_id: str, device_id: str | None, filters: WantedFilters
-) -> SyncRequest:
-    """What the parameters that `/sync` and its WebSocket share ask for. Raises InvalidParam, NotJson, FilterError."""
-    since = query.string("since")
-    return SyncRequest(
-        user_id=user_id,
-        device_id=device_id,
-        since=sync_token(since) if since else None,
-        filter=await filters.find(user_id, query.string("filter")),
-        full_state=query.boolean("full_state"),
-        state_after=_state_after(query),
-    )
+
+@dataclass(frozen=True, slots=True)
+class SyncParameters:
+    """The parameters that `/sync` and its WebSocket share."""
+
+    since: SyncToken | None
+    filter: str | None
+    full_state: bool
+    state_after: StateAfter | None
+
+    @classmethod
+    def read(cls, query: Query) -> Self:
+        """Read them. Raises InvalidParam."""
+        since = query.string("since")
+        return cls(
+            sync_token(since) if since else None,
+            query.string("filter"),
+            query.boolean("full_state"),
+            _state_after(query),
+        )
+
+    async def of(self, user_id: str, device_id: str | None, filters: WantedFilters) -> SyncRequest:
+        """What they ask for. Raises InvalidParam for a filter that is not the user's, NotJson, FilterError."""
+        return SyncRequest(
+            user_id=user_id,
+            device_id=device_id,
+            since=self.since,
+            filter=await filters.find(user_id, self.filter) if self.filter else NO_FILTER,
+            full_state=self.full_state,
+            state_after=self.state_after,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """All parameters of `/sync`."""
+
+    timeout: int
+    """Milliseconds."""
+    presence: Presence
+    sync: SyncParameters
 
 
 def sync_token(text: str) -> SyncToken:

@@ -25,6 +25,7 @@ class TokenAuthenticator:
             is_admin=owner.admin,
             is_locked=owner.locked,
             is_suspended=owner.suspended,
+            expires_ts=owner.expires_ts,
         )
 
 

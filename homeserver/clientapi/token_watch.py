@@ -53,19 +53,52 @@ class TokenWatch:
 
         Raises UnknownToken and UserLocked where the session has ended meanwhile: nothing is told any more.
         """
-        ending, doubtful = Signal(), Signal()
-        stops = (
-            request.shutting_down.subscribe(ending.fire),
-            self.watch(request, doubtful.fire),
-            doubtful.subscribe(ending.fire),
-        )
+        ending = _Ending()
+        stop_server = request.shutting_down.subscribe(ending.fire)
+        stop_watching = self.watch(request, ending.doubt)
         try:
             result = await wait(ending)
             if self._hearing.has_others and self._hearing.behind():
                 await self._hearing.catch_up()
         finally:
-            for stop in stops:
-                stop()
-        if doubtful.fired:
+            stop_server()
+            stop_watching()
+        if ending.doubtful:
             await self.authenticate(request)
         return result
+
+    def is_behind(self) -> bool:
+        """Whether others may have told of a token's end what has not been heard here yet."""
+        return self._hearing.has_others and self._hearing.behind()
+
+
+class WatchedToken:
+    """The token of one request, for what outlives it."""
+
+    def __init__(self, tokens: TokenWatch, request: MatrixRequest) -> None:
+        self._tokens = tokens
+        self._request = request
+        self.is_behind = tokens.is_behind
+
+    async def authenticate(self) -> Requester:
+        """Whose it is by now. Raises UnknownToken, UserLocked."""
+        return await self._tokens.authenticate(self._request)
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have `callback` called when its user may no longer be welcome. Returns the way to stop."""
+        return self._tokens.watch(self._request, callback)
+
+
+class _Ending(Signal):
+    """The server ends, or perhaps the session."""
+
+    __slots__ = ("doubtful",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.doubtful = False
+
+    def doubt(self) -> None:
+        """The token, or its user, may not be welcome any more."""
+        self.doubtful = True
+        self.fire()

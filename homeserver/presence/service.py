@@ -31,6 +31,8 @@ TICK = 5.0
 """Seconds between looks at everybody: who is gone, who is idle."""
 FIRST_WAIT = 0.2
 """Seconds from the first news to its publication, for what comes with it."""
+SEEN_AGAIN = 1_000
+"""Milliseconds within which nothing is new of a device that asks again."""
 KEEP_EVERY = 60_000
 FORGET_AFTER = 3_600_000
 """Milliseconds that an offline user is remembered, so that clients that come back are told they went."""
@@ -152,6 +154,9 @@ class Presence:
             return
         now = self._now()
         person = self._board.person(user_id)
+        device = person.devices.get(device_id)
+        if device is not None and device.wanted == set_presence and now - device.seen < SEEN_AGAIN:
+            return
         wanted: State = next((state for state in STATES if state == set_presence), "online")
         if wanted != "offline" and person.connected(now) == "offline":
             # They come back: what they chose before they went does not hold any more, and to come is to be active.

@@ -7,7 +7,7 @@ Loaded in one query when first asked for, dropped when a commit changes it, here
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from homeserver.stream.changes import Change
 from storage.memberships import MembershipStore, Standing
@@ -43,6 +43,16 @@ class UserRooms:
         if known is not None:
             self._by_user.move_to_end(user_id)
         return known
+
+    def concerned(self, users: Iterable[str], rooms: Collection[int]) -> list[str]:
+        """Those of the users who have to do with one of the rooms, or of whom that is not known."""
+        by_user = self._by_user
+        wanted = frozenset(rooms)
+        return [
+            user_id
+            for user_id in users
+            if (known := by_user.get(user_id)) is None or not wanted.isdisjoint(known)
+        ]
 
     async def joined(self, user_id: str) -> list[Standing]:
         """The rooms the user is joined to."""

@@ -8,8 +8,19 @@ many costs a look, one too few would cost a message, so callers err on the side 
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
+
+
+class Waking(Protocol):
+    """Whoever waits for news of a user."""
+
+    @property
+    def user_id(self) -> str: ...
+
+    def wake(self) -> None:
+        """There may be news. Comes in the middle of a commit's announcement: what takes long is for later."""
 
 
 class Listener:
@@ -53,7 +64,7 @@ class Listeners:
     """All who wait in this process."""
 
     def __init__(self) -> None:
-        self._by_user: dict[str, set[Listener]] = {}
+        self._by_user: dict[str, set[Waking]] = {}
 
     @property
     def users(self) -> Set[str]:
@@ -66,10 +77,14 @@ class Listeners:
     def open(self, user_id: str) -> Listener:
         """A new listener; close it when done."""
         listener = Listener(self, user_id)
-        self._by_user.setdefault(user_id, set()).add(listener)
+        self.add(listener)
         return listener
 
-    def remove(self, listener: Listener) -> None:
+    def add(self, listener: Waking) -> None:
+        """Wake it from now on; remove it when done."""
+        self._by_user.setdefault(listener.user_id, set()).add(listener)
+
+    def remove(self, listener: Waking) -> None:
         waiting = self._by_user.get(listener.user_id)
         if waiting is not None:
             waiting.discard(listener)

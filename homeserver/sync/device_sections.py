@@ -45,6 +45,9 @@ class ToDeviceSection:
         told = since.to_device_told
         return _NOTHING if device_id is None or self._to_device.none_since(user_id, told, upto) else None
 
+    def is_acknowledged(self, user_id: str, device_id: str | None, since: SyncToken) -> bool:
+        return device_id is None or self._to_device.is_acknowledged(user_id, device_id, since.to_device_told)
+
     async def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> None:
         if device_id is not None:
             await self._to_device.acknowledge(user_id, device_id, since.to_device_told)
@@ -71,6 +74,9 @@ class DeviceListsSection:
         self, user_id: str, device_id: str | None, since: SyncToken, upto: int, rooms: Sequence[int]
     ) -> ExtensionNews | None:
         return _NOTHING if self._lists.none_since(since.position, rooms) else None
+
+    def is_acknowledged(self, user_id: str, device_id: str | None, since: SyncToken) -> bool:
+        return True
 
     async def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> None:
         return None
@@ -118,6 +124,9 @@ class KeyCountsSection:
             },
             moved,
         )
+
+    def is_acknowledged(self, user_id: str, device_id: str | None, since: SyncToken) -> bool:
+        return True
 
     async def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> None:
         return None

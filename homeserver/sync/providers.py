@@ -123,6 +123,10 @@ class Extension(Protocol):
         """
         ...
 
+    def is_acknowledged(self, user_id: str, device_id: str | None, since: SyncToken) -> bool:
+        """Whether memory tells that `acknowledge` would do nothing."""
+        ...
+
     def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> Awaitable[None]:
         """The device has processed what came with the token: what was kept for it alone may go."""
         ...

@@ -117,6 +117,13 @@ class SyncService:
             or since.to_device != 0
         )
 
+    def is_acknowledged(self, request: SyncRequest) -> bool:
+        """Whether memory tells that `acknowledge` would do nothing."""
+        since, user_id, device_id = request.since, request.user_id, request.device_id
+        return since is None or all(
+            extension.is_acknowledged(user_id, device_id, since) for extension in self._providers.extensions
+        )
+
     async def acknowledge(self, request: SyncRequest) -> None:
         """The client has processed what came with the request's token: see `Extension`."""
         if request.since is not None:

@@ -31,6 +31,8 @@ class Requester(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     appservice_id: str | None = None
     """The application service whose token this is."""
     rate_limited: bool = True
+    expires_ts: int | None = None
+    """When the token ends by itself, in milliseconds since 1970; None: it does not."""
 
 
 class Authenticator(Protocol):

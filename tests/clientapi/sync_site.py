@@ -109,15 +109,15 @@ class SyncSite:
         self.process = Process.on(house.engine)
         self.sessions = Sessions()
         self.beside = Beside(house)
-        wakes = ForeignWakes(house.engine.user_rooms)
-        house.engine.stream.subscribe(wakes)
+        stream = house.engine.stream
+        stream.subscribe(ForeignWakes(house.engine.user_rooms, stream.listeners))
         limits = RateLimits(reactor.seconds, enabled=limited)
         beside: Any = self.beside
         self._server = WebServer(
             reactor,
             routes=syncing_routes(
                 reactor,
-                long_poll=LongPoll(self.process.sync, house.engine.stream, wakes, reactor),
+                long_poll=LongPoll(self.process.sync, stream.listeners, reactor),
                 filters=WantedFilters(Uploaded()),
                 sightings=self.process.fakes.presence,
                 methods=MethodServices(

@@ -114,6 +114,9 @@ class Letters:
     ) -> ExtensionNews | None:
         return None
 
+    def is_acknowledged(self, user_id: str, device_id: str | None, since: SyncToken) -> bool:
+        return False
+
     async def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> None:
         raise AssertionError("nobody acknowledges here")
 

@@ -49,9 +49,9 @@ class Waiting:
     @classmethod
     async def open(cls, database: Database) -> Waiting:
         process, clock = await Process.open(database), Clock()
-        wakes = ForeignWakes(process.engine.user_rooms)
-        process.engine.stream.subscribe(wakes)
-        return cls(process, clock, Ending(), LongPoll(process.sync, process.engine.stream, wakes, clock))
+        stream = process.engine.stream
+        stream.subscribe(ForeignWakes(process.engine.user_rooms, stream.listeners))
+        return cls(process, clock, Ending(), LongPoll(process.sync, stream.listeners, clock))
 
     async def first(self, user: str = ALICE) -> SyncRequest:
         """A request that goes on from now."""

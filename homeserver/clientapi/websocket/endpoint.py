@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from time import time
 from typing import Any, Final
 
-from homeserver.clientapi.sync import PRESENCES, Sightings, sync_request
-from homeserver.clientapi.token_watch import TokenWatch
+from twisted.internet.threads import deferToThread
+
+from homeserver.clientapi.sync import PRESENCES, Sightings, SyncParameters
+from homeserver.clientapi.token_watch import TokenWatch, WatchedToken
+from homeserver.clientapi.websocket.frames import SUBPROTOCOL
 from homeserver.clientapi.websocket.methods import Methods
 from homeserver.clientapi.websocket.session import Peer, Session
-from homeserver.clientapi.websocket.wire import SUBPROTOCOL, Wire, wire_factory
 from homeserver.errors import InvalidParam
 from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.wanted_filters import WantedFilters
-from homeserver.web.authentication import Requester
 from homeserver.web.replies import Reply, Upgrade
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route
@@ -24,6 +29,10 @@ ALIASES: Final = (
     "/_matrix/client/r0/stream",
     "/_matrix/client/v3/stream",
 )
+
+
+Wires = Callable[[Callable[[Peer], Session]], Any]
+"""Makes the protocol of a connection, which makes its session."""
 
 
 class WebSocketEndpoints:
@@ -40,7 +49,7 @@ class WebSocketEndpoints:
         tokens: TokenWatch,
     ) -> None:
         self._reactor = reactor
-        self._factory = wire_factory(reactor)
+        self._wires: Wires | None = None
         self._updates = updates
         self._methods = methods
         self._filters = filters
@@ -61,11 +70,9 @@ class WebSocketEndpoints:
             raise InvalidParam(f"Only the subprotocol {SUBPROTOCOL} is spoken here")
         query, requester = request.query, request.requester
         presence = query.enum("presence", PRESENCES) or query.enum("set_presence", PRESENCES, "online")
-        wanted = await sync_request(query, requester.user_id, requester.device_id, self._filters)
+        parameters = SyncParameters.read(query)
+        wanted = await parameters.of(requester.user_id, requester.device_id, self._filters)
         await self._updates.acknowledge(wanted)
-
-        async def authenticate() -> Requester:
-            return await self._tokens.authenticate(request)
 
         def make_session(peer: Peer) -> Session:
             return Session(
@@ -73,12 +80,22 @@ class WebSocketEndpoints:
                 requester=requester,
                 request=wanted,
                 presence=presence,
-                authenticate=authenticate,
-                watch=lambda callback: self._tokens.watch(request, callback),
+                token=WatchedToken(self._tokens, request),
                 updates=self._updates,
                 methods=self._methods,
                 sightings=self._sightings,
                 ending=request.shutting_down,
+                now=time,
             )
 
-        return Upgrade(lambda _peer: Wire(self._factory, self._reactor, make_session))
+        wires = await self._speaking()
+        return Upgrade(lambda _peer: wires(make_session))
+
+    async def _speaking(self) -> Wires:
+        """What speaks WebSocket. It is loaded, beside the reactor, when the first client wants it: it is a tenth of the
+        memory of a server that nobody uses."""
+        if self._wires is None:
+            wire = await deferToThread(import_module, "homeserver.clientapi.websocket.wire")
+            factory = wire.wire_factory(self._reactor)
+            self._wires = partial(wire.Wire, factory, self._reactor)
+        return self._wires

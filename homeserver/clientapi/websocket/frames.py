@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -16,6 +16,7 @@ from homeserver.web.bodies import parse_json
 
 logger = logging.getLogger(__name__)
 
+SUBPROTOCOL: Final = "m.json"
 LONGEST_FRAME = 65_536 + 150
 """Bytes a client may send in one frame: the largest event there can be, and what is wrapped around it."""
 
@@ -59,6 +60,16 @@ def read_call(frame: bytes) -> Call:
     if not isinstance(params, dict):
         raise BadFrame(call_id, BadJson("params must be an object"))
     return Call(call_id, method, params)
+
+
+def text_frame(text: bytes) -> bytes:
+    """The bytes of one unmasked text frame, final and not compressed (RFC 6455 section 5.2)."""
+    length = len(text)
+    if length < 126:
+        return bytes((0x81, length)) + text
+    if length < 1 << 16:
+        return b"\x81\x7e" + length.to_bytes(2, "big") + text
+    return b"\x81\x7f" + length.to_bytes(8, "big") + text
 
 
 def result_frame(call_id: str, result: Mapping[str, Any]) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -29,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 UPDATE_EVERY = 60.0
 """Seconds after which a client that has heard nothing gets an update without news, and with it a newer token."""
+TRUST = 15.0
+"""Seconds for which a token is believed in that nobody speaks against."""
 LONGEST_QUEUE = 32
 """Requests read ahead of the one being worked on."""
 
@@ -39,6 +40,11 @@ TOKEN_ENDED = 4001
 
 class Peer(Protocol):
     """The connection's other end."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the send buffer is full."""
+        ...
 
     def send(self, text: bytes) -> None:
         """Queue a frame to be sent."""
@@ -55,17 +61,38 @@ class Peer(Protocol):
         """Close after what is queued; `reason` is at most 100 characters."""
 
 
+class Wait(Protocol):
+    """A wait for an update."""
+
+    def close(self) -> None: ...
+
+
 class Updates(Protocol):
     """Makes responses; `LongPoll` does."""
 
-    async def respond(self, request: SyncRequest, timeout: float, ending: Ending) -> SyncResponse: ...
+    def wait(
+        self,
+        request: SyncRequest,
+        timeout: float,
+        done: Callable[[SyncResponse], object],
+        failed: Callable[[Failure], object],
+    ) -> Wait: ...
 
 
-Authenticate = Callable[[], Awaitable[Requester]]
-"""Whose the connection's token is now. Raises MatrixError if it may not go on."""
+class Token(Protocol):
+    """The token with which a connection was opened."""
 
-Watch = Callable[[Callable[[], None]], Callable[[], None]]
-"""Have a callback called when that may have changed; returns the way to stop."""
+    async def authenticate(self) -> Requester:
+        """Whose it is now. Raises MatrixError if the connection may not go on."""
+        ...
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have a callback called when that may have changed; returns the way to stop."""
+        ...
+
+    def is_behind(self) -> bool:
+        """Whether it may have changed without having been heard of here."""
+        ...
 
 
 class Session:
@@ -78,19 +105,22 @@ class Session:
         requester: Requester,
         request: SyncRequest,
         presence: str,
-        authenticate: Authenticate,
-        watch: Watch,
+        token: Token,
         updates: Updates,
         methods: Methods,
         sightings: Sightings,
         ending: Ending,
+        now: Callable[[], float],
     ) -> None:
+        """`now` gives seconds since 1970."""
         self._peer = peer
         self._requester = requester
         self._request = request
         self._presence = presence
-        self._authenticate = authenticate
-        self._watch = watch
+        self._token = token
+        self._now = now
+        self._trusted_until = 0.0
+        self._doubts = 0
         self._updates = updates
         self._methods = methods
         self._sightings = sightings
@@ -98,6 +128,8 @@ class Session:
         self._queue: deque[bytes] = deque()
         self._working = False
         self._over = False
+        self._wait: Wait | None = None
+        self._waits = 0
         self._tasks: set[Deferred[object]] = set()
         self._cleanups: list[Callable[[], None]] = []
 
@@ -105,9 +137,11 @@ class Session:
 
     def start(self) -> None:
         """The connection is open: the first update is sent at once."""
-        self._cleanups.append(self._watch(lambda: self._run_abandonable(self._check_token())))
+        self._trust()
+        self._cleanups.append(self._token.watch(self._doubt))
         self._cleanups.append(self._ending.subscribe(self._server_ends))
-        self._run_abandonable(self._send_updates())
+        if not self._over:
+            self._next_update(0.0)
 
     def received(self, frame: bytes) -> None:
         """A text frame."""
@@ -127,22 +161,54 @@ class Session:
         for cleanup in self._cleanups:
             cleanup()
         self._cleanups.clear()
+        if self._wait is not None:
+            self._wait.close()
         for task in tuple(self._tasks):
             task.cancel()
 
     # The work.
 
-    async def _send_updates(self) -> None:
-        timeout = 0.0
-        while not self._over:
-            self._sightings.seen(self._request.user_id, self._request.device_id, self._presence)
-            response = await self._updates.respond(self._request, timeout, self._ending)
-            if not await self._check_token():
-                return
+    def _next_update(self, timeout: float) -> None:
+        """Wait for what is new after the last one."""
+        request = self._request
+        self._sightings.seen(request.user_id, request.device_id, self._presence)
+        self._waits += 1
+        number = self._waits
+        wait = self._updates.wait(request, timeout, self._updated, self._failed)
+        if number == self._waits:  # else it was over at once, and the next one is running
+            self._wait = wait
+
+    def _updated(self, response: SyncResponse) -> None:
+        """Send an update: in a direct call, since there are many of them, unless something must be waited for."""
+        if self._is_trusted():
             self._peer.send(response.body)
-            await self._peer.drained()
-            self._request = replace(self._request, since=response.next_batch, full_state=False)
-            timeout = UPDATE_EVERY
+            if not self._peer.full:
+                self._go_on(response)
+                return
+            self._run_abandonable(self._go_on_when_drained(response))
+        elif not self._over:
+            self._run_abandonable(self._send_if_welcome(response))
+
+    async def _send_if_welcome(self, response: SyncResponse) -> None:
+        if await self._check_token():
+            self._peer.send(response.body)
+            await self._go_on_when_drained(response)
+
+    async def _go_on_when_drained(self, response: SyncResponse) -> None:
+        await self._peer.drained()
+        self._go_on(response)
+
+    def _go_on(self, response: SyncResponse) -> None:
+        if not self._over:
+            before = self._request
+            self._request = SyncRequest(
+                user_id=before.user_id,
+                device_id=before.device_id,
+                since=response.next_batch,
+                filter=before.filter,
+                state_after=before.state_after,
+            )
+            self._next_update(UPDATE_EVERY)
 
     async def _work(self) -> None:
         """Answer what is in the queue, in order."""
@@ -163,7 +229,7 @@ class Session:
             call = read_call(frame)
         except BadFrame as bad:
             return error_frame(bad.id, bad.error)
-        if not await self._check_token():
+        if not self._is_trusted() and not await self._check_token():
             return b""
         try:
             result = await self._methods.call(self._requester, call)
@@ -179,10 +245,31 @@ class Session:
 
     # Endings.
 
+    def _is_trusted(self) -> bool:
+        """Whether the connection may go on, so far as that is certain without asking."""
+        return not self._over and self._now() < self._trusted_until and not self._token.is_behind()
+
+    def _trust(self) -> None:
+        """The token was looked at just now: believe in it for a while, unless it ends before."""
+        until = self._now() + TRUST
+        expires = self._requester.expires_ts
+        self._trusted_until = until if expires is None else min(until, expires / 1000)
+
+    def _doubt(self) -> None:
+        """The token may have ended."""
+        self._trusted_until = 0.0
+        self._doubts += 1
+        self._run_abandonable(self._check_token())
+
     async def _check_token(self) -> bool:
         """Whether the connection may go on; if its token has ended, so does the connection."""
         try:
-            self._requester = await self._authenticate()
+            doubts = self._doubts
+            self._requester = await self._token.authenticate()
+            if (
+                doubts == self._doubts
+            ):  # else what was found may be out of date, and is being looked for again
+                self._trust()
         except MatrixError as error:
             if not self._over:
                 self._peer.send(error_frame(None, error))

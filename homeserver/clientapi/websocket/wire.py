@@ -15,11 +15,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer  # type: ignore[import-untyped]
 
-from homeserver.clientapi.websocket.frames import LONGEST_FRAME
+from homeserver.clientapi.websocket.frames import LONGEST_FRAME, SUBPROTOCOL, text_frame
 from homeserver.clientapi.websocket.session import GOING_AWAY, Peer, Session
 from homeserver.sync.long_poll import Clock
 
-SUBPROTOCOL: Final = "m.json"
 PING_EVERY: Final = 54.0
 PONG_WITHIN: Final = 60.0
 """Seconds."""
@@ -140,10 +139,15 @@ class Wire(WebSocketServerProtocol):
 
     # For the session.
 
+    @property
+    def full(self) -> bool:
+        return self._flow.full
+
     def send(self, text: bytes) -> None:
+        # `sendMessage` would hold what is sent to the limit on what is received, and `sendFrame` takes longer than the
+        # rest of an update. Nothing of ours makes autobahn keep frames back, which this would overtake.
         if self.state == self.STATE_OPEN:
-            # `sendMessage` would hold what is sent to the limit on what is received.
-            self.sendFrame(opcode=self.MESSAGE_TYPE_TEXT, payload=text)
+            self.transport.write(text_frame(text))
 
     def drained(self) -> Awaitable[None]:
         return self._flow.drained()

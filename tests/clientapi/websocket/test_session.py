@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from homeserver.clientapi.websocket.frames import Call
 from homeserver.clientapi.websocket.session import LONGEST_QUEUE, UPDATE_EVERY, Session
@@ -20,6 +21,7 @@ from homeserver.web.authentication import Requester
 from homeserver.web.signals import Signal
 
 ALICE = "@alice:localhost"
+REQUESTER = Requester(user_id=ALICE, device_id="D", expires_ts=1_005_000)
 
 
 @dataclass(slots=True)
@@ -65,13 +67,20 @@ class FakeUpdates:
     waiting: list[Deferred[SyncResponse]] = field(default_factory=list)
     cancelled: int = 0
 
-    async def respond(self, request: SyncRequest, timeout: float, ending: object) -> SyncResponse:
+    def wait(
+        self,
+        request: SyncRequest,
+        timeout: float,
+        done: Callable[[SyncResponse], object],
+        failed: Callable[[Failure], object],
+    ) -> FakeUpdates:
         self.asked.append((request, timeout))
-        response: Deferred[SyncResponse] = Deferred(self._cancelled)
+        response: Deferred[SyncResponse] = Deferred()
+        response.addCallbacks(done, failed)
         self.waiting.append(response)
-        return await response
+        return self
 
-    def _cancelled(self, _response: object) -> None:
+    def close(self) -> None:
         self.cancelled += 1
 
     def answer(self, position: int) -> None:
@@ -110,21 +119,23 @@ class Connection:
     ending: Signal = field(default_factory=Signal)
     watchers: list[Callable[[], None]] = field(default_factory=list)
     revoked: bool = False
+    behind: bool = False
+    now: float = 1_000.0
     sightings: list[str] = field(default_factory=list)
     session: Any = None
 
     def open(self) -> Connection:
         self.session = Session(
             peer=self.peer,
-            requester=Requester(user_id=ALICE, device_id="D"),
+            requester=REQUESTER,
             request=SyncRequest(user_id=ALICE, device_id="D", full_state=True),
             presence="unavailable",
-            authenticate=self.authenticate,
-            watch=self.watch,
+            token=self,
             updates=self.updates,
             methods=self.methods,  # type: ignore[arg-type]
             sightings=self,
             ending=self.ending,
+            now=lambda: self.now,
         )
         self.session.start()
         return self
@@ -132,7 +143,10 @@ class Connection:
     async def authenticate(self) -> Requester:
         if self.revoked:
             raise UnknownToken("gone")
-        return Requester(user_id=ALICE, device_id="D")
+        return REQUESTER
+
+    def is_behind(self) -> bool:
+        return self.behind
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         self.watchers.append(callback)
@@ -217,10 +231,15 @@ def test_a_token_that_ends_is_told_before_the_connection_closes() -> None:
 
 
 @pytest.mark.parametrize("what", ["update", "call"])
-def test_nothing_is_done_for_a_token_that_has_ended(what: str) -> None:
-    """Also if nobody said so: it may simply have expired."""
+@pytest.mark.parametrize("why", ["it has expired", "another process may have said so"])
+def test_nothing_is_done_for_a_token_that_has_ended(what: str, why: str) -> None:
+    """Also if nobody said so."""
     connection = Connection().open()
     connection.revoked = True
+    if why == "it has expired":
+        connection.now = 1_005.0
+    else:
+        connection.behind = True
     if what == "update":
         connection.updates.answer(5)
     else:
