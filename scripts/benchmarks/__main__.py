@@ -19,7 +19,7 @@ from scripts.benchmarks.processes import ProcessFailed
 from scripts.benchmarks.results import Results, read_json, write_json
 from scripts.benchmarks.runner import Launcher
 from scripts.benchmarks.scaling import command as model
-from scripts.benchmarks.scaling import limits
+from scripts.benchmarks.scaling import limits, workers
 from scripts.benchmarks.scenarios import BY_KEY, SCENARIOS
 from scripts.benchmarks.scenarios.shape import Scenario
 from scripts.benchmarks.servers import Lares, Synapse
@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str], Progress, Progress], int]]] =
     "soak": soak.main,
     "limits": limits.main,
     "model": model.main,
+    "two-workers": workers.main,
 }
 """What has a command line of its own: the first argument names it."""
 
@@ -51,6 +52,7 @@ examples:
   scripts/benchmark soak --help                      whether memory stays flat under half an hour of load
   scripts/benchmark limits --help                    what binds when load grows, measured
   scripts/benchmark model --users 100000             what so many users need, by a model on those measurements
+  scripts/benchmark two-workers --help               what a second worker brings, by the CPU of both
 
 Both servers run on Postgres clusters of their own with the same binaries and full durability. The machine
 should be quiet; the load generator runs on it too, its CPU is not counted. Everything started is ended and

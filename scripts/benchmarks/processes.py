@@ -100,6 +100,17 @@ class Child:
                 continue
         return total
 
+    def cpu_by_process(self) -> dict[int, float]:
+        """User and system CPU of each process of the tree that lives now, by its id."""
+        used: dict[int, float] = {}
+        for process in self._tree():
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            used[process.pid] = _own_cpu_seconds(process.pid, times.user + times.system)
+        return used
+
     def resident_bytes(self) -> int:
         """Resident memory of the tree now."""
         total = 0

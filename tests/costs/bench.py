@@ -112,8 +112,8 @@ class Bench:
         if len(phases) not in self._nothing:
             empty = [self._count([_NOTHING] * len(phases)) for _ in range(5)]
             self._nothing[len(phases)] = (
-                int(statistics.median(cost.calls for cost, _ in empty)),
-                int(statistics.median(cost.turns for cost, _ in empty)),
+                min(cost.calls for cost, _ in empty),
+                min(cost.turns for cost, _ in empty),
             )
         cost, functions = self._count(phases)
         calls, turns = self._nothing[len(phases)]
@@ -205,9 +205,15 @@ def _look(pid: int) -> tuple[str, int]:
         return "S", 0
 
 
-def middle(costs: Sequence[Cost]) -> Cost:
-    """The median of each count: a timer that came between spoils one measurement of several."""
-    return Cost(**{name: statistics.median_low(getattr(cost, name) for cost in costs) for name in NAMES})
+def settled(costs: Sequence[Cost]) -> Cost:
+    """One cost from several measurements of the same.
+
+    Calls and turns are the fewest: whatever else the machine does only adds to them, as when an answer comes in two
+    pieces. Everything else is the median, which a timer in one of the measurements does not move.
+    """
+    fewest = {name: min(getattr(cost, name) for cost in costs) for name in ("calls", "turns")}
+    medians = {name: statistics.median_low(getattr(cost, name) for cost in costs) for name in NAMES}
+    return Cost(**{**medians, **fewest})
 
 
 @contextmanager

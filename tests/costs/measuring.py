@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from scripts.benchmarks.federation.authority import certify
 from tests.costs import between_servers, operations
-from tests.costs.bench import Bench, Cost, bench, middle
+from tests.costs.bench import Bench, Cost, bench, settled
 from tests.costs.between_servers import Between
 from tests.costs.operations import REPETITIONS, WARM_UP, Repetition, Stage, stage
 from tests.serving import free_port
@@ -85,4 +85,4 @@ def measuring() -> Iterator[Measuring]:
 
 def _measure(server: Bench, repetition: Repetition) -> Measured:
     counted = [server.measure(repetition()) for _ in range(WARM_UP + REPETITIONS)]
-    return Measured(middle([cost for cost, _ in counted[WARM_UP:]]), Counter(counted[-1][1]))
+    return Measured(settled([cost for cost, _ in counted[WARM_UP:]]), Counter(counted[-1][1]))
