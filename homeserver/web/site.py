@@ -19,7 +19,6 @@ A failure that is not a refusal is logged with the request's id and answered 500
 
 import itertools
 import logging
-import random
 import secrets
 from collections.abc import Coroutine, Generator
 from email.utils import formatdate
@@ -57,9 +56,11 @@ from homeserver.web.admission import Admission, Entry
 from homeserver.web.authentication import Authenticator, Requester, ServerAuthenticator, token_of
 from homeserver.web.channel import Channel, Timeouts
 from homeserver.web.clock import Clock
+from homeserver.web.crowding import Crowding, shed
 from homeserver.web.door import Doorway
 from homeserver.web.exchange import COMMON, JSON_HEAD, Exchange
 from homeserver.web.hearing import Hearing, NoOthers
+from homeserver.web.putting_off import busy, retry_after, unavailable
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.replies import JSON, FileReply, JsonBytes, Reply, Response, Upgrade
 from homeserver.web.request import MatrixRequest
@@ -82,10 +83,6 @@ _CLIENT_BODY: Final = 2 * 1024 * 1024
 _UNPROVEN_BYTES: Final = 256 * 1024
 #: Bytes of all request bodies held at once.
 MOST_BUFFERED: Final = 256 * 1024 * 1024
-_BUSY: Final = b'{"errcode":"M_LIMIT_EXCEEDED","error":"The server is busy","retry_after_ms":%d}'
-_BUSY_HEADERS: Final = {"Content-Type": JSON, "Cache-Control": "no-store"}
-_UNAVAILABLE: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "The server cannot do this now"})
-_RETRY_SECONDS: Final = (2, 5)
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
 
@@ -131,7 +128,7 @@ class Site(ServerFactory):
         self._shutting_down = shutting_down
         self._trust = trust
         self._max_body = max_body
-        self._max_connections = max_connections
+        self._crowding = Crowding(trust, max_connections)
         self._spools = spools
         self._secure = secure
         self._hearing = NoOthers() if hearing is None else hearing
@@ -145,8 +142,9 @@ class Site(ServerFactory):
         self._look_call: Any = None
 
     def buildProtocol(self, addr: object) -> Channel | None:
-        """None, which closes the connection, when there are too many."""
-        if len(self.connections) >= self._max_connections or self._shutting_down.fired:
+        """None, which closes the connection, when there are too many, of all or of one address."""
+        host = getattr(addr, "host", "")
+        if self._shutting_down.fired or not self._crowding.has_room(host, len(self.connections)):
             return None
         return Channel(self)
 
@@ -155,19 +153,22 @@ class Site(ServerFactory):
     def opened(self, channel: Channel) -> None:
         """A connection is here."""
         self.connections.add(channel)
+        self._crowding.came(channel.peer)
         if self._look_call is None:
             self._look_call = self.clock.callLater(self.timeouts.look, self._look)
 
     def closed(self, channel: Channel) -> None:
         """It is gone."""
         self.connections.discard(channel)
+        self._crowding.left(channel.peer)
         if not self.connections and self._look_call is not None:
             self._look_call.cancel()
             self._look_call = None
 
     def _look(self) -> None:
-        """At the deadlines of all connections."""
+        """At the deadlines of all connections, and at what they do not read."""
         self._look_call = self.clock.callLater(self.timeouts.look, self._look)
+        shed(self.connections)
         now = self.clock.seconds()
         for channel in [channel for channel in self.connections if now >= channel.deadline]:
             channel.overdue(now)
@@ -258,8 +259,7 @@ class Site(ServerFactory):
             return
         now = self.clock.seconds()
         self._metrics.observe(exchange.label, exchange.method, 429, now - exchange.started)
-        headers = {**_BUSY_HEADERS, "Retry-After": str(-(-error.retry_after_ms // 1000))}
-        exchange.respond(exchange.response(429, _BUSY % error.retry_after_ms, headers), now)
+        exchange.respond(exchange.response(429, *busy(error.retry_after_ms)), now)
 
     async def _run(self, exchange: Exchange, match: Match, entry: Entry | None) -> None:
         route = match.route
@@ -486,20 +486,15 @@ class Site(ServerFactory):
             return
         if isinstance(error, DatabaseUnavailable):  # nothing was done
             log.warning("no database for %s %s: %s", exchange.method, exchange.label, error)
-            headers = {**_BUSY_HEADERS, "Retry-After": str(random.randint(*_RETRY_SECONDS))}
-            self._finish(exchange, 503, _UNAVAILABLE, headers)
+            self._finish(exchange, 503, *unavailable())
             return
         if refusal is None:
             log.error("request failed: %s %s", exchange.method, exchange.label, exc_info=error)
             self._finish(exchange, 500, _INTERNAL, None)
             return
         status, fields = refusal
-        if isinstance(error, LimitExceeded):
-            seconds = max(1, -(-error.retry_after_ms // 1000))
-            headers = {**_BUSY_HEADERS, "Retry-After": str(seconds)}
-            self._finish(exchange, status, orjson.dumps(fields), headers)
-        else:
-            self._finish(exchange, status, orjson.dumps(fields), None)
+        headers = retry_after(error.retry_after_ms) if isinstance(error, LimitExceeded) else None
+        self._finish(exchange, status, orjson.dumps(fields), headers)
 
     # The end
 
