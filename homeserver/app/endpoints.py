@@ -24,6 +24,7 @@ from homeserver.clientapi.user_data import user_data_routes
 from homeserver.clientapi.versions import UnstableFeatures
 from homeserver.clientapi.websocket.methods import MethodServices
 from homeserver.config import Config
+from homeserver.web.admission import Admission
 from homeserver.web.operations import Operations
 from homeserver.web.routing import Route
 
@@ -37,12 +38,14 @@ def build_routes(
     core: Core,
     services: Services,
     *,
+    turns: Admission,
     figures: Callable[[], Awaitable[bytes]],
     replaced: Callable[[], bool],
 ) -> list[Route]:
     """Every route of every listener; each listener takes those of the resources it serves.
 
-    `figures` gives what `/metrics` answers; `replaced` tells whether another process serves in this one's place.
+    `turns`: who may go on over WebSockets when there is too much to do. `figures` gives what `/metrics` answers;
+    `replaced` tells whether another process serves in this one's place.
     """
 
     async def check() -> object:
@@ -88,6 +91,7 @@ def build_routes(
             ),
             tokens=tokens,
             limits=services.limits,
+            turns=turns,
         ),
         encryption_routes(services.devices, lambda: core.stream.position),
         MediaEndpoints(services.media).routes(),

@@ -134,9 +134,17 @@ class Server:
         )
         await services.start()
         self._echo = await start_echo(reactor, config, core, services)
+        overload = self._overload = build_overload(reactor, config, core, services)
+        overload.start()
         figures = own_figures if company is None else company.figures
         routes = build_routes(
-            reactor, config, core, services, figures=figures, replaced=lambda: self._replaced
+            reactor,
+            config,
+            core,
+            services,
+            turns=overload.admission,
+            figures=figures,
+            replaced=lambda: self._replaced,
         )
         if links is not None:
             federation = self._federation = build_federation(reactor, config, core, links, services)
@@ -145,8 +153,6 @@ class Server:
         http_metrics = HttpMetrics()
         REGISTRY.register(http_metrics)
         REGISTRY.register(core.database.metrics)
-        overload = self._overload = build_overload(reactor, config, core, services)
-        overload.start()
         web = self._web = WebServer(
             reactor,
             routes=routes,
@@ -218,4 +224,5 @@ def _settle_garbage_collection() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
     import ctypes
-    print('trim', ctypes.CDLL(None).malloc_trim(0))
+
+    print("trim", ctypes.CDLL(None).malloc_trim(0))

@@ -11,6 +11,7 @@ from homeserver.clientapi.websocket.endpoint import WebSocketEndpoints
 from homeserver.clientapi.websocket.methods import Methods, MethodServices
 from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.wanted_filters import WantedFilters
+from homeserver.web.admission import Admission
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.routing import Route
 
@@ -27,14 +28,15 @@ def syncing_routes(
     methods: MethodServices,
     tokens: TokenWatch,
     limits: RateLimits,
+    turns: Admission | None = None,
 ) -> tuple[Route, ...]:
-    """All of them."""
+    """All of them. `turns`: see `Methods`."""
     return (
         *SyncEndpoints(long_poll=long_poll, filters=filters, sightings=sightings, tokens=tokens).routes(),
         *WebSocketEndpoints(
             reactor,
             updates=long_poll,
-            methods=Methods(methods, limits),
+            methods=Methods(methods, limits, turns),
             filters=filters,
             sightings=sightings,
             tokens=tokens,

@@ -19,6 +19,7 @@ from homeserver.rooms.sending.messages import Sending
 from homeserver.rooms.sending.state import SettingState
 from homeserver.sync.providers import Extension
 from homeserver.typing.service import DEFAULT_TIMEOUT, Typing
+from homeserver.web.admission import Admission
 from homeserver.web.authentication import Requester
 from homeserver.web.bodies import Struct, convert
 from homeserver.web.rate_limits import RateLimits
@@ -81,6 +82,8 @@ class _Method:
 
 
 _DONE: Final[Result] = {}
+_FREE: Final = frozenset({"reads"})
+"""Classes of what takes no turn under overload, as it costs less than to wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +101,11 @@ class MethodServices:
 class Methods:
     """The table of methods. One per process."""
 
-    def __init__(self, services: MethodServices, limits: RateLimits) -> None:
+    def __init__(self, services: MethodServices, limits: RateLimits, turns: Admission | None = None) -> None:
+        """`turns`: who may go on when there is too much to do; None: everybody."""
         self._services = services
         self._limits = limits
+        self._turns = turns
         self._methods: dict[str, _Method] = {
             "ping": _Method(self._ping, "reads", True),
             "send": _Method(self._send, "messages", True),
@@ -120,7 +125,15 @@ class Methods:
             raise GuestAccessForbidden
         if requester.rate_limited:
             self._limits.check(method.limit, requester.user_id)
-        return await method.handler(requester, call)
+        if self._turns is None or not self._turns.busy or method.limit in _FREE:
+            return await method.handler(requester, call)
+        room_id = call.params.get("room_id")
+        entry = await self._turns.turn(requester.user_id, room_id if type(room_id) is str else None)
+        try:
+            return await method.handler(requester, call)
+        finally:
+            if entry is not None:
+                self._turns.done(entry)
 
     async def _ping(self, _requester: Requester, _call: Call) -> Result:
         return _DONE

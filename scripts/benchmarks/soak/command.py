@@ -73,7 +73,7 @@ def main(arguments: Sequence[str], progress: Progress, say: Progress) -> int:
     found = trend(soak.samples)
     say("\n\n".join(_sections(soak, found, aligned)))
     if options.json:
-        options.json.write_bytes(orjson.dumps(dataclasses.asdict(soak), option=orjson.OPT_INDENT_2))
+        options.json.write_bytes(orjson.dumps(_saved(soak), option=orjson.OPT_INDENT_2))
     if options.markdown:
         document = options.markdown.read_text()
         options.markdown.write_text(replace_results(document, "\n\n".join(_sections(soak, found, piped))))
@@ -115,6 +115,12 @@ async def _run(server: Lares, minutes: float, quick: bool, progress: Progress) -
         samples=await sampling,
         counts=load.counts,
     )
+
+
+def _saved(soak: Soak) -> dict[str, object]:
+    samples = [dataclasses.asdict(each) for each in soak.samples]
+    fields = {name: getattr(soak, name) for name in ("date", "minutes", "machine", "version", "idle_bytes")}
+    return {**fields, "samples": samples, "done": soak.counts.done, "failed": soak.counts.failed}
 
 
 def _sections(

@@ -190,11 +190,11 @@ class Load:
     async def _make_room(self) -> None:
         """Rooms that are made and given up: what is kept of them must not add up."""
         creator = self._anyone()
-        guest = self._anyone()
+        guest = next(user for user in random.sample(list(self._users), 2) if user.user_id != creator.user_id)
+        guest = guest.twin()
         room_id = await creator.create_room(preset="private_chat", invite=[guest.user_id])
-        if guest.user_id != creator.user_id:
-            await guest.join(room_id)
-            await guest.call("POST", f"{CLIENT}/rooms/{quote(room_id)}/leave", {})
+        await guest.join(room_id)
+        await guest.call("POST", f"{CLIENT}/rooms/{quote(room_id)}/leave", {})
         await creator.send(room_id, f"t{self._world.number()}", "alone")
         await creator.call("POST", f"{CLIENT}/rooms/{quote(room_id)}/leave", {})
         creator.close()
