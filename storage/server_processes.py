@@ -35,7 +35,7 @@ WITH mine AS (
 SELECT (SELECT count(*) FROM mine), count(pg_notify(channel, payload))
 FROM unnest(%s::text[], %s::text[]) AS n(channel, payload)
 """
-_LEAVE = "DELETE FROM server_processes WHERE origin = %s"
+_BURY = "DELETE FROM server_processes WHERE origin = ANY (%s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,10 @@ class ServerProcessStore:
         params = (serial, self._origin, list(channels), list(payloads))
         await self._database.fetch_one("server_processes_tell", _TELL, params, retry=False)
 
+    async def bury(self, origins: Sequence[str]) -> None:
+        """Those have ended, though their leases have not."""
+        await self._database.execute("server_processes_bury", _BURY, (list(origins),))
+
     async def leave(self) -> None:
         """Be known no more."""
-        await self._database.execute("server_processes_leave", _LEAVE, (self._origin,))
+        await self.bury((self._origin,))

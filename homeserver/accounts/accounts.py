@@ -94,10 +94,12 @@ def build_accounts(
     guesses: GuessLimits,
     clock: Clock = now_ms,
     told: Callable[[], Awaitable[None]] | None = None,
+    my_turn: Callable[[float], Awaitable[bool]] | None = None,
 ) -> Accounts:
     """Build the services of accounts. Nothing runs before `start`, but a thread pool waits for passwords.
 
-    `told`: awaited after tokens were revoked, so that all processes know; see `TokenCache`.
+    `told`: awaited after tokens were revoked, so that all processes know; see `TokenCache`. `my_turn`: see
+    `Housekeeping`; always so by default.
     """
     users, devices, tokens = UserStore(database), DeviceStore(database), TokenStore(database)
     uia_sessions, registration_tokens = UiaSessionStore(database), RegistrationTokenStore(database)
@@ -177,6 +179,10 @@ def build_accounts(
         moderation=Moderation(config.server_name, users, devices, cache),
         openid=OpenId(OpenIdTokenStore(database), clock),
         filters=Filters(FilterStore(database), clock),
-        housekeeping=Housekeeping(reactor, ExpiryStore(database), own_account, clock),
+        housekeeping=Housekeeping(reactor, ExpiryStore(database), own_account, clock, my_turn or _always),
         sightings=sightings,
     )
+
+
+async def _always(_seconds: float) -> bool:
+    return True

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What accounts need doing from time to time: sweeping what expired, finishing departures.
 
-Owns when. Both may run in several processes at once without harm.
+Owns when. One process does it for all; that two do would do no harm.
 """
+
+from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -22,8 +24,15 @@ class Housekeeping:
     _log = Logger()
 
     def __init__(
-        self, reactor: IReactorTime, expiry: ExpiryStore, own_account: OwnAccount, clock: Clock
+        self,
+        reactor: IReactorTime,
+        expiry: ExpiryStore,
+        own_account: OwnAccount,
+        clock: Clock,
+        my_turn: Callable[[float], Awaitable[bool]],
     ) -> None:
+        """`my_turn`: whether this process is to do it for the next so many seconds."""
+        self._my_turn = my_turn
         self._expiry = expiry
         self._own_account = own_account
         self._clock = clock
@@ -49,6 +58,7 @@ class Housekeeping:
 
     async def _tick(self) -> None:
         try:
-            await self.run()
+            if await self._my_turn(0.9 * _INTERVAL_SECONDS):
+                await self.run()
         except Exception:
             self._log.failure("housekeeping of accounts failed; it is tried again")

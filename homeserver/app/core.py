@@ -37,6 +37,7 @@ from storage.server_processes import CHANNEL as PROCESSES
 from storage.server_processes import ServerProcessStore
 from storage.state import StateStore
 from storage.stream import StreamStore
+from storage.work_turns import WorkTurnStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,8 @@ class Core:
     hearing: Hearing
     telling: Telling
     companies: OtherCompanies
+    turns: WorkTurnStore
+    """Whose turn recurring work is."""
     committer: Committer
     engine: RoomEngine
     cache: RoomCache
@@ -177,6 +180,7 @@ async def build_core(
         hearing=hearing,
         telling=Telling(notifications, siblings, origin=origin, others=hearing, elsewhere=processes),
         companies=companies,
+        turns=WorkTurnStore(database, siblings.name or origin),
         committer=committer,
         engine=engine,
         cache=cache,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -206,6 +207,7 @@ def build_services(
         ),
         guesses=GuessBrake(limits),
         told=core.telling.told,
+        my_turn=partial(core.turns.take, "accounts"),
     )
     users, published = UserStore(core.database), PublishedRoomStore(core.database)
     relations, permissions = RelationStore(core.database), InvitePermissions(data.account_data)
@@ -275,6 +277,7 @@ def build_services(
         now=now_ms,
         remote_keys=elsewhere.keys,
         remote_devices=elsewhere.devices,
+        my_turn=partial(core.turns.take, "devices"),
     )
     device_sections = (
         ToDeviceSection(devices.to_device),
@@ -327,7 +330,9 @@ def build_services(
             delayed=delayed.events,
             ignored=data.account_data.ignored,
         ),
-        media=build_media(reactor, config, core.database, elsewhere.media, now_ms),
+        media=build_media(
+            reactor, config, core.database, elsewhere.media, now_ms, my_turn=partial(core.turns.take, "media")
+        ),
     )
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,7 +46,15 @@ class Upkeep:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, lists: DeviceLists, to_device: ToDevice) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        lists: DeviceLists,
+        to_device: ToDevice,
+        my_turn: Callable[[float], Awaitable[bool]] | None,
+    ) -> None:
+        """`my_turn`: whether this process is to do it for the next so many seconds; always so by default."""
+        self._my_turn = my_turn
         self._lists = lists
         self._to_device = to_device
         self._loop = LoopingCall(lambda: Deferred.fromCoroutine(self._tick()))
@@ -66,6 +74,8 @@ class Upkeep:
 
     async def _tick(self) -> None:
         try:
+            if self._my_turn is not None and not await self._my_turn(0.9 * _SWEEP_SECONDS):
+                return
             await self._lists.settle_all()
             await self._to_device.sweep()
         except Exception:
@@ -186,8 +196,9 @@ def build_device_services(
     now: Callable[[], int],
     remote_keys: RemoteKeys,
     remote_devices: RemoteDevices,
+    my_turn: Callable[[float], Awaitable[bool]] | None = None,
 ) -> DeviceServices:
-    """Build them; nothing runs before `start`."""
+    """Build them; nothing runs before `start`. `my_turn`: see `Upkeep`."""
     origin, database, committer = ground.origin, ground.database, ground.committer
     news, lists, is_local = ground.news, ground.lists, ground.is_local
     device_keys, cross_signing = DeviceKeyStore(database), CrossSigningStore(database)
@@ -256,5 +267,5 @@ def build_device_services(
             to_device=to_device,
             now=now,
         ),
-        upkeep=Upkeep(reactor, lists, to_device),
+        upkeep=Upkeep(reactor, lists, to_device, my_turn),
     )

@@ -11,7 +11,7 @@ from homeserver.config import Config
 from homeserver.media.blobs import Blobs
 from homeserver.media.downloads import Downloads
 from homeserver.media.remote import RemoteMedia
-from homeserver.media.sweeping import MediaSweeping
+from homeserver.media.sweeping import MediaSweeping, MyTurn
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.media.uploads import Uploads
 from storage.database import Database
@@ -39,9 +39,15 @@ class MediaServices:
 
 
 def build_media(
-    reactor: Any, config: Config, database: Database, remote: RemoteMedia, now: Callable[[], int]
+    reactor: Any,
+    config: Config,
+    database: Database,
+    remote: RemoteMedia,
+    now: Callable[[], int],
+    *,
+    my_turn: MyTurn,
 ) -> MediaServices:
-    """Build them."""
+    """Build them. `my_turn`: see `MediaSweeping`."""
     store = MediaStore(database)
     largest = int(config.media.max_upload_size)
     blobs = Blobs(config.data_dir / "media", store, now, largest=largest)
@@ -66,6 +72,11 @@ def build_media(
         ),
         thumbnails=Thumbnails(store, blobs),
         sweeping=MediaSweeping(
-            reactor, store=store, blobs=blobs, remote_cache=int(config.media.remote_cache), now=now
+            reactor,
+            store=store,
+            blobs=blobs,
+            remote_cache=int(config.media.remote_cache),
+            now=now,
+            my_turn=my_turn,
         ),
     )

@@ -8,7 +8,7 @@ that is just being written down names it in a moment.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -27,13 +27,25 @@ UNNAMED_FOR: Final = 3600 * 1000
 _PORTION: Final = 500
 
 
+MyTurn = Callable[[float], Awaitable[bool]]
+
+
 class MediaSweeping:
     """Sweeps from time to time, between `start` and `stop`."""
 
     def __init__(
-        self, reactor: Any, *, store: MediaStore, blobs: Blobs, remote_cache: int, now: Callable[[], int]
+        self,
+        reactor: Any,
+        *,
+        store: MediaStore,
+        blobs: Blobs,
+        remote_cache: int,
+        now: Callable[[], int],
+        my_turn: MyTurn,
     ) -> None:
-        """`remote_cache`: bytes that media of other servers may hold."""
+        """`remote_cache`: bytes that media of other servers may hold. `my_turn`: whether this process is to sweep for
+        the next so many seconds."""
+        self._my_turn = my_turn
         self._store = store
         self._blobs = blobs
         self._remote_cache = remote_cache
@@ -58,7 +70,6 @@ class MediaSweeping:
         now = self._now()
         await self._store.expire(now)
         await self._store.evict(self._remote_cache)
-        await deferToThread(self._blobs.spools.sweep)
         gone, before = 0, now - UNNAMED_FOR
         while unused := await self._store.unused(before, _PORTION):
             for digest in unused:  # each in a transaction of its own: a file and its row go together
@@ -68,8 +79,11 @@ class MediaSweeping:
         return gone
 
     async def _round(self) -> None:
+        gone = 0
         try:
-            gone = await self.sweep()
+            await deferToThread(self._blobs.spools.sweep)  # which are this machine's alone
+            if await self._my_turn(0.9 * EVERY):
+                gone = await self.sweep()
         except Exception:
             log.exception("sweeping media failed; it is tried again")
         else:

@@ -35,6 +35,8 @@ class Processes(Protocol):
 
     def renew(self, host: str | None, pid: int, seconds: float) -> Awaitable[list[ServerProcess]]: ...
 
+    def bury(self, origins: Sequence[str]) -> Awaitable[None]: ...
+
     def leave(self) -> Awaitable[None]: ...
 
 
@@ -77,11 +79,11 @@ class OtherCompanies:
     async def start(self) -> None:
         """Return once every other process knows of this one. `heard` must be called by now, and nothing be served."""
         self._renewed = self._reactor.seconds()
-        others = [
-            each
-            for each in await self._store.renew(self._host, os.getpid(), LEASE)
-            if not self._is_dead(each)
-        ]
+        found = await self._store.renew(self._host, os.getpid(), LEASE)
+        dead = [each.origin for each in found if self._is_dead(each)]
+        if dead:
+            await self._store.bury(dead)
+        others = [each for each in found if each.origin not in dead]
         for each in others:
             self._learn(each.origin, each.told)
         self._found(bool(others))

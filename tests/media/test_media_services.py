@@ -84,11 +84,19 @@ class World:
             now=self.now,
         )
         self.sweeping = MediaSweeping(
-            reactor, store=self.store, blobs=self.blobs, remote_cache=CACHE, now=self.now
+            reactor,
+            store=self.store,
+            blobs=self.blobs,
+            remote_cache=CACHE,
+            now=self.now,
+            my_turn=self.my_turn,
         )
 
     def now(self) -> int:
         return self.time
+
+    async def my_turn(self, _seconds: float) -> bool:
+        return True
 
     async def upload(self, data: bytes) -> str:
         """Its media id."""
