@@ -8,7 +8,7 @@ from typing import Final, Protocol, Self
 
 from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.errors import InvalidParam
-from homeserver.protocol.filters import NO_FILTER
+from homeserver.protocol.filters import NO_FILTER, SyncFilter
 from homeserver.protocol.tokens import SyncToken, TokenError
 from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.request import Presence, StateAfter, SyncRequest
@@ -50,15 +50,19 @@ class SyncEndpoints:
         """`GET /sync`."""
         requester = request.requester
         asked = self._asked(request)
-        wanted = await asked.sync.of(requester.user_id, requester.device_id, self._filters)
-        self._sightings.seen(requester.user_id, requester.device_id, asked.presence)
-        if not self._long_poll.is_acknowledged(wanted):
-            await self._long_poll.acknowledge(wanted)
-        if asked.timeout == 0:
-            response = await self._long_poll.respond(wanted, 0, request.shutting_down)
+        parameters, poll = asked.sync, self._long_poll
+        if parameters.filter is None:
+            wanted = parameters.of(requester.user_id, requester.device_id, NO_FILTER)
         else:
+            found = await self._filters.find(requester.user_id, parameters.filter)
+            wanted = parameters.of(requester.user_id, requester.device_id, found)
+        self._sightings.seen(requester.user_id, requester.device_id, asked.presence)
+        if not poll.is_acknowledged(wanted):
+            await poll.acknowledge(wanted)
+        response = poll.news_at_once(wanted) if asked.timeout else poll.at_once(wanted)
+        if response is None:
             response = await self._tokens.wait(
-                request, lambda ending: self._long_poll.respond(wanted, asked.timeout / 1000, ending)
+                request, lambda ending: poll.respond(wanted, asked.timeout / 1000, ending)
             )
         return JsonBytes(response.body)
 
@@ -100,13 +104,13 @@ class SyncParameters:
             _state_after(query),
         )
 
-    async def of(self, user_id: str, device_id: str | None, filters: WantedFilters) -> SyncRequest:
-        """What they ask for. Raises InvalidParam for a filter that is not the user's, NotJson, FilterError."""
+    def of(self, user_id: str, device_id: str | None, wanted: SyncFilter) -> SyncRequest:
+        """What they ask for, with the filter that is meant by theirs."""
         return SyncRequest(
             user_id=user_id,
             device_id=device_id,
             since=self.since,
-            filter=await filters.find(user_id, self.filter) if self.filter else NO_FILTER,
+            filter=wanted,
             full_state=self.full_state,
             state_after=self.state_after,
         )

@@ -77,7 +77,7 @@ class LatestPositions(Generic[K]):
 
     def may_have_changed(self, key: K, since: int) -> bool:
         """False only if nothing of `key` is newer than `since`."""
-        return self._latest(key) > since
+        return since < self._newest and self._latest(key) > since
 
     def forget_all(self, floor: int) -> None:
         """After a hole in what was heard: nothing at or below `floor` can be told any more."""

@@ -24,6 +24,8 @@ _NOTHING: Final = ExtensionNews({}, False)
 class ToDeviceSection:
     """`to_device`. A page of messages at a time: the token says where the next one begins."""
 
+    stands: Final = False
+
     def __init__(self, to_device: ToDevice) -> None:
         self._to_device = to_device
 
@@ -56,6 +58,8 @@ class ToDeviceSection:
 class DeviceListsSection:
     """`device_lists`. A first sync says nothing: its client asks for whatever it wants to track."""
 
+    stands: Final = False
+
     def __init__(self, lists: DeviceLists) -> None:
         self._lists = lists
 
@@ -87,6 +91,8 @@ class KeyCountsSection:
 
     A device that has keys is told the count of signed keys even if it is none: that is when it must upload some.
     """
+
+    stands: Final = True
 
     def __init__(self, counts: KeyCounts) -> None:
         self._counts = counts

@@ -26,15 +26,22 @@ class Listening(Protocol):
     def users(self) -> Iterable[str]: ...
 
 
+class HeldRooms(Protocol):
+    def held_key(self, key: int) -> object | None:
+        """The room, if it is in memory: then its cache wakes those who wait for it."""
+
+
 class ForeignWakes:
     """One per process; subscribes to the stream."""
 
-    def __init__(self, user_rooms: UserRooms, listening: Listening) -> None:
+    def __init__(self, user_rooms: UserRooms, listening: Listening, rooms: HeldRooms) -> None:
         self._user_rooms = user_rooms
         self._listening = listening
+        self._rooms = rooms
 
     def changed(self, change: Change) -> Iterable[str]:
         """A commit. Who is named in it is woken anyway."""
         if not change.foreign or not change.rooms:
             return ()
-        return self._user_rooms.concerned(self._listening.users, change.rooms)
+        rooms = [key for key in change.rooms if self._rooms.held_key(key) is None]
+        return self._user_rooms.concerned(self._listening.users, rooms) if rooms else ()

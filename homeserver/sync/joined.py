@@ -41,6 +41,8 @@ _MOST_LATER = 10_000
 class Rooms(Protocol):
     """Rooms in memory; `RoomCache` is one."""
 
+    def held(self, room_id: str) -> Room | None: ...
+
     def peek(self, room_id: str) -> Room | None: ...
 
     async def get_many(
@@ -155,7 +157,9 @@ class JoinedRooms:
                 continue
             room = peek(placement.room_id)
             if room is None:
-                (missing if wanted else doubtful).append(key)
+                # What is in memory is brought up to date at the cost of finding out whether anything happened.
+                here = self._rooms.held(placement.room_id) is not None
+                (missing if wanted or here else doubtful).append(key)
             elif wanted or room.head.position > since:
                 rooms[key] = room
         if doubtful:

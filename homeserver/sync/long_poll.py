@@ -207,6 +207,13 @@ class LongPoll:
         """The client comes with the token of a response it has processed."""
         await self.syncing.acknowledge(request)
 
+    def news_at_once(self, request: SyncRequest) -> SyncResponse | None:
+        """A response with news, if there is one that can be made without waiting."""
+        if request.since is None:
+            return None
+        news = self.syncing.news(request, request.since)
+        return None if isinstance(news, SyncToken) else news
+
     def wait(self, request: SyncRequest, timeout: float, done: Done, failed: Failed) -> Wait:
         """Call `done` with the first response that has news, or with the one there is after `timeout` seconds.
 
@@ -215,6 +222,10 @@ class LongPoll:
         wait = Wait(self, request, done, failed)
         wait.begin(min(timeout, LONGEST_WAIT))
         return wait
+
+    def at_once(self, request: SyncRequest) -> SyncResponse | None:
+        """The response as of now, if it can be made without waiting."""
+        return self.syncing.at_once(request)
 
     async def respond(self, request: SyncRequest, timeout: float, ending: Ending) -> SyncResponse:
         """The response of `wait`, or the one there is when the server ends.

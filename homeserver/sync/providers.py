@@ -110,6 +110,11 @@ class Extension(Protocol):
     """Supplies top-level keys that are a device's own: `to_device`, `device_lists`, `device_one_time_keys_count`,
     `device_unused_fallback_key_types`."""
 
+    @property
+    def stands(self) -> bool:
+        """Whether it has something to say also where nothing moved."""
+        ...
+
     def changed(
         self, user_id: str, device_id: str | None, since: SyncToken | None, upto: int
     ) -> Awaitable[ExtensionNews]: ...

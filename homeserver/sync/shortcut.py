@@ -13,7 +13,7 @@ anything of the user's own, anything that is not in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
@@ -30,7 +30,7 @@ from homeserver.sync.beside import Providers, UserMoved
 from homeserver.sync.fragments import TimelineFragments
 from homeserver.sync.lazy_members import Sent, SentMembers
 from homeserver.sync.moves import RoomMoves
-from homeserver.sync.providers import ExtensionNews, JsonObject
+from homeserver.sync.providers import Extension, ExtensionNews, JsonObject
 from homeserver.sync.request import StateAfter, SyncRequest, SyncResponse
 from homeserver.sync.sight import STAY
 from homeserver.sync.timeline import Timeline
@@ -115,6 +115,7 @@ class Shortcut:
         self._fragments = fragments
         self._sent = sent
         self._providers = providers
+        self._standing = [extension for extension in providers.extensions if extension.stands]
         self._now = now
         self._parts: dict[tuple[int, int, StateAfter | None], _Part] = {}
         self._parts_upto = 0
@@ -146,7 +147,7 @@ class Shortcut:
         if ephemeral is None or (ephemeral and not wish.ephemeral):
             return None
         rooms = [room for room in moved if room in standings and standings[room].membership == "join"]
-        sections = self._sections(request, told, upto, rooms)
+        sections = self._sections(request, told, upto, rooms, self._providers.extensions)
         if sections is None:
             return None
         token = SyncToken(upto, serial)
@@ -163,7 +164,7 @@ class Shortcut:
         wish = self._wish(request.filter)
         if since is None or wish is None:
             return None
-        sections = self._sections(request, token, token.position, ())
+        sections = self._sections(request, token, token.position, (), self._standing)
         if sections is None:
             return None
         if wish.lazy and token != since:
@@ -198,12 +199,17 @@ class Shortcut:
         return found
 
     def _sections(
-        self, request: SyncRequest, told: SyncToken, upto: int, rooms: Sequence[int]
+        self,
+        request: SyncRequest,
+        told: SyncToken,
+        upto: int,
+        rooms: Sequence[int],
+        extensions: Iterable[Extension],
     ) -> ExtensionNews | None:
         """The device's own sections together; None if one of them does not know at once."""
         fields: dict[str, bytes] | None = None
         has_news = False
-        for extension in self._providers.extensions:
+        for extension in extensions:
             found = extension.at_once(request.user_id, request.device_id, told, upto, rooms)
             if found is None or found.to_device_told:
                 return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +23,10 @@ class UnreadCounts:
     room: Counts = field(default_factory=Counts)
     main: Counts = field(default_factory=Counts)
     threads: Mapping[str, Counts] = field(default_factory=dict)
+
+
+@lru_cache(maxsize=4096)
+def main_counts(notifications: int, highlights: int) -> UnreadCounts:
+    """Of a room in which nothing is unread but in its main timeline: the same values again and again."""
+    main = Counts(notifications, highlights)
+    return UnreadCounts(main, main)

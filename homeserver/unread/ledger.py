@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import Final
 
-from homeserver.unread.counts import Counts, UnreadCounts
+from homeserver.unread.counts import Counts, UnreadCounts, main_counts
 
 UNTHREADED: Final = ""
 MAIN: Final = "main"
@@ -86,7 +86,7 @@ class Ledger:
         """All events up to a position were looked at."""
         if position > self.position:
             self.position = position
-            if self._read:
+            if self._read and min(self._read.values()) <= position:
                 self._read = {thread: place for thread, place in self._read.items() if place > position}
 
     def strike(self, position: int) -> None:
@@ -111,11 +111,12 @@ class Ledger:
         return self._counts
 
     def _count(self) -> UnreadCounts:
+        only = self._unread.get(MAIN) if len(self._unread) == 1 else None
+        if only is not None:
+            return main_counts(len(only.places), only.highlights)
         threads = {
             thread: Counts(len(unread.places), unread.highlights) for thread, unread in self._unread.items()
         }
         main = threads.pop(MAIN, None)
-        if not threads and main is not None:
-            return UnreadCounts(main, main, threads)
         highlights = sum(unread.highlights for unread in self._unread.values())
         return UnreadCounts(Counts(self._size, highlights), main or Counts(), threads)

@@ -215,7 +215,7 @@ class Unread:
         verdicts = judge.judge_simple(recent, self._views)
         if verdicts is None:
             return False
-        _enter(_Work(room, ledger, False, ledger.position, head.position, verdicts=verdicts))
+        _take(ledger, verdicts, head.position)
         return True
 
     def _remember_reader(self, user_id: str, key: int, entry: RoomEvent) -> tuple[int, Reader]:
@@ -470,13 +470,17 @@ def _apply(ledger: Ledger, user_id: str, receipts: Iterable[Receipt]) -> None:
 
 def _enter(work: _Work) -> None:
     """Put what was found into the ledger."""
-    ledger = work.ledger
     for place in work.struck:
-        ledger.strike(place)
-    for verdict in work.verdicts:
+        work.ledger.strike(place)
+    _take(work.ledger, work.verdicts, work.upto)
+
+
+def _take(ledger: Ledger, verdicts: Iterable[Verdict], upto: int) -> None:
+    """All events up to a position were judged so."""
+    for verdict in verdicts:
         thread = verdict.thread or MAIN
         if verdict.own:
             ledger.read(thread, verdict.position)
         else:
             ledger.add(thread, verdict.position, highlight=verdict.highlight)
-    ledger.advance(work.upto)
+    ledger.advance(upto)

@@ -101,6 +101,8 @@ async def test_unread_counts_are_given_whole_or_by_thread(database: Database) ->
 class Letters:
     """An extension with one message for each device."""
 
+    stands = False
+
     async def changed(
         self, user_id: str, device_id: str | None, since: SyncToken | None, upto: int
     ) -> ExtensionNews:

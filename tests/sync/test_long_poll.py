@@ -50,7 +50,7 @@ class Waiting:
     async def open(cls, database: Database) -> Waiting:
         process, clock = await Process.open(database), Clock()
         stream = process.engine.stream
-        stream.subscribe(ForeignWakes(process.engine.user_rooms, stream.listeners))
+        stream.subscribe(ForeignWakes(process.engine.user_rooms, stream.listeners, process.engine.cache))
         return cls(process, clock, Ending(), LongPoll(process.sync, stream.listeners, clock))
 
     async def first(self, user: str = ALICE) -> SyncRequest:

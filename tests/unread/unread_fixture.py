@@ -76,7 +76,8 @@ class Counter:
         keys, position = [room.key for room in rooms], self.engine.stream.position
         found = await self.unread.counts(user_id, keys, position)
         counts = [found.get(key, NOTHING) for key in keys]
-        assert counts == [await self._quickly(user_id, key, position) for key in keys]
+        quickly = [await self._quickly(user_id, key, position) for key in keys]
+        assert counts == quickly or self.engine.stream.position > position  # or something came in between
         return counts
 
     async def _quickly(self, user_id: str, key: int, position: int) -> UnreadCounts:

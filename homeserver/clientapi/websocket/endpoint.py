@@ -71,7 +71,8 @@ class WebSocketEndpoints:
         query, requester = request.query, request.requester
         presence = query.enum("presence", PRESENCES) or query.enum("set_presence", PRESENCES, "online")
         parameters = SyncParameters.read(query)
-        wanted = await parameters.of(requester.user_id, requester.device_id, self._filters)
+        found = await self._filters.find(requester.user_id, parameters.filter)
+        wanted = parameters.of(requester.user_id, requester.device_id, found)
         await self._updates.acknowledge(wanted)
 
         def make_session(peer: Peer) -> Session:
