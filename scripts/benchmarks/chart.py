@@ -62,8 +62,9 @@ def draw(results: Results) -> str:
     if factors:
         return render(
             "How many times Lares' CPU per operation Synapse needs",
-            "Logarithmic; the upright tick is the budget. One run, one Postgres and durability.",
+            "Logarithmic; the upright tick is the budget. Left of 1 Synapse needs less. One run, one Postgres.",
             factors,
+            base=1.0,
         )
     single = [
         Bar(f"{scenario.title} ({key})", figures.server_cpu, f"{milliseconds(figures.server_cpu)} ms")
@@ -73,8 +74,8 @@ def draw(results: Results) -> str:
     return render("Server CPU per operation, milliseconds", "Logarithmic.", single)
 
 
-def render(title: str, note: str, bars: Sequence[Bar]) -> str:
-    """Bars under a title, on a common logarithmic axis."""
+def render(title: str, note: str, bars: Sequence[Bar], *, base: float | None = None) -> str:
+    """Bars under a title, on a common logarithmic axis; they begin at `base`, or at the axis' end."""
     low, high = _decades([place for bar in bars for place in (bar.value, bar.budget) if place])
 
     def x(value: float) -> float:
@@ -101,26 +102,25 @@ def render(title: str, note: str, bars: Sequence[Bar]) -> str:
         )
         tick *= 10
     for index, bar in enumerate(bars):
-        parts += _bar(
-            bar, TOP + ROW * index, x(low), x(bar.value), None if bar.budget is None else x(bar.budget)
-        )
+        budget = None if bar.budget is None else x(bar.budget)
+        parts += _bar(bar, TOP + ROW * index, x(base or low), x(bar.value), budget)
     return "\n".join([*parts, "</svg>\n"])
 
 
 def _bar(bar: Bar, top: int, start: float, end: float, budget: float | None) -> list[str]:
-    width = max(end - start, 1)
-    kept = bar.budget is None or bar.value >= bar.budget
+    left, width = min(start, end), max(abs(end - start), 1)
+    kept = end >= start if bar.budget is None else bar.value >= bar.budget
     kind = "bar" if kept else "short"
     parts = [
         f'<text x="{LABEL_WIDTH - 10}" y="{top + 16}" text-anchor="end">{escape(bar.label)}</text>',
-        f'<rect class="{kind}" x="{start:.1f}" y="{top + 2}" width="{width:.1f}" height="{ROW - 10}"/>',
+        f'<rect class="{kind}" x="{left:.1f}" y="{top + 2}" width="{width:.1f}" height="{ROW - 10}"/>',
     ]
-    text_x = end
+    text_x = max(start, end)
     if budget is not None:
         parts.append(
             f'<line class="budget" x1="{budget:.1f}" x2="{budget:.1f}" y1="{top - 1}" y2="{top + ROW - 5}"/>'
         )
-        text_x = max(end, budget)
+        text_x = max(text_x, budget)
     parts.append(f'<text x="{text_x + 6:.1f}" y="{top + 16}">{escape(bar.text)}</text>')
     return parts
 
