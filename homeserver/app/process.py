@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from homeserver import __version__
 from homeserver.app.open_files import allow_open_files
 from homeserver.app.premises import Premises, Secrets
+from homeserver.app.reactor import the_reactor
 from homeserver.app.server import Server, refusal
 from homeserver.app.stop_signals import StopRequested, StopSignals
 from homeserver.app.welcome import FirstAccountCommand, print_ready, print_welcome
@@ -37,9 +38,7 @@ WATCH = 1.0
 
 def run_server(config: Config, first_account_command: FirstAccountCommand) -> None:
     """Run until SIGTERM or SIGINT. Raises StartRefused, saying why, if the server cannot start or go on."""
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
+    reactor = the_reactor()
     output = set_up(level=config.logging.level, form=config.logging.format)
     output.buffer(reactor.callLater)
     try:

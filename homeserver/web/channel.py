@@ -7,7 +7,8 @@ becomes of a body nobody wants, the hand-over to another protocol. A request and
 head says is `heads`'s.
 
 Nearly every request comes whole, in one piece: then its head is found, taken apart and answered where it stands, and
-nothing is kept. Fields that are those of the last request on the connection are not taken apart again. Twisted's own
+nothing is kept. Fields that are those of the last request on the connection, but for the length, are not taken apart
+again. Twisted's own
 channel goes by lines, which took longer than all else of a small request.
 
 Requests on one connection are answered one after the other. What comes meanwhile waits; beyond a little of it no more
@@ -29,7 +30,7 @@ from twisted.python.failure import Failure
 from homeserver.errors import MatrixError, TooLarge, Unknown, Unrecognized
 from homeserver.web.chunks import BadChunks, Chunks
 from homeserver.web.exchange import Exchange
-from homeserver.web.heads import BadHead, Fields, read_line
+from homeserver.web.heads import BadHead, Fields, apart_from_length, read_line
 from homeserver.web.replies import BuildProtocol
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ class Channel(Protocol):
     _next = _HEAD
     _reading = False
     _block: bytes | None = None
+    _rest: bytes | None = None
     _fields: Fields
+    _length: int | None = 0
     _searched = 0
     _line_start = 0
     _line_is_good = False
@@ -244,34 +247,46 @@ class Channel(Protocol):
         line, _, block = head.partition(_LINE_END)
         try:
             method, target, is_newest = read_line(line)
-            fields = self._fields if block == self._block else self._take_fields(block)
+            if block == self._block:
+                fields, length = self._fields, self._length
+            else:
+                fields, length = self._take_fields(block)
         except BadHead:
             self._refuse_nonsense()
             return b""
         self.persistent = is_newest and not fields.closes and not self._closing
         exchange = self.exchange = Exchange(self, method, target, fields)
-        if fields.length != 0:
-            self._expect_body(exchange, fields, is_newest)
-        elif exchange.begin():
+        if length != 0:
+            self._expect_body(exchange, length, is_newest)
+        elif exchange.begin(0):
             self._complete(exchange)
         return data[end + 4 :]
 
-    def _take_fields(self, block: bytes) -> Fields:
-        fields = Fields(block)
+    def _take_fields(self, block: bytes) -> tuple[Fields, int | None]:
+        """What the lines after the first say, and the length of the body. Raises BadHead."""
+        apart = apart_from_length(block)
+        if apart is None:
+            rest, fields = None, Fields(block)
+            length = fields.length
+        else:
+            rest, length = apart
+            fields = self._fields if rest == self._rest else Fields(rest)
+            if fields.has_length or fields.length is None:
+                raise BadHead
         if len(block) <= _MOST_KEPT:
-            self._block, self._fields = block, fields
-        return fields
+            self._block, self._rest, self._fields, self._length = block, rest, fields, length
+        return fields, length
 
     # Bodies
 
-    def _expect_body(self, exchange: Exchange, fields: Fields, is_newest: bool) -> None:
+    def _expect_body(self, exchange: Exchange, length: int | None, is_newest: bool) -> None:
         self._next = _BODY
-        if fields.length is None:
+        if length is None:
             self._chunks = Chunks()
         else:
-            self._left = fields.length
-        self._owes_continue = is_newest and fields.expects_continue
-        if not exchange.begin() or exchange.responded:
+            self._left = length
+        self._owes_continue = is_newest and exchange.fields.expects_continue
+        if not exchange.begin(length) or exchange.responded:
             return
         timeouts = self.site.timeouts
         self._body_started = exchange.started

@@ -85,8 +85,8 @@ class Exchange:
 
     # From the channel
 
-    def begin(self) -> bool:
-        """The head is complete; a body of `fields.length` bytes follows (None: nobody knows). False: it was refused."""
+    def begin(self, length: int | None) -> bool:
+        """The head is complete; a body of `length` bytes follows (None: nobody knows). False: it was refused."""
         site = self._site
         self.started = site.clock.seconds()
         if self.method != "OPTIONS":
@@ -99,8 +99,8 @@ class Exchange:
                     route = match.route
                     self.label = route.label
                     if route.spool:
-                        return self._begin_spool(self.fields.length)
-        return self.fields.length == 0 or self._may_bring(self.fields.length)
+                        return self._begin_spool(length)
+        return length == 0 or self._may_bring(length)
 
     def receive(self, data: bytes) -> None:
         """A part of the body."""

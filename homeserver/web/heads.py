@@ -18,6 +18,7 @@ _MOST_NAMES: Final = 2000
 _LONGEST_LENGTH: Final = 18
 """Digits of a Content-Length: what is longer is no number anybody means, and Python reads the longest slowly."""
 
+_LENGTH_FIELD: Final = b"\r\nContent-Length: "
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 #: Beyond ASCII as far as other servers take it, since clients do not always encode.
 _TARGET: Final = re.compile(rb"[!-\xb0]+")
@@ -52,16 +53,32 @@ def read_line(line: bytes) -> tuple[str, bytes, bool]:
     return name, target, False
 
 
+def apart_from_length(block: bytes) -> tuple[bytes, int] | None:
+    """The lines without the one of the Content-Length, and that; None where it is not written as by nearly everyone.
+
+    For fields that differ in it alone. The rest may give a length, too, which whoever asks must look at.
+    """
+    start = block.rfind(_LENGTH_FIELD)
+    if start < 0:
+        return None
+    end = block.find(b"\r\n", start + 2)
+    digits = block[start + len(_LENGTH_FIELD) : end if end >= 0 else None]
+    if not digits.isdigit() or len(digits) > _LONGEST_LENGTH:
+        return None
+    return block[:start] + (block[end:] if end >= 0 else b""), int(digits)
+
+
 class Fields:
     """The header fields of a request, and what they say about the connection."""
 
-    __slots__ = ("_values", "closes", "expects_continue", "length", "sender")
+    __slots__ = ("_values", "closes", "expects_continue", "has_length", "length", "sender")
 
     def __init__(self, block: bytes) -> None:
         """`block`: the lines after the first, with CRLF between them. Raises BadHead."""
         self._values = values = _values(block) if block else {}
         self.length = _length(values)
         """Bytes of the body; None: nobody knows, it comes in chunks."""
+        self.has_length = b"content-length" in values
         self.closes = b"close" in self.tokens(b"connection")
         expect = values.get(b"expect")
         self.expects_continue = expect is not None and expect[-1].lower() == b"100-continue"

@@ -15,8 +15,11 @@ with one `/` more.
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from homeserver.errors import InvalidParam
 from homeserver.web.replies import Reply
@@ -116,8 +119,7 @@ class Route:
         return frozenset((self.resource, *self.besides))
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(msgspec.Struct, frozen=True):
     """A route and the parameters of a path."""
 
     route: Route
@@ -191,6 +193,9 @@ class Router:
         whole = self._whole.get(path)
         if whole is not None and wanted in whole:
             return whole[wanted]
+        found = self._straight(wanted, path) if path.isascii() else None
+        if found is not None:
+            return found
         segments = [_decoded(segment) for segment in path[1:].split(b"/")]
         search = _Search(wanted, segments, slash=False)
         found = search.below(self._root, 0)
@@ -206,6 +211,30 @@ class Router:
         if allowed:
             raise WrongMethod(allowed | ({"HEAD"} if "GET" in allowed else set()))
         return None
+
+    def _straight(self, method: str, path: bytes) -> Match | None:
+        """What `_Search` finds first, where it need not turn back to find it; None: that is for it to say."""
+        node, values = self._root, []
+        for segment in path.decode("ascii")[1:].split("/"):
+            text = segment
+            if "%" in segment:
+                decoded = _remembered(segment) if len(segment) <= _LONGEST_REMEMBERED else None
+                if decoded is None:
+                    return None
+                text = decoded
+            child = node.literals.get(text)
+            if child is None:
+                child = node.parameter
+                if child is None or not text:
+                    return None
+                values.append(text)
+            node = child
+        endpoint = node.endpoints.get(method)
+        return (
+            None
+            if endpoint is None
+            else Match(endpoint.route, dict(zip(endpoint.names, values, strict=True)))
+        )
 
 
 class _Search:
@@ -265,3 +294,12 @@ def _decoded(segment: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return None if "\0" in text else text
+
+
+#: Of identifiers of rooms and users, which come again and again.
+_LONGEST_REMEMBERED: Final = 256
+
+
+@lru_cache(4096)
+def _remembered(segment: str) -> str | None:
+    return _decoded(segment.encode("ascii"))

@@ -178,6 +178,31 @@ async def test_fields_are_those_of_each_request() -> None:
     await server.stop()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Host: a\r\nContent-Length: 2\r\nContent-Length: 2",
+        b"Host: a\r\ncontent-length: 2\r\nContent-Length: 3",
+        b"Host: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked",
+        b"Host: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3",
+        b"Host: a\r\nContent-Length: 2\n\r\nX: y",
+        b"Host: a\r\nContent-Length: 2, 2",
+        b"Host: a\r\nContent-Length: 2\r\n folded: 3",
+    ],
+)
+async def test_lengths_that_disagree_are_refused_after_good_ones(fields: bytes) -> None:
+    """The length is looked at apart from the fields that are known already."""
+    server = Loopback(ROUTES)
+    connection = await server.connect()
+    for body in (b"ab", b"abc", b""):
+        good = b"PUT /who HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        connection.send(good)
+        assert (await connection.response()).json["length"] == len(body)
+    connection.send(b"PUT /who HTTP/1.1\r\n" + fields + b"\r\n\r\nabc")
+    assert (await connection.response()).status == 400
+    await server.stop()
+
+
 async def test_a_request_cut_anywhere() -> None:
     server = Loopback(ROUTES)
     connection = await server.connect()

@@ -31,6 +31,7 @@ from zope.interface import implementer  # type: ignore[import-untyped]
 from homeserver import __version__
 from homeserver.app.open_files import allow_open_files
 from homeserver.app.premises import read_secrets
+from homeserver.app.reactor import the_reactor
 from homeserver.app.server import Company, Server, own_figures, refusal
 from homeserver.app.stop_signals import StopRequested, StopSignals
 from homeserver.app.workers.figures import WorkerFigures
@@ -191,8 +192,7 @@ def main() -> int:
         orders = Orders.decode(read_line(control))
     except (Gone, OSError):
         return 0
-    from twisted.internet import reactor
-
+    reactor = the_reactor()
     written = orders.config
     try:
         config = parse(written.text, source=written.source, folder=Path(written.folder))
@@ -200,7 +200,7 @@ def main() -> int:
         say(control, {"refused": str(error)})
         return REFUSED
     output = set_up(level=config.logging.level, form=config.logging.format, worker=orders.number)
-    output.buffer(reactor.callLater)  # type: ignore[attr-defined]
+    output.buffer(reactor.callLater)
     try:
         allow_open_files(config.limits.open_files)
         log = AccessLog(output, config.logging.format, worker=orders.number)
