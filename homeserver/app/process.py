@@ -103,7 +103,7 @@ class _Process:
 
     def _give_up(self, failure: Failure) -> None:
         if not self._stopping:  # else the stop ended it
-            self._end(refusal(failure.value))
+            self._end(refusal(failure))
 
     def _end(self, failure: StartRefused) -> None:
         self._failure = failure

@@ -13,22 +13,19 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from prometheus_client import REGISTRY
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from homeserver.app.core import Core, Ground, build_core
-from homeserver.app.echo import start_echo
 from homeserver.app.elsewhere import nowhere_else
 from homeserver.app.endpoints import build_routes
-from homeserver.app.federation import Federation, build_federation, build_links
 from homeserver.app.overload import Overload, build_overload
 from homeserver.app.premises import Secrets, sentence
-from homeserver.app.reach import build_reach
 from homeserver.app.services import Services, build_services
-from homeserver.calls.echo.service import Echo
 from homeserver.config import Config, StartRefused
 from homeserver.observability import metrics
 from homeserver.observability.access_log import AccessLog
@@ -39,6 +36,10 @@ from homeserver.siblings import Neighbourhood
 from homeserver.web.fair_port import Crowd
 from homeserver.web.listeners import WebServer
 from storage.database import DatabaseFailure
+
+if TYPE_CHECKING:  # loaded where it is switched on: a twelfth of the memory of a server that nobody uses
+    from homeserver.app.federation import Federation
+    from homeserver.calls.echo.service import Echo
 
 logger = logging.getLogger(__name__)
 
@@ -120,11 +121,12 @@ class Server:
         ground = Ground.open(reactor, self._dsn, None if company is None else company.siblings)
         http = self._http = make_client(reactor, config.federation)
         REGISTRY.register(http.metrics)
-        reach = (
-            await build_reach(reactor, config, ground, signing_key, http)
-            if config.federation.enabled
-            else None
-        )
+        reach = None
+        if config.federation.enabled:
+            from homeserver.app.federation import build_federation, build_links
+            from homeserver.app.reach import build_reach
+
+            reach = await build_reach(reactor, config, ground, signing_key, http)
         policy_servers = NoPolicyServers() if reach is None else reach.policy_servers
         core = self._core = await build_core(reactor, config, ground, signing_key, policy_servers)
         links = None if reach is None else await build_links(reactor, config, core, signing_key, reach)
@@ -133,7 +135,10 @@ class Server:
             reactor, config, core, http, self._secrets.registration_secret, elsewhere=elsewhere
         )
         await services.start()
-        self._echo = await start_echo(reactor, config, core, services)
+        if config.echo_user_id is not None:
+            from homeserver.app.echo import start_echo
+
+            self._echo = await start_echo(reactor, config, core, services)
         overload = self._overload = build_overload(reactor, config, core, services)
         overload.start()
         figures = own_figures if company is None else company.figures
@@ -205,8 +210,9 @@ class Server:
             logger.error("the stop was not clean", exc_info=error, extra={"fields": {"step": what}})
 
 
-def refusal(error: BaseException) -> StartRefused:
+def refusal(failure: Failure) -> StartRefused:
     """What an administrator is told of what ended the start; what is nobody's fault but ours is logged."""
+    error = failure.value
     if isinstance(error, StartRefused):
         return error
     if isinstance(error, DatabaseFailure | psycopg2.Error):
@@ -223,6 +229,3 @@ def _settle_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
-    import ctypes
-
-    print("trim", ctypes.CDLL(None).malloc_trim(0))

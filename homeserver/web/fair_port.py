@@ -79,12 +79,12 @@ class FairPort(Port):  # type: ignore[misc, unused-ignore]
         self._burst = 1
         self._accept(1)
 
-    def stopListening(self) -> Any:
+    def stopListening(self, *because: Any) -> Any:
         """As the port's; what waits is for others."""
         if self._later is not None:
             self._later.cancel()
             self._later = None
-        return super().stopListening()  # type: ignore[no-untyped-call]
+        return super().stopListening(*because)  # type: ignore[no-untyped-call]
 
     def _accept(self, most: int) -> int:
         before = self.sessionno

@@ -112,7 +112,7 @@ class Worker:
     def _give_up(self, failure: Failure) -> None:
         if not self._stopping:  # else the stop ended it
             self.refused = True
-            self._say({"refused": str(refusal(failure.value))})
+            self._say({"refused": str(refusal(failure))})
             self._end()
 
     def _say(self, message: dict[str, object]) -> None:

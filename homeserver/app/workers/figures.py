@@ -175,7 +175,7 @@ class _Listener(Protocol):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: N802
         if self.whole.called:
             return
-        if reason.check(ConnectionDone):
+        if isinstance(reason.value, ConnectionDone):
             self.whole.callback(bytes(self._received))
         else:
             self.whole.errback(reason)

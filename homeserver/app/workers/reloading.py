@@ -72,7 +72,8 @@ class Reloading:
         child.close()
         self._child = None
         if not answers:
-            return self._stays("the look at the configuration ended early; the log above says why")
+            _stays("the look at the configuration ended early; the log above says why")
+            return None
         return self._edition(answers[0], present)
 
     def give_up(self) -> None:
@@ -85,15 +86,18 @@ class Reloading:
 
     def _edition(self, answer: Mapping[str, Any], present: Edition) -> Edition | None:
         if "problems" in answer:
-            return self._stays(*answer["problems"])
+            _stays(*answer["problems"])
+            return None
         addresses = [(bind, port) for bind, port in answer["listeners"]]
         try:
             listening = Listening.open(addresses, kept=present.listening)
         except StartRefused as error:
-            return self._stays(str(error))
+            _stays(str(error))
+            return None
         text = ConfigText(answer["text"], answer["source"], answer["folder"])
         return Edition(text, answer["workers"], listening)
 
-    def _stays(self, *problems: str) -> None:
-        for problem in problems:
-            logger.error("SIGHUP: the configuration stays as it was: %s", problem)
+
+def _stays(*problems: str) -> None:
+    for problem in problems:
+        logger.error("SIGHUP: the configuration stays as it was: %s", problem)
