@@ -15,6 +15,7 @@ from typing import Final
 from scripts.benchmarks import chart, report, runner
 from scripts.benchmarks.budgets import judge
 from scripts.benchmarks.federation import command as federation
+from scripts.benchmarks.overload import command as overload
 from scripts.benchmarks.processes import ProcessFailed
 from scripts.benchmarks.results import Results, read_json, write_json
 from scripts.benchmarks.runner import Launcher
@@ -36,6 +37,7 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str], Progress, Progress], int]]] =
     "limits": limits.main,
     "model": model.main,
     "two-workers": workers.main,
+    "overload": overload.main,
 }
 """What has a command line of its own: the first argument names it."""
 
@@ -53,6 +55,7 @@ examples:
   scripts/benchmark limits --help                    what binds when load grows, measured
   scripts/benchmark model --users 100000             what so many users need, by a model on those measurements
   scripts/benchmark two-workers --help               what a second worker brings, by the CPU of both
+  scripts/benchmark overload --help                  what is done when three times that is asked for
 
 Both servers run on Postgres clusters of their own with the same binaries and full durability. The machine
 should be quiet; the load generator runs on it too, its CPU is not counted. Everything started is ended and
