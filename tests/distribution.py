@@ -5,6 +5,9 @@ Owns the units of work and their order, for runs with `--numprocesses` and, for 
 unit shares its servers: those of session and package fixtures are started once per worker that needs them, and a
 package's end with the last of its tests in a row. Any other file is a unit by itself.
 
+A second run, `--workers 3`, has the same servers with several processes each; without files on the command line it is
+of `SERVED_BY_SEVERAL`, which see a server only from outside and judge what it tells.
+
 Long units come first, so that no worker is left alone with one in the end; the many short ones fill what remains.
 """
 
@@ -24,6 +27,7 @@ LONGEST_FIRST: Final = (
     "tests/interop/oracle",
     "tests/interop/federation/test_netsplit.py",
     "tests/app/test_start.py",
+    "tests/app/test_workers.py",
     "tests/api",
     "tests/interop",
     "tests/app/test_refusals.py",
@@ -45,12 +49,24 @@ LAST_OF_ITS_UNIT: Final = "tests/federation/hostile/test_slow_answers.py"
 """What it judges goes on while the others run, and lasts longer than any of them."""
 
 
+SERVED_BY_SEVERAL: Final = ("tests/sync_proof", "tests/api", "tests/interop/federation/test_conversations.py")
+"""What is run again with several workers."""
+
+OF_ONE_PROCESS: Final = ("tests/api/test_limits.py", "synapse")
+"""Parts of names that are left out of it: limits are counted by process; another server is proven by ours."""
+
+
 def unit_of(nodeid: str) -> str:
     """The unit of a test: one of `LONGEST_FIRST`, or its file."""
     file = nodeid.partition("::")[0]
     places = [place for place in (*LONGEST_FIRST, *BY_FILE) if file == place or file.startswith(f"{place}/")]
     innermost = max(places, key=len, default=file)
     return file if innermost in BY_FILE else innermost
+
+
+def is_for_several(nodeid: str) -> bool:
+    """Whether a test belongs to a run with several workers, if its file does."""
+    return not any(part in nodeid for part in OF_ONE_PROCESS)
 
 
 def arrange(items: list[pytest.Item]) -> None:

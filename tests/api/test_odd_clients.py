@@ -263,7 +263,7 @@ def test_half_closed_requests_are_answered_or_dropped(server: ServerProcess, arr
 
 def test_connections_beyond_what_the_system_allows_are_turned_away(tmp_path: Path) -> None:
     """The server keeps its files and database, serves who is connected, and takes new clients when there is room."""
-    server = ServerProcess(tmp_path, settings={"limits": {"open_files": 320}})
+    server = ServerProcess(tmp_path, workers=1, settings={"limits": {"open_files": 320}})
     try:
         server.start()
         person = Person.arrives(server, "inside")
