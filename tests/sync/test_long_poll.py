@@ -93,6 +93,29 @@ async def test_a_message_ends_the_wait(database: Database) -> None:
     waiting.check_nothing_left()
 
 
+async def test_many_listeners_are_worked_off_in_turns(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are told, and the reactor turns to others in between."""
+    monkeypatch.setattr("homeserver.sync.long_poll.TURN", 2)
+    waiting = await Waiting.open(database)
+    room = await waiting.process.engine.new_room()
+    request = await waiting.first()
+    waiters = [waiting.respond(request) for _ in range(5)]
+    told = []
+
+    def meanwhile(response: SyncResponse) -> SyncResponse:
+        waiting.clock.callLater(0, lambda: told.append(sum(waiter.called for waiter in waiters)))
+        return response
+
+    for waiter in waiters:
+        waiter.addCallback(meanwhile)
+    await waiting.process.send(room.room_id, ALICE, "news")
+    assert [bodies(await waiting.settle(waiter)) for waiter in waiters] == [["news"]] * 5
+    assert told[0] < 5
+    waiting.check_nothing_left()
+
+
 async def test_several_wake_ups_make_one_response(database: Database) -> None:
     """What a commit's waiters hear of comes after its sender was answered, and all at once."""
     waiting = await Waiting.open(database)

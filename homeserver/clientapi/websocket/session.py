@@ -137,7 +137,7 @@ class Session:
 
     def start(self) -> None:
         """The connection is open: the first update is sent at once."""
-        self._trust()
+        # What was true of the token when the request came may not be any more: the first update has it looked at.
         self._cleanups.append(self._token.watch(self._doubt))
         self._cleanups.append(self._ending.subscribe(self._server_ends))
         if not self._over:

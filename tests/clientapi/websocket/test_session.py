@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from homeserver.clientapi.websocket.frames import Call
-from homeserver.clientapi.websocket.session import LONGEST_QUEUE, UPDATE_EVERY, Session
+from homeserver.clientapi.websocket.session import LONGEST_QUEUE, TRUST, UPDATE_EVERY, Session
 from homeserver.errors import Forbidden, UnknownToken
 from homeserver.protocol.tokens import SyncToken
 from homeserver.sync.request import SyncRequest, SyncResponse
@@ -21,7 +21,7 @@ from homeserver.web.authentication import Requester
 from homeserver.web.signals import Signal
 
 ALICE = "@alice:localhost"
-REQUESTER = Requester(user_id=ALICE, device_id="D", expires_ts=1_005_000)
+REQUESTER = Requester(user_id=ALICE, device_id="D", expires_ts=1_060_000)
 
 
 @dataclass(slots=True)
@@ -120,6 +120,9 @@ class Connection:
     watchers: list[Callable[[], None]] = field(default_factory=list)
     revoked: bool = False
     behind: bool = False
+    looked: int = 0
+    slowly: Deferred[None] | None = None
+    """What a look at the token waits for."""
     now: float = 1_000.0
     sightings: list[str] = field(default_factory=list)
     session: Any = None
@@ -141,6 +144,9 @@ class Connection:
         return self
 
     async def authenticate(self) -> Requester:
+        self.looked += 1
+        if self.slowly is not None:
+            await self.slowly
         if self.revoked:
             raise UnknownToken("gone")
         return REQUESTER
@@ -230,21 +236,48 @@ def test_a_token_that_ends_is_told_before_the_connection_closes() -> None:
     assert connection.methods.called == []
 
 
+def test_a_token_is_looked_at_once_and_again_after_a_while() -> None:
+    """Before the first update, as it may have ended on the way in; then not for each."""
+    connection = Connection().open()
+    for position, now in ((1, 1_000.0), (2, 1_001.0), (3, 1_000.0 + TRUST)):
+        connection.now = now
+        connection.updates.answer(position)
+        assert connection.looked == (1 if position < 3 else 2)
+    late = Connection().open()
+    late.revoked = True
+    late.updates.answer(1)
+    assert late.peer.closing == (4001, "gone") and len(late.peer.sent) == 1
+
+
+def test_nothing_is_sent_while_it_is_in_doubt_whether_the_token_has_ended() -> None:
+    connection = Connection().open()
+    connection.updates.answer(1)
+    connection.slowly = Deferred()
+    connection.watchers[0]()
+    connection.updates.answer(2)
+    assert len(connection.peer.sent) == 1
+    connection.revoked = True
+    connection.slowly.callback(None)
+    assert [frame.get("next_batch") for frame in connection.peer.sent] == ["s1_0", None]
+    assert connection.peer.closing == (4001, "gone")
+
+
 @pytest.mark.parametrize("what", ["update", "call"])
 @pytest.mark.parametrize("why", ["it has expired", "another process may have said so"])
 def test_nothing_is_done_for_a_token_that_has_ended(what: str, why: str) -> None:
     """Also if nobody said so."""
     connection = Connection().open()
+    connection.updates.answer(1)
     connection.revoked = True
     if why == "it has expired":
-        connection.now = 1_005.0
+        connection.now = 1_060.0
     else:
         connection.behind = True
     if what == "update":
         connection.updates.answer(5)
     else:
         connection.ask("1", "send")
-    assert connection.methods.called == [] and len(connection.peer.sent) == 1
+    assert connection.methods.called == [] and len(connection.peer.sent) == 2
     assert connection.peer.closing is not None and connection.peer.closing[0] == 4001
 
 
