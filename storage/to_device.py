@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages waiting for devices of this server's users.
 
-Owns reading and deleting them; they are written through the stream (`write_to_device`, migration 0014), which also sees
+Owns reading and deleting them; they are written through the stream (`write_device_messages`, migration 0027), which also sees
 to it that a request is carried out once.
 """
 

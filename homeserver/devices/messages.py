@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 from twisted.internet.defer import DeferredSemaphore
@@ -42,7 +42,15 @@ _CAPACITY: Final = 50_000
 Messages = Mapping[str, Mapping[str, JsonObject]]
 """User → device or `*` → content."""
 _Message = tuple[str, str, bytes]
-"""User, device, JSON."""
+"""User, device, the content as JSON."""
+
+
+class _Letter(NamedTuple):
+    """What is kept at one position."""
+
+    sender: str
+    type: str
+    messages: Sequence[_Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +98,10 @@ class ToDevice:
         Devices that do not exist are passed over. Raises InvalidParam, BadJson, TooLarge: nothing is sent then.
         """
         check_messages(event_type, messages)
-        local, others = messages, {each: messages[each] for each in messages if not self._is_local(each)}
-        if others:
+        local: Messages = messages
+        others: Messages = {}
+        if not all(map(self._is_local, messages)):
+            others = {each: messages[each] for each in messages if not self._is_local(each)}
             local = {each: messages[each] for each in messages if each not in others}
             _check_for_servers(others)
             if await self._store.is_done(transaction):
@@ -112,38 +122,38 @@ class ToDevice:
     async def _keep(
         self, sender: str, event_type: str, messages: Messages, transaction: str, *, note: bool
     ) -> None:
-        named: list[_Message] = []
-        everywhere: list[_Message] = []  # apart, since a device has one message of a position
-        # As if it were one object: {content, sender, type}.
-        end = b"," + orjson.dumps({"sender": sender, "type": event_type})[1:]
-        for user_id, devices in messages.items():
-            for device_id, content in devices.items():
-                encoded = _encode(content, end)
-                (everywhere if device_id == "*" else named).append((user_id, device_id, encoded))
+        around = {"content": {}, "sender": sender, "type": event_type}
+        encoded = _encoded(messages, MAX_MESSAGE_BYTES - len(orjson.dumps(around)) + len("{}"))
+        # Those for all devices of a user apart, since a device has one message of a position.
+        everywhere = [each for each in encoded if each[1] == "*"]
+        named = [each for each in encoded if each[1] != "*"] if everywhere else encoded
         portions = [*_portions(named), *_portions(everywhere)]
         if note and not portions:
             portions.append([])
         for number, portion in enumerate(portions, 1):
             # The last one notes the whole: a request that was cut short in between is carried out again.
             part = transaction if number == len(portions) else digest(transaction, str(number))
-            await self._commit(portion, part)
+            await self._commit(_Letter(sender, event_type, portion), part)
 
-    async def _commit(self, portion: Sequence[_Message], transaction: str) -> None:
-        users = {user_id for user_id, _, _ in portion}
+    async def _commit(self, letter: _Letter, transaction: str) -> None:
+        portion = letter.messages
+        names = [user_id for user_id, _, _ in portion]
+        users = set(names)
         row = {
             "origin": self._origin,
             "transaction": transaction,
             "ts": self._now(),
-            "messages": [
-                {"user_id": user_id, "device_id": device_id, "message": _embedded(message)}
-                for user_id, device_id, message in portion
-            ],
+            "users": names,
+            "devices": [device_id for _, device_id, _ in portion],
+            "contents": _array([content for _, _, content in portion]),
+            "sender": letter.sender,
+            "type": letter.type,
         }
 
         def landed(before: int) -> Iterable[str]:
             return self._news.messages_landed(users, before + 1)
 
-        await self._commits.run(lambda: self._committer.write("to_device", [row], landed=landed))
+        await self._commits.run(lambda: self._committer.write("device_messages", [row], landed=landed))
 
     # Delivering.
 
@@ -194,11 +204,9 @@ def check_messages(event_type: str, messages: Messages) -> None:
     if sum(map(len, messages.values())) > MOST_TARGETS:
         raise TooLarge(f"A message can be sent to at most {MOST_TARGETS} devices at once")
     for user_id, devices in messages.items():
-        if "\0" in user_id:
+        if "\0" in user_id or "\0" in "".join(devices):
             raise InvalidParam("An id contains NUL")
-        for device_id, content in devices.items():
-            if "\0" in device_id:
-                raise InvalidParam("An id contains NUL")
+        for content in devices.values():
             if type(content) is not dict:
                 raise BadJson("The content of a message must be an object")
 
@@ -219,24 +227,34 @@ def digest(*parts: str) -> str:
     return str(uuid.UUID(bytes=blake2b(text, digest_size=16).digest()))
 
 
-def _encode(content: JsonObject, end: bytes) -> bytes:
+def _encoded(messages: Messages, most: int) -> list[_Message]:
+    """Each content as JSON of at most so many bytes."""
     try:
-        encoded = b'{"content":' + orjson.dumps(content) + end
+        encoded = [
+            (user_id, device_id, orjson.dumps(content))
+            for user_id, devices in messages.items()
+            for device_id, content in devices.items()
+        ]
     except TypeError as error:  # of another server's JSON: integers beyond 64 bits
         raise BadJson("A message holds a number that cannot be passed on") from error
-    if len(encoded) > MAX_MESSAGE_BYTES:
+    if encoded and max(len(content) for _, _, content in encoded) > most:
         raise TooLarge(f"A message is at most {MAX_MESSAGE_BYTES} bytes")
     return encoded
 
 
-def _embedded(message: bytes) -> orjson.Fragment | str:
-    """A message within a commit's JSON: as it is, or as a text if it holds what Postgres takes in no other form."""
-    if b"\\" in message and b"\\u0000" in message:  # the first is found much faster, and hardly ever
-        return message.decode()
-    return orjson.Fragment(message)
+def _array(contents: Sequence[bytes]) -> orjson.Fragment:
+    """Contents within a commit's JSON: as they are, or as texts if they hold what Postgres takes in no other form."""
+    joined = b",".join(contents)
+    if b"\\" in joined and b"\\u0000" in joined:  # the first is found much faster, and hardly ever
+        joined = b",".join(orjson.dumps(each.decode()) if b"\\u0000" in each else each for each in contents)
+    return orjson.Fragment(b"[%b]" % joined)
 
 
-def _portions(messages: Sequence[_Message]) -> Iterator[list[_Message]]:
+def _portions(messages: Sequence[_Message]) -> Iterator[Sequence[_Message]]:
+    if len(messages) <= _MOST_MESSAGES and sum(len(content) for _, _, content in messages) <= _MOST_BYTES:
+        if messages:
+            yield messages
+        return
     portion: list[_Message] = []
     size = 0
     for message in messages:

@@ -18,7 +18,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import Deferred
 
 from homeserver.stream.changes import Change
-from storage.database import ConnectionLost, DatabaseFailure, UnstorableText
+from storage.database import ConnectionLost, DatabaseFailure, UnstorableText, is_retryable
 from storage.stream import CommitResult, StreamBatch
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ MAX_POSITIONS = 1000
 """Positions in one commit: bounds the time others wait for it."""
 
 MAX_TRIES = 3
-"""Attempts at a write whose outcome is unknown because the connection broke."""
+"""Attempts at a write whose outcome is unknown because the connection broke, and at what had to give way to others."""
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -219,7 +219,9 @@ class Committer:
             self._unsure = False
         return not self._unsure
 
-    async def _commit(self, rooms: list[_PendingRoom], writes: list[_PendingWrite]) -> None:
+    async def _commit(
+        self, rooms: list[_PendingRoom], writes: list[_PendingWrite], tries: int = MAX_TRIES
+    ) -> None:
         try:
             batch, starts = _assemble(rooms, writes)
             result = await self._store.commit(batch)
@@ -227,7 +229,10 @@ class Committer:
             await self._recover(rooms, writes, error)
             return
         except Exception as error:
-            await self._separate(rooms, writes, error)
+            if is_retryable(error) and tries > 1:  # it had to give way to others, and is as it was before
+                await self._commit(rooms, writes, tries - 1)
+            else:
+                await self._separate(rooms, writes, error)
             return
         _BATCH.observe(batch.count)
         self._announce(batch, result, rooms, writes, starts)

@@ -16,6 +16,7 @@ from storage.database.errors import (
     StatementTimeout,
     TransactionAborted,
     UnstorableText,
+    is_retryable,
 )
 from storage.database.prepared import Prepared
 from storage.database.rows import JsonRows
@@ -39,4 +40,5 @@ __all__ = [
     "Transaction",
     "TransactionAborted",
     "UnstorableText",
+    "is_retryable",
 ]

@@ -289,12 +289,12 @@ async def test_a_request_that_was_cut_short_is_carried_out_again(
     to_device, committed = process.devices.to_device, process.devices.to_device._commit
     left = 1
 
-    async def commit(portion: Any, transaction: str) -> None:
+    async def commit(letter: Any, transaction: str) -> None:
         nonlocal left
         if left == 0:
             raise OSError
         left -= 1
-        await committed(portion, transaction)
+        await committed(letter, transaction)
 
     monkeypatch.setattr(to_device, "_commit", commit)
     to = {BOB: names, "@x:elsewhere": ["X"]}

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import psycopg2.errors
 import pytest
 from twisted.internet.defer import Deferred
 
-from homeserver.stream import Change, Committer, RoomBatch, RoomCommit
+from homeserver.stream import Apart, Change, Committer, RoomBatch, RoomCommit
+from homeserver.stream.committer import MAX_TRIES
 from storage.database import ConnectionLost, DatabaseOverloaded, DatabaseUnavailable
 from storage.stream import CommitResult, StreamBatch
 
@@ -119,6 +121,48 @@ def test_a_batch_the_database_refuses_is_committed_part_by_part() -> None:
     with pytest.raises(ValueError, match="here"):
         result_of(bad).raiseException()
     assert result_of(write) == 2
+
+
+class GaveWay(psycopg2.errors.DeadlockDetected):
+    """As Postgres has it for one of those who wait for each other."""
+
+    pgcode = "40P01"
+
+
+def test_a_commit_that_had_to_give_way_is_made_again() -> None:
+    """In the same positions, and not for ever."""
+    house = House()
+    room, write = house.room(2), house.write()
+    house.door.refuse(GaveWay())
+    house.door.accept()
+    assert result_of(room) == RoomCommit(0, 100)
+    for _ in range(MAX_TRIES):
+        house.door.refuse(GaveWay())
+    with pytest.raises(GaveWay):
+        result_of(write).raiseException()
+
+
+async def test_a_commit_of_its_own_statement_is_told_of() -> None:
+    """One that took no position is not, and what became of a lost one is looked at before anything else."""
+    house = House()
+
+    async def done(apart: Apart[str] | Exception) -> Apart[str]:
+        if isinstance(apart, Exception):
+            raise apart
+        return apart
+
+    assert await house.committer.apart(lambda: done(Apart("nothing"))) == "nothing"
+    assert house.announcements.changes == []
+    assert await house.committer.apart(lambda: done(Apart("one", 7, 1, {"@w:localhost"}))) == "one"
+    assert house.announcements.changes == [Change(before=7, count=1, wake=frozenset(("@w:localhost",)))]
+    house.resync.failing = True
+    with pytest.raises(ConnectionLost):
+        await house.committer.apart(lambda: done(ConnectionLost("who knows")))
+    house.resync.failing = False
+    write = house.write()
+    house.door.accept()
+    assert result_of(write) == 0
+    assert house.resync.times == 2
 
 
 def test_a_part_that_cannot_be_assembled_fails_alone() -> None:

@@ -19,10 +19,11 @@ from homeserver.web.bodies import MAX_DEPTH, parse_json
     ],
 )
 def test_depth_is_found(opening: bytes, closing: bytes) -> None:
-    """Brackets in strings neither add to it nor take away."""
-    parse_json(opening * MAX_DEPTH + b"1" + closing * MAX_DEPTH)
-    with pytest.raises(BadJson):
-        parse_json(opening * (MAX_DEPTH + 1) + b"1" + closing * (MAX_DEPTH + 1))
+    """Brackets in strings neither add to it nor take away; in small bodies and in large ones."""
+    for room in (b"", b" " * 5000):
+        parse_json(opening * MAX_DEPTH + b"1" + closing * MAX_DEPTH + room)
+        with pytest.raises(BadJson):
+            parse_json(opening * (MAX_DEPTH + 1) + b"1" + closing * (MAX_DEPTH + 1) + room)
 
 
 def test_many_shallow_values_are_not_deep() -> None:
