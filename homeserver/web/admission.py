@@ -34,7 +34,7 @@ from homeserver.web.turns import Turns
 
 log = logging.getLogger(__name__)
 
-MOST_RUNNING: Final = {Kind.ORDINARY: 200, Kind.HEAVY: 8}
+MOST_RUNNING: Final = {Kind.ORDINARY: 128, Kind.HEAVY: 8}
 """Requests at a time; of ordinary ones enough that those of many rooms, and of a busy one, share their commits."""
 FEW_HEAVY: Final = 2
 """Heavy ones at a time while others wait."""
