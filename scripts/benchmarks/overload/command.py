@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 import orjson
@@ -82,7 +83,7 @@ class Overload:
     machine: Mapping[str, str]
     version: str
     capacity: float
-    """Messages per second that people get done who wait for each answer, before and after: the lesser."""
+    """Messages per second that people get done who wait for each answer, before and after: on average."""
     rows: Sequence[Row]
     grown_bytes: int
 
@@ -149,7 +150,7 @@ class _Town:
         self._progress = progress
         self.polite: Sequence[Person] = ()
         self.many: Sequence[Person] = ()
-        self.greedy: Person
+        self.greedy: Sequence[Person] = ()
 
     async def prepare(self) -> None:
         world = World(self._server.port, QUICK)
@@ -160,13 +161,15 @@ class _Town:
         *polite, greedy = users
         self.polite = [_person(user, rooms, n, LINES) for n, user in enumerate(polite)]
         self.many = [_person(user, rooms, n, MANY_LINES) for n, user in enumerate(polite)]
-        self.greedy = _person(greedy, rooms, PEOPLE, GREEDY_LINES)
+        for room_id in rooms:
+            await greedy.join(room_id)
+        self.greedy = [_person(greedy, rooms, n, GREEDY_LINES // ROOMS) for n in range(ROOMS)]
         for person in self.everybody:
             await person.connect()
 
     @property
     def everybody(self) -> Sequence[Person]:
-        return (*self.polite, *self.many, self.greedy)
+        return (*self.polite, *self.many, *self.greedy)
 
     async def capacity(self, phase: str) -> float:
         """Messages per second of people who wait for each answer."""
@@ -179,11 +182,13 @@ class _Town:
     async def greed(self, capacity: float) -> None:
         """The polite ones offer a part of the capacity, the greedy one the rest of three times it."""
         rates = [(person, POLITE_PART * capacity / PEOPLE) for person in self.polite]
-        await open_loop([*rates, (self.greedy, (TIMES - POLITE_PART) * capacity)], self._seconds)
+        rates += [(person, (TIMES - POLITE_PART) * capacity / ROOMS) for person in self.greedy]
+        await open_loop(rates, self._seconds)
         phase = f"{TIMES:g} times, one is greedy"
         tally = together([person.tally for person in self.polite])
+        greedy = together([person.tally for person in self.greedy])
         self._add(Row.of(phase, f"{PEOPLE} polite ones", tally, self._seconds, None))
-        self._add(Row.of(phase, "the greedy one", self.greedy.tally, self._seconds, None))
+        self._add(Row.of(phase, "the greedy one", greedy, self._seconds, None))
 
     async def crowd(self, capacity: float) -> None:
         """All offer the same, together three times the capacity."""
@@ -220,7 +225,7 @@ async def _run(server: Lares, seconds: float, progress: Progress) -> Overload:
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine.describe(server.directory),
         version=server.version,
-        capacity=min(before, between, after),
+        capacity=fmean((before, between, after)),
         rows=town.rows,
         grown_bytes=grown,
     )
