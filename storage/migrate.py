@@ -65,8 +65,16 @@ def load_migrations(directory: Traversable | None = None) -> list[Migration]:
     return found
 
 
-def migrate(dsn: str, migrations: list[Migration] | None = None) -> int:
-    """Apply what is missing; the schema's version then. Raises `MigrationError` or `psycopg2.OperationalError`."""
+class OthersLeftBehind(MigrationError):
+    """A migration would leave processes of an older release without a schema that they can work with."""
+
+
+def migrate(dsn: str, migrations: list[Migration] | None = None, *, others_serve: bool = False) -> int:
+    """Apply what is missing; the schema's version then. Raises `MigrationError` or `psycopg2.OperationalError`.
+
+    `others_serve`: processes that know just the present version go on meanwhile. What they cannot go on with is not
+    applied, and nothing before it.
+    """
     if migrations is None:
         migrations = load_migrations()
     with closing(psycopg2.connect(dsn, application_name="lares migrate")) as conn:
@@ -100,7 +108,12 @@ def migrate(dsn: str, migrations: list[Migration] | None = None) -> int:
                 f"the database is at version {version} and needs a release that knows at least version {oldest_code}; "
                 f"this one knows {known}. Start the newer release, or restore the backup made before the upgrade."
             )
-        for migration in migrations[version:]:
+        missing = migrations[version:]
+        if others_serve and any(migration.oldest_code > version for migration in missing):
+            raise OthersLeftBehind(
+                "the release before cannot work with what this one makes of the database: stop the server and start it"
+            )
+        for migration in missing:
             _apply(conn, migration)
         return max(version, known)
 

@@ -132,11 +132,12 @@ def read_secrets(config: Config) -> Secrets:
     )
 
 
-def bring_up_to_date(dsn: str) -> None:
-    """Migrate the database that `database.url` names. Raises StartRefused."""
+def bring_up_to_date(dsn: str, *, others_serve: bool = False) -> None:
+    """Migrate the database that `database.url` names. Raises StartRefused; if `others_serve`, also where those of the
+    release before could not go on."""
     try:
         place = _place(dsn)
-        migrate(dsn)
+        migrate(dsn, others_serve=others_serve)
     except MigrationError as error:
         raise StartRefused(f"the database cannot be used: {error}") from error
     except psycopg2.errors.InsufficientPrivilege as error:

@@ -12,7 +12,14 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from storage.migrate import DatabaseTooNew, Migration, MigrationError, load_migrations, migrate
+from storage.migrate import (
+    DatabaseTooNew,
+    Migration,
+    MigrationError,
+    OthersLeftBehind,
+    load_migrations,
+    migrate,
+)
 
 
 def steps(*statements: str, oldest_code: int = 0) -> list[Migration]:
@@ -50,6 +57,16 @@ def test_a_failing_migration_leaves_no_trace(empty_database_url: str) -> None:
         migrate(empty_database_url, steps("CREATE TABLE a (x int)", "CREATE TABLE b (x int); SELECT 1/0"))
     assert ask(empty_database_url, "SELECT to_regclass('a')::text, to_regclass('b')::text") == [("a", None)]
     assert migrate(empty_database_url, steps("CREATE TABLE a (x int)", "CREATE TABLE b (x int)")) == 2
+
+
+def test_those_who_serve_are_not_left_behind(empty_database_url: str) -> None:
+    """Beside a release that knows one migration, nothing is applied that it could not work with."""
+    first, second = "CREATE TABLE a (x int)", "CREATE TABLE b (x int)"
+    migrate(empty_database_url, steps(first))
+    with pytest.raises(OthersLeftBehind, match="stop the server and start it"):
+        migrate(empty_database_url, steps(first, second, oldest_code=2), others_serve=True)
+    assert ask(empty_database_url, "SELECT to_regclass('b')::text") == [(None,)]
+    assert migrate(empty_database_url, steps(first, second, oldest_code=1), others_serve=True) == 2
 
 
 def test_percent_signs_are_left_alone(empty_database_url: str) -> None:

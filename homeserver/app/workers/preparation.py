@@ -44,7 +44,7 @@ def _answer(asked: dict[str, Any]) -> dict[str, object]:
             return {"problems": problems}
         read_secrets(config)
         _check_certificates(config)
-        bring_up_to_date(asked["dsn"])
+        bring_up_to_date(asked["dsn"], others_serve=True)
     except ConfigError as error:
         return {"problems": str(error).splitlines()}
     except StartRefused as error:
