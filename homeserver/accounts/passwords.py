@@ -6,16 +6,20 @@ thread, and no more than two run at once, so that a flood of log-ins neither tak
 needs 32 MiB while it runs). Plain passwords pass through and are kept nowhere.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from __future__ import annotations
 
-from argon2 import PasswordHasher as Argon2
-from argon2.exceptions import InvalidHashError, VerificationError
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from homeserver.errors import LimitExceeded, WeakPassword
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher as Argon2
 
 T = TypeVar("T")
 
@@ -33,13 +37,19 @@ class PasswordHasher:
     def __init__(self, reactor: IReactorFromThreads, *, time_cost: int) -> None:
         """`time_cost`: passes of Argon2id over its memory."""
         self._reactor = reactor
-        self._argon2 = Argon2(time_cost=time_cost, memory_cost=_MEMORY_KIB, parallelism=1)
+        self._time_cost = time_cost
         self._pool = ThreadPool(minthreads=0, maxthreads=_THREADS, name="passwords")
         self._pool.start()
         self._under_way = 0
         # What the password of nobody is checked against, so that the answer for an unknown user takes as long as
         # that for a wrong password.
         self._nobody: str | None = None
+
+    @cached_property
+    def _argon2(self) -> Argon2:
+        from argon2 import PasswordHasher as Argon2  # when the first password comes
+
+        return Argon2(time_cost=self._time_cost, memory_cost=_MEMORY_KIB, parallelism=1)
 
     async def hash(self, password: str) -> str:
         """A salted hash of the password, with its parameters, as text.
@@ -64,6 +74,8 @@ class PasswordHasher:
         self._pool.stop()
 
     def _verify(self, stored: str | None, password: str) -> bool:
+        from argon2.exceptions import InvalidHashError, VerificationError
+
         against = stored
         if against is None:
             if self._nobody is None:

@@ -5,7 +5,6 @@ Owns the interpretation of the sections' type hints. Knows no key by name; colle
 stopping at the first, so that one run shows an administrator the whole list.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -139,6 +138,8 @@ class Reader:
         return _WRONG
 
     def _unknown(self, key: str, path: str, known: Mapping[str, object]) -> None:
+        import difflib  # for mistakes only
+
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
         advice = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
         self.problems.append(f"{f'{path}.{key}' if path else key}: there is no such key; {advice}")

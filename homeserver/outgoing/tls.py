@@ -48,20 +48,29 @@ class TlsPolicy:
         self._sessions: OrderedDict[Hashable, tuple[float, SSL.Session]] = OrderedDict()
         # Beside the connections, since Twisted claims their one place for data of the application.
         self._under_way: WeakKeyDictionary[SSL.Connection, Handshake] = WeakKeyDictionary()
-        self._context = context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        self._ca_file = ca_file
+        # The system's authorities are megabytes, and nobody may ever be asked anything. A file that was named is read
+        # at once, so that a mistake in it is found at the start.
+        self._context = None if ca_file is None else self._new_context()
+
+    def _new_context(self) -> SSL.Context:
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(SSL.TLS1_2_VERSION)
         context.set_alpn_protos([b"http/1.1"])
         context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-        if not verify:
-            return
-        if ca_file is None:
+        if not self.verify:
+            return context
+        if self._ca_file is None:
             context.set_default_verify_paths()
         else:
-            context.load_verify_locations(str(ca_file))
+            context.load_verify_locations(str(self._ca_file))
         context.set_verify(SSL.VERIFY_PEER, self._judged)
+        return context
 
     def connection(self, handshake: Handshake, now: float) -> SSL.Connection:
         """A TLS connection over memory, about to shake hands."""
+        if self._context is None:
+            self._context = self._new_context()
         connection = SSL.Connection(self._context, None)
         self._under_way[connection] = handshake
         if not is_address(handshake.tls_name):
