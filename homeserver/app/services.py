@@ -303,7 +303,7 @@ def build_services(
         ),
         now=now_ms,
     )
-    core.stream.subscribe(ForeignWakes(core.user_rooms, core.stream.listeners))
+    core.stream.subscribe(ForeignWakes(core.user_rooms, core.stream.listeners, core.cache))
     return Services(
         core=core,
         limits=limits,
