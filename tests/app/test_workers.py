@@ -257,6 +257,19 @@ def test_what_cannot_be_used_changes_nothing(
     assert server.call("GET", "/health").status == 200
 
 
+def test_a_new_worker_that_cannot_start_changes_nothing(server: ServerProcess) -> None:
+    """What only a start finds out, here that a name is taken, ends with the first worker that tries it."""
+    settle(server)
+    server.register("taken")
+    before = server.worker_pids()
+    with configured(server, {"calls": {"echo_user": "taken"}}):
+        hang_up(
+            server, "SIGHUP: the workers stay as they are, since a new one could not start: calls.echo_user"
+        )
+    assert server.worker_pids() == before
+    assert figures(server)["lares_workers"] == WORKERS
+
+
 def test_a_killed_parent_takes_everything_along(tmp_path: Path) -> None:
     """Workers end when their parent is gone, however that ended; the database does, too; the next start finds all."""
     with serving(tmp_path, workers=2) as server:
