@@ -25,7 +25,7 @@ from scripts.benchmarks.world import FULL, QUICK, World
 
 BEGIN: Final = "<!-- soak results: begin (written by scripts/benchmark soak --markdown) -->"
 END: Final = "<!-- soak results: end -->"
-BUDGET: Final = "32MiB"
+BUDGET: Final = "16MiB"
 """Small, so that caches are full before the warm-up ends, and what grows after that should not."""
 SAMPLE_SECONDS: Final = 10.0
 ROWS: Final = 10

@@ -43,7 +43,7 @@ class Size:
     pause: float
 
 
-FULL_SIZE: Final = Size(members=150, small_rooms=60, pollers=20, web_sockets=10, pause=1.0)
+FULL_SIZE: Final = Size(members=150, small_rooms=60, pollers=20, web_sockets=10, pause=0.5)
 QUICK_SIZE: Final = Size(members=20, small_rooms=10, pollers=5, web_sockets=3, pause=0.2)
 
 
@@ -65,6 +65,7 @@ class Load:
         self._users: Sequence[Client] = []
         self._holders: Sequence[KeyHolder] = []
         self._large = ""
+        self._newest = ""
         self._small: list[tuple[str, list[Client]]] = []
         self.counts = Counts()
 
@@ -122,7 +123,8 @@ class Load:
 
     async def _send_large(self) -> None:
         sender = self._anyone()
-        await sender.send(self._large, f"t{self._world.number()}", "word " * random.randint(1, 40))
+        answer = await sender.send(self._large, f"t{self._world.number()}", "word " * random.randint(1, 40))
+        self._newest = orjson.loads(answer)["event_id"]
         sender.close()
 
     async def _poll(self) -> None:
@@ -130,6 +132,9 @@ class Load:
         since = next_batch(await client.sync(filter_json=random.choice(FILTERS)))
         for _ in range(random.randint(1, 12)):
             since = next_batch(await client.sync(since=since, timeout=2000))
+        if self._newest:
+            receipt = f"{CLIENT}/rooms/{quote(self._large)}/receipt/m.read/{quote(self._newest)}"
+            await client.call("POST", receipt, {})
         with suppress(TimeoutError):  # and it hangs up in the middle of the last one
             async with asyncio.timeout(0.3):
                 await client.sync(since=since, timeout=30_000)
