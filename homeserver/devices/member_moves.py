@@ -21,8 +21,8 @@ MOST_ROOMS = 50_000
 class Rooms(Protocol):
     """The rooms in memory; `RoomCache` is one."""
 
-    def peek_key(self, key: int) -> Room | None:
-        """The room, if it is in memory and up to date."""
+    def held_key(self, key: int) -> Room | None:
+        """The room, if it is in memory, be it out of date."""
         ...
 
 
@@ -34,28 +34,54 @@ class MemberMoves:
         self._latest: LatestPositions[int] = LatestPositions(position)
         # What the members were: a head shares its members with the one before it if nobody's membership changed.
         self._seen: dict[int, ReferenceType[Map]] = {}  # type: ignore[type-arg]
+        self._unread: dict[int, int] = {}
+        """Rooms that another process wrote, up to where: what became of their members shows when they are read."""
 
     def may_have_changed(self, room: int, since: int) -> bool:
         """False only if nobody came or went in the room after the position."""
+        unread = self._unread.get(room)
+        if unread is not None and not self._read(room, unread) and unread > since:
+            return True
         return self._latest.may_have_changed(room, since)
+
+    def _read(self, key: int, upto: int) -> bool:
+        """Find out what became of the members of a room that was written elsewhere; whether that is known."""
+        room = self._rooms.held_key(key)
+        if room is not None and room.stale:
+            return False
+        del self._unread[key]
+        self._look(key, room, upto)
+        return True
+
+    def _look(self, key: int, room: Room | None, position: int) -> None:
+        if room is None:
+            self._seen.pop(key, None)
+        else:
+            seen, members = self._seen.get(key), room.head.members
+            if seen is not None and seen() is members:
+                return
+            self._seen[key] = ref(members)
+        self._latest.record((key,), position)
 
     def changed(self, change: Change) -> Iterable[str]:
         """A commit."""
         if change.unknown:
             self._latest.forget_all(change.position)
             self._seen.clear()
+            self._unread.clear()
             return ()
         for key in change.rooms:
-            room = self._rooms.peek_key(key)
-            members = None if room is None or room.stale else room.head.members
-            seen = self._seen.get(key)
-            if members is None:
-                self._seen.pop(key, None)
-            elif seen is not None and seen() is members:
-                continue
+            room = self._rooms.held_key(key)
+            if room is not None and room.stale:
+                if key not in self._unread:
+                    self._seen.setdefault(key, ref(room.head.members))
+                self._unread[key] = max(change.position, self._unread.get(key, 0))
             else:
-                self._seen[key] = ref(members)
-            self._latest.record((key,), change.position)
+                position = max(change.position, self._unread.pop(key, 0))
+                self._look(key, room, position)
         if len(self._seen) > MOST_ROOMS:
             self._seen.clear()
+            for key, position in self._unread.items():
+                self._latest.record((key,), position)
+            self._unread.clear()
         return ()

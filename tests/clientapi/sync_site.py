@@ -110,7 +110,7 @@ class SyncSite:
         self.sessions = Sessions()
         self.beside = Beside(house)
         stream = house.engine.stream
-        stream.subscribe(ForeignWakes(house.engine.user_rooms, stream.listeners))
+        stream.subscribe(ForeignWakes(house.engine.user_rooms, stream.listeners, house.engine.cache))
         limits = RateLimits(reactor.seconds, enabled=limited)
         beside: Any = self.beside
         self._server = WebServer(

@@ -7,70 +7,11 @@ alone. Every request goes to another process than the one before, or may.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import pytest
+from tests.processes.asking import CLIENT, Processes
 
-from tests.serving import Account, Answer, ServerProcess, postgres, serving
-
-CLIENT = "/_matrix/client/v3"
 TIMES = 12
-
-
-class Processes:
-    """Servers that are asked in turn, each on a connection of its own."""
-
-    def __init__(self, *servers: ServerProcess) -> None:
-        self.servers = servers
-        self._turns = itertools.cycle(servers)
-        self._names = itertools.count()
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        token: str | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> Answer:
-        return next(self._turns).call(method, path, body, token=token, query=query)
-
-    def do(self, method: str, path: str, body: object = None, **how: Any) -> Any:
-        """As `ask`; the body of what must succeed."""
-        answer = self.ask(method, path, body, **how)
-        assert answer.status == 200, (method, path, answer.raw)
-        return answer.body
-
-    def user(self) -> Account:
-        return next(self._turns).register(f"user{next(self._names)}")
-
-    def room(self, user: Account, **more: Any) -> str:
-        made = self.do(
-            "POST", f"{CLIENT}/createRoom", {"preset": "public_chat", **more}, token=user.access_token
-        )
-        return str(made["room_id"])
-
-
-@pytest.fixture(scope="module", params=["workers", "machines"])
-def processes(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Processes]:
-    where: Path = tmp_path_factory.mktemp(request.param)
-    if request.param == "workers":
-        with serving(where, workers=3) as server:
-            yield Processes(server)
-    else:
-        with (
-            postgres(where / "db") as url,
-            serving(where / "a", database_url=url, workers=1) as first,
-            first.beside(where / "b") as second,
-        ):
-            yield Processes(first, second)
 
 
 def test_what_was_written_is_read_back(processes: Processes) -> None:
@@ -141,7 +82,7 @@ def test_typing_is_told_by_every_process(processes: Processes) -> None:
 
 def test_a_session_that_ended_is_over_everywhere(processes: Processes) -> None:
     """Logged out, its device deleted by another log-in, or its account locked."""
-    admin = processes.servers[0].register(f"admin{next(processes._names)}", admin=True)
+    admin = processes.servers[0].register(f"admin{next(processes.names)}", admin=True)
     who = f"{CLIENT}/account/whoami"
     for _ in range(TIMES):
         user = processes.user()

@@ -5,11 +5,13 @@ A `Room` is the cell through which the newest head is read, with the newest even
 forward: of two candidates the one with the greater compare-and-swap counter stays.
 
 What another process wrote is read up, not loaded again (`following.py`): the new events of all rooms where somebody
-waits in one query, which everybody who asks meanwhile shares.
+waits in one query, which everybody who asks meanwhile shares. Those who wait are woken when it is in memory, where they
+find it as they find what is written here.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Protocol
@@ -25,6 +27,8 @@ from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.stream.changes import Change
 from storage.events import StoredEvent
 from storage.rooms import LoadedRoom, NewsOfRoom, RoomStore
+
+logger = logging.getLogger(__name__)
 
 _ROOMS = Gauge("lares_rooms_in_memory", "Rooms held in memory")
 _BYTES = Gauge("lares_rooms_memory_bytes", "About how much memory those rooms take")
@@ -137,6 +141,8 @@ class Listening(Protocol):
     @property
     def users(self) -> Set[str]: ...
 
+    def wake(self, users: Iterable[str]) -> None: ...
+
 
 class _Refresh:
     """Rooms that are being brought up to date, and who waits for that."""
@@ -157,12 +163,14 @@ class RoomCache:
     def __init__(
         self, store: RoomStore, member_events: MemberEvents, budget: int, listening: Listening | None = None
     ) -> None:
-        """`listening`: who is to be woken; all members by default."""
+        """`listening`: who is woken for what other processes write; without, all members are named at once."""
         self._store = store
         self._listening = listening
         self._refreshing: dict[int, _Refresh] = {}
         self._awaited: dict[int, None] = {}
         """Rooms that another process wrote and somebody here waits for."""
+        self._to_wake: set[str] = set()
+        self._following = False
         self._member_events = member_events
         self._budget = budget
         self._weight = 0
@@ -193,6 +201,10 @@ class RoomCache:
             return None
         self._by_id.move_to_end(room_id)
         return room
+
+    def held_key(self, key: int) -> Room | None:
+        """As `held`, by key."""
+        return self._by_key.get(key)
 
     def peek_key(self, key: int) -> Room | None:
         """As `peek`, by key."""
@@ -504,17 +516,41 @@ class RoomCache:
                 if held is not None:
                     if change.whole:
                         held.doubt()
-                    wake.update(self._awaiting(held))
+                    if self._listening is None:
+                        wake.update(held.head.joined_users())
+                    else:
+                        self._await(held, concerned(held.head, self._listening.users))
+        if self._awaited and not self._following and self._listening is not None:
+            self._following = True
+            Deferred.fromCoroutine(self._follow_awaited(self._listening))
         return wake
 
-    def _awaiting(self, room: Room) -> Iterable[str]:
-        """Who is to be woken for news of a room; what they will ask for is read for all of them at once."""
-        if self._listening is None:
-            return room.head.joined_users()
-        waking = concerned(room.head, self._listening.users)
+    def _await(self, room: Room, waking: Iterable[str]) -> None:
+        """Those who wait for news of a room are woken once it is up to date."""
         if waking:
             self._awaited[room.key] = None
-        return waking
+            self._to_wake.update(waking)
+
+    async def _follow_awaited(self, listening: Listening) -> None:
+        """Bring up to date what somebody waits for, a query for all that was written while the one before ran."""
+        try:
+            while self._awaited:
+                keys = [*self._awaited][:MOST_FOLLOWED]
+                users, self._to_wake = self._to_wake, set()
+                if len(keys) < len(self._awaited):
+                    self._to_wake |= users  # some of them wait for rooms of the next round
+                for key in keys:
+                    del self._awaited[key]
+                held = {key: room for key in keys if (room := self._by_key.get(key)) is not None}
+                try:
+                    await self._refresh({key: room for key, room in held.items() if room.stale})
+                except Exception:
+                    logger.exception(
+                        "rooms that were written elsewhere could not be read; who asks reads them"
+                    )
+                listening.wake(users)
+        finally:
+            self._following = False
 
     def _weigh(self, room: Room) -> None:
         weight = room.measure()
