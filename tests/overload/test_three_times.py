@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 PEOPLE = 20
 ROOMS = 4
 LINES = 4
-GREEDY_LINES = 400
+GREEDY_LINES = 800
 """Connections of somebody polite, and of somebody who is not."""
 POLITE_PART = 0.25
 """Of what the server can do: what the polite ones ask for together."""
