@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.benchmarks.__main__ import main
+from scripts.benchmarks.report import piped
 from scripts.benchmarks.scaling.behaviour import Behaviour, Ground
 from scripts.benchmarks.scaling.commit_queue import MOST_POSITIONS, CommitTime, simulate
 from scripts.benchmarks.scaling.document import marks, replaced
+from scripts.benchmarks.scaling.limits import tables
 from scripts.benchmarks.scaling.measurements import (
     CommitRate,
     Measurements,
@@ -25,6 +27,8 @@ from scripts.benchmarks.scaling.measurements import (
     write_json,
 )
 from scripts.benchmarks.scaling.model import Plan, plan, rates_of
+from scripts.benchmarks.scaling.workers import Comparison, Share
+from scripts.benchmarks.scaling.workers import table as workers_table
 
 MIB = 2**20
 OPERATIONS = (
@@ -145,6 +149,23 @@ def test_nobody_needs_one_worker() -> None:
 def test_measurements_survive_json(tmp_path: Path) -> None:
     write_json(measurements(), tmp_path / "measurements.json")
     assert read_json(tmp_path / "measurements.json") == measurements()
+
+
+def test_measurements_are_shown_in_whole_tables() -> None:
+    """Every row of a table has as many cells as its head."""
+    for block in tables(measurements(), piped).split("\n\n"):
+        assert len({line.count("|") for line in block.splitlines() if line.startswith("|")}) <= 1
+
+
+def test_two_workers_are_judged_by_the_busier() -> None:
+    """With all clients on one of them two do what one does; evenly divided they do what their costs allow."""
+    one = Share((1.0,), others=0.0, database=0.2, rate=500.0)
+    lopsided = Comparison("sends", one, Share((1.0, 0.1), others=0.0, database=0.2, rate=500.0))
+    assert (lopsided.divided, lopsided.even) == pytest.approx((1.0, 2 / 1.1))
+    divided = Comparison("sends", one, Share((0.55, 0.55), others=0.0, database=0.2, rate=900.0))
+    assert (divided.divided, divided.even) == pytest.approx((1 / 0.55, 2 / 1.1))
+    head, rows = workers_table([lopsided, divided])
+    assert {len(row) for row in rows} == {len(head)}
 
 
 def test_the_command_writes_into_a_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
