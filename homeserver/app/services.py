@@ -64,6 +64,8 @@ from homeserver.typing.service import Typing, TypingNews
 from homeserver.unread.service import Unread
 from homeserver.web.authentication import Authenticator
 from homeserver.web.rate_limits import RateLimits
+from homeserver.web.shared_limits import CHANNEL as LIMITS
+from homeserver.web.shared_limits import SharedLimits
 from storage.account_data import AccountDataStore
 from storage.cross_signing import CrossSigningStore
 from storage.delayed_events import DelayedEventStore
@@ -109,6 +111,7 @@ class Services:
 
     core: Core
     limits: RateLimits
+    shared_limits: SharedLimits
     authenticator: Authenticator
     accounts: Accounts
     users: UserStore
@@ -128,6 +131,7 @@ class Services:
     async def start(self) -> None:
         """Hear the other processes, and begin what runs by itself."""
         database, data = self.core.database, self.data
+        await database.listen(LIMITS, partial(self.shared_limits.heard, self.limits))
         await database.listen(TYPING, data.typing.heard)
         await database.listen(RECEIPTS, data.recent_receipts.heard)
         data.recent_receipts.listening_since(await self.core.stream_store.settled_position())
@@ -182,7 +186,8 @@ def build_services(
 ) -> Services:
     """Build every service; nothing runs before `start`."""
     remote = elsewhere.rooms
-    limits = RateLimits(reactor.seconds, enabled=config.rate_limits.enabled)
+    shared_limits = SharedLimits(origin=core.origin, notify=core.telling.notify_all, others=core.hearing)
+    limits = RateLimits(reactor.seconds, enabled=config.rate_limits.enabled, taken=shared_limits.taken)
     clock = EphemeralClock(now_ms)
 
     def pause() -> Awaitable[None]:
@@ -307,6 +312,7 @@ def build_services(
     return Services(
         core=core,
         limits=limits,
+        shared_limits=shared_limits,
         authenticator=TokenAuthenticator(accounts.authentication),
         accounts=accounts,
         users=users,

@@ -219,6 +219,7 @@ class Presence:
         if self._sharing.track(user_id):
             self._flush_soon()
         self._look_at(person)
+        await self._peers.tell()  # whoever asks another process next is told so
 
     def profile_changed(self, user_id: str, names: Mapping[str, str | None]) -> None:
         """The user has another display name or avatar: presence tells of it too ("Events on change of profile")."""

@@ -82,12 +82,17 @@ key had to be fetched, `key_queries` what is asked of us as a notary.
 """
 
 
+SHARED: Final = frozenset(("registration", "login_address", "login_account", "login_failed", "password"))
+"""Classes that all processes count together: see `shared_limits`."""
+
+
 class Buckets:
     """The buckets of one class."""
 
-    __slots__ = ("_buckets", "_limit", "_most")
+    __slots__ = ("_buckets", "_limit", "_most", "shared")
 
-    def __init__(self, limit: Limit, most: int = MOST_KEYS) -> None:
+    def __init__(self, limit: Limit, most: int = MOST_KEYS, *, shared: bool = False) -> None:
+        self.shared = shared
         self._limit = limit
         self._most = most
         # Key → (tokens, when they were counted); the one used longest ago first.
@@ -129,11 +134,21 @@ class RateLimits:
     """Every class. `clock` gives seconds that never go back."""
 
     def __init__(
-        self, clock: Callable[[], float], *, enabled: bool = True, limits: Mapping[str, Limit] = DEFAULTS
+        self,
+        clock: Callable[[], float],
+        *,
+        enabled: bool = True,
+        limits: Mapping[str, Limit] = DEFAULTS,
+        taken: Callable[[str, str, float], object] | None = None,
     ) -> None:
+        """`taken(name, key, tokens)` is called for what is taken of the classes in `SHARED`."""
+        self._taken = taken
         self._clock = clock
         self._enabled = enabled
-        self._classes = {name: Buckets(limit) for name, limit in limits.items()}
+        self._classes = {
+            name: Buckets(limit, shared=taken is not None and name in SHARED)
+            for name, limit in limits.items()
+        }
 
     def check(self, name: str, key: str, cost: float = 1.0) -> None:
         """Take a token. Raises LimitExceeded, taking none, with the exact wait."""
@@ -145,6 +160,8 @@ class RateLimits:
         if wait > 0:
             raise LimitExceeded(ceil(wait * 1000))
         buckets.take(key, now, cost)
+        if buckets.shared and self._taken is not None:
+            self._taken(name, key, cost)
 
     def peek(self, name: str, key: str) -> None:
         """Raises LimitExceeded where `check` would, and takes nothing."""
@@ -154,6 +171,14 @@ class RateLimits:
 
     def take(self, name: str, key: str, cost: float = 1.0) -> None:
         """Charge for what has happened, also beyond what is there."""
+        if self._enabled:
+            buckets = self._classes[name]
+            buckets.take(key, self._clock(), cost)
+            if buckets.shared and self._taken is not None:
+                self._taken(name, key, cost)
+
+    def take_elsewhere(self, name: str, key: str, cost: float) -> None:
+        """Another process took so much."""
         if self._enabled:
             self._classes[name].take(key, self._clock(), cost)
 
