@@ -30,12 +30,14 @@ from homeserver.config import Config, StartRefused
 from homeserver.observability import metrics
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.metrics import HttpMetrics
+from homeserver.observability.storage_figures import StorageFigures
 from homeserver.outgoing import OutgoingClient, make_client
 from homeserver.rooms.engine.recommending import NoPolicyServers
 from homeserver.siblings import Neighbourhood
 from homeserver.web.fair_port import Crowd
 from homeserver.web.listeners import WebServer
 from storage.database import DatabaseFailure
+from storage.storage_report import StorageStore
 
 if TYPE_CHECKING:  # loaded where it is switched on: a twelfth of the memory of a server that nobody uses
     from homeserver.app.federation import Federation
@@ -99,6 +101,7 @@ class Server:
         self._echo: Echo | None = None
         self._federation: Federation | None = None
         self._overload: Overload | None = None
+        self._storage: StorageFigures | None = None
         self._web: WebServer | None = None
         self._replaced = False
 
@@ -158,6 +161,10 @@ class Server:
         http_metrics = HttpMetrics()
         REGISTRY.register(http_metrics)
         REGISTRY.register(core.database.metrics)
+        if company is None or company.siblings.number == 0:  # alike for all
+            storage = self._storage = StorageFigures(reactor, StorageStore(core.database).parts)
+            REGISTRY.register(storage)
+            storage.start()
         web = self._web = WebServer(
             reactor,
             routes=routes,
@@ -190,6 +197,8 @@ class Server:
             await self._attempt("requests", self._web.stop(grace, linger=linger), linger + grace + step)
         if self._overload is not None:
             self._overload.stop()
+        if self._storage is not None:
+            self._storage.stop()
         if self._echo is not None:
             await self._attempt("calls", self._echo.stop(), step)
         if self._services is not None:

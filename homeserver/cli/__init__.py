@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `lares serve | generate-config | register-user | check-config | doctor | federation |
+"""The command line: `lares serve | generate-config | register-user | check-config | doctor | federation | storage |
 version`.
 
 Owns the table of commands and what an error becomes: a sentence on standard error and an exit code, 2 for a
@@ -23,6 +23,7 @@ _COMMANDS = (
     "check-config",
     "doctor",
     "federation",
+    "storage",
     "version",
 )
 
