@@ -219,6 +219,11 @@ class Admission(Collector):
         count = self._free[user] = self._free.get(user, 0) + 1
         return count <= FREE_PER_SECOND
 
+    def is_crowded(self, kind: Kind) -> bool:
+        """Whether as many of that kind wait as may run, so that what takes long to arrive had better not begin."""
+        lane = self._heavy if kind is Kind.HEAVY else self._ordinary
+        return self._short_of_memory or len(lane.turns) >= MOST_RUNNING[kind]
+
     def ask(self, entry: Entry) -> None:
         """Have it begun, now or in its turn, or refused."""
         entry.since = self._clock.seconds()

@@ -17,6 +17,7 @@ from homeserver.errors import InvalidParam, LimitExceeded, MatrixError, TooLarge
 from homeserver.spooling import Spool, SpoolFull
 from homeserver.web.files import FileStream, Part
 from homeserver.web.heads import Fields
+from homeserver.web.putting_off import retry_after
 from homeserver.web.replies import CORS, JSON, REASONS, FileReply
 from homeserver.web.routing import Match, WrongMethod
 from homeserver.web.signals import Signal
@@ -244,7 +245,8 @@ class Exchange:
         self.responded = True
         self._let_go()
         channel.persistent = False
-        channel.transport.write(self.response(status, orjson.dumps(error.as_dict()), None))
+        headers = retry_after(error.retry_after_ms) if isinstance(error, LimitExceeded) else None
+        channel.transport.write(self.response(status, orjson.dumps(error.as_dict()), headers))
         channel.site.refused(self, status)
         channel.drop_rest()
 

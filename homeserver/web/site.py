@@ -60,6 +60,7 @@ from homeserver.web.crowding import Crowding, shed
 from homeserver.web.door import Doorway
 from homeserver.web.exchange import COMMON, JSON_HEAD, Exchange
 from homeserver.web.hearing import Hearing, NoOthers
+from homeserver.web.kinds import Kind
 from homeserver.web.putting_off import busy, retry_after, unavailable
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.replies import JSON, FileReply, JsonBytes, Reply, Response, Upgrade
@@ -83,6 +84,7 @@ _CLIENT_BODY: Final = 2 * 1024 * 1024
 _UNPROVEN_BYTES: Final = 256 * 1024
 #: Bytes of all request bodies held at once.
 MOST_BUFFERED: Final = 256 * 1024 * 1024
+_BUSY_MS: Final = 2000
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
 
@@ -229,7 +231,10 @@ class Site(ServerFactory):
         return self._spools.open(most)
 
     def admit(self, exchange: Exchange, channel: Channel) -> None:
-        """Find out who sends a large body before it is read."""
+        """Find out who sends a large body before it is read; unless it would be read in vain."""
+        if self._admission.busy and self._admission.is_crowded(Kind.HEAVY):
+            exchange.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy"))
+            return
         channel.hold_body()
         self._start(exchange, self._admit(exchange, channel))
 

@@ -2,10 +2,12 @@
 """Requests over HTTP to a server that has too much to do: whose turn they take, and how they are refused."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from twisted.internet.defer import Deferred
 
+from homeserver.spooling import SpoolRoom
 from homeserver.web.admission import MOST_OF_USER, Admission
 from homeserver.web.authentication import Requester
 from homeserver.web.kinds import Kind
@@ -17,6 +19,7 @@ from tests.overload.test_admission import Busy
 from tests.reactor import reactor, run
 from tests.web.loopback import Loopback, request_bytes
 
+UPLOAD = "/_matrix/client/v3/upload"
 SEND = "/_matrix/client/v3/rooms/!room:test/send/m.room.message/"
 USERS = {name: Requester(user_id=f"@{name}:test", device_id="D", token_id=1) for name in ("alice", "bob")}
 
@@ -45,22 +48,25 @@ class Handlers:
         return [
             Route("PUT", "/rooms/{room_id}/send/{event_type}/{txn_id}", self.send, limit="messages"),
             Route("GET", "/account/whoami", self.at_once),
+            Route("POST", "/upload", self.at_once, spool=True, limit="uploads"),
             Route("GET", "/no_database", self.no_database, auth=Auth.NONE),
         ]
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
         self.handlers = Handlers()
         self.admission = Admission(reactor, remembered=lambda token: f"@{token}:test")
-        self.site = Loopback(self.handlers.routes(), tokens=USERS, admission=self.admission)
+        self.site = Loopback(
+            self.handlers.routes(), tokens=USERS, admission=self.admission, spools=SpoolRoom(directory)
+        )
         self._busy = Busy(self.admission)
         self.admission.looked(False)
 
-    def fill(self) -> None:
-        """Take every place; the server is strained until `end`."""
+    def fill(self, kind: Kind = Kind.ORDINARY) -> None:
+        """Take every place, or have as many wait; the server is strained until `end`."""
         self.admission.looked(True)
-        self._busy.fill()
+        self._busy.fill(kind)
 
     def free(self, count: int) -> None:
         self._busy.done(count)
@@ -75,8 +81,8 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    made = World()
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
     yield made
     run(made.end())
 
@@ -135,6 +141,21 @@ async def test_refusals_are_as_specified_and_whoami_goes_on(world: World) -> Non
     await _until_waiting(world, most + 1)
     world.free(4)
     assert "@bob:test 1" in world.handlers.sent
+
+
+async def test_an_upload_that_would_wait_is_refused_before_it_is_read(world: World) -> None:
+    """As soon as its head is here; what is read then is dropped."""
+    world.fill(Kind.HEAVY)
+    head = {"Content-Length": "1000"}
+    first = await world.site.connect()
+    first.send(request_bytes("POST", UPLOAD, headers=head, token="alice") + bytes(1000))
+    await _until_waiting(world, 1)
+    world.fill(Kind.HEAVY)
+    second = await world.site.connect()
+    second.send(request_bytes("POST", UPLOAD, headers=head, token="bob"))
+    refused = await second.response()
+    assert (refused.status, refused.errcode) == (429, "M_LIMIT_EXCEEDED")
+    assert int(refused.headers["retry-after"]) >= 1
 
 
 async def test_without_a_database_it_is_the_servers_fault_and_may_be_tried_again(world: World) -> None:
