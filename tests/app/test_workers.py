@@ -227,7 +227,7 @@ def answers(port: int) -> bool:
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
-    except ConnectionRefusedError:
+    except ConnectionError:
         return False
     finally:
         connection.close()
@@ -276,6 +276,7 @@ def test_a_killed_parent_takes_everything_along(tmp_path: Path) -> None:
         alice = server.register("alice")
         workers = server.worker_pids()
         os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not answers(server.port), "nobody listens")
         wait_until(lambda: not any(map(lives, workers)), "the workers have ended")
         wait_until(lambda: database_processes(server) == [], "the database has ended")
         assert server.wait_exit() == -signal.SIGKILL

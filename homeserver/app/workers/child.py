@@ -63,6 +63,7 @@ class Worker:
             reactor, meeting=orders.meeting, number=orders.number, roster=roster, own=own_figures
         )
         self._signals = StopSignals(reactor)
+        self._sockets = [socket.socket(fileno=descriptor) for descriptor in orders.sockets]
         self._server = Server(
             reactor,
             config,
@@ -72,7 +73,7 @@ class Worker:
             company=Company(
                 siblings=Siblings.from_descriptor(orders.siblings, orders.number, orders.seats),
                 crowd=Seat(roster, orders.number),
-                sockets=[socket.socket(fileno=descriptor) for descriptor in orders.sockets],
+                sockets=self._sockets,
                 figures=self._figures.of_all,
             ),
         )
@@ -103,6 +104,8 @@ class Worker:
     async def _start(self) -> None:
         self._figures.start()
         await self._server.start()
+        for inherited in self._sockets:  # the ports have their own, and close them when this process stops to accept
+            inherited.close()
         services, welcomes = self._server.services, self._orders.welcomes
         nobody_yet = welcomes and await services.nobody_yet()
         token = await services.first_account_token() if nobody_yet else None
