@@ -38,9 +38,9 @@ MOST_RUNNING: Final = {Kind.ORDINARY: 128, Kind.HEAVY: 8}
 """Requests at a time; of ordinary ones enough that those of many rooms, and of a busy one, share their commits."""
 FEW_HEAVY: Final = 2
 """Heavy ones at a time while others wait."""
-MOST_WAITING: Final = {Kind.ORDINARY: 1000, Kind.HEAVY: 200}
-MOST_OF_USER: Final = {Kind.ORDINARY: 32, Kind.HEAVY: 4}
-PATIENCE: Final = {Kind.ORDINARY: 2.5, Kind.HEAVY: 5.0}
+MOST_WAITING: Final = {Kind.ORDINARY: 1000, Kind.HEAVY: 400}
+MOST_OF_USER: Final = {Kind.ORDINARY: 64, Kind.HEAVY: 64}
+PATIENCE: Final = {Kind.ORDINARY: 2.5, Kind.HEAVY: 15.0}
 """Seconds that a request may wait: beyond, whoever sent it is better served by knowing."""
 PLACE_SECONDS: Final = {Kind.ORDINARY: 2.0, Kind.HEAVY: 5.0}
 """After which a request that runs takes no place any more."""
@@ -169,7 +169,10 @@ class _Lane:
         """Seconds until one more request of the user would have its turn, about."""
         if self.rate <= 0.0:
             return 0.0
-        return 2 * (self.turns.waiting_of(user) + 1) * (self.turns.users + 1) / self.rate
+        own = self.turns.waiting_of(user)
+        users = self.turns.users + (own == 0)
+        # A user's turns are half of all at worst, and never after everything that waits.
+        return min(2 * (own + 1) * users, len(self.turns) + 1) / self.rate
 
     def lapse(self, now: float) -> None:
         """Forget those that run for so long that they must wait for something."""

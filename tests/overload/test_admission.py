@@ -135,7 +135,7 @@ def test_who_goes_on_asking_is_answered_late() -> None:
 
 
 def test_who_would_wait_too_long_is_refused_at_once() -> None:
-    """By what began lately: where two hundred a second begin, and half of the turns are others', 250 wait."""
+    """By what began lately: where two hundred a second begin, five hundred wait."""
     busy = Busy()
     busy.fill()
     for number in range(1600):
@@ -144,9 +144,22 @@ def test_who_would_wait_too_long_is_refused_at_once() -> None:
             busy.done(50)
             busy.wait(0.25)
     assert not busy.refused
-    for number in range(400):
+    for number in range(700):
         busy.ask(f"late user {number}")
-    assert 100 < len(busy.refused) < 200
+    assert 150 < len(busy.refused) < 250
+
+
+@pytest.mark.parametrize("kind", [Kind.ORDINARY, Kind.HEAVY])
+def test_fifty_connections_of_one_user_are_no_overload(kind: Kind) -> None:
+    """Nor of one address where nobody is logged in: who waits for each answer is never refused, be it slow."""
+    busy = Busy()
+    for _ in range(50):
+        busy.ask("somebody", kind)
+    for _ in range(100):
+        busy.wait(0.2)
+        busy.done()
+        busy.ask("somebody", kind)
+    assert not busy.refused
 
 
 def test_half_of_the_places_for_one_user_or_room() -> None:
