@@ -22,6 +22,7 @@ from homeserver.protocol.identifiers import (
     check_room_id_with_domain,
     check_room_id_without_domain,
     check_user_id,
+    is_valid_user_id,
 )
 from homeserver.protocol.room_versions import RoomVersion
 
@@ -114,7 +115,8 @@ def _check_numbers(pdu: dict[str, Any], room_version: RoomVersion) -> None:
 
 def _check_identifiers(pdu: dict[str, Any], room_version: RoomVersion) -> None:
     try:
-        check_user_id(pdu["sender"])
+        if not is_valid_user_id(pdu["sender"]):  # which remembers those it has seen
+            check_user_id(pdu["sender"])
         if room_version.room_id_is_create_hash and is_create(pdu):
             if "room_id" in pdu:
                 raise EventFormatError("a create event must not have a `room_id` in this room version")

