@@ -55,7 +55,9 @@ class StopSignals:
 
     def _received(self, _number: int, _frame: FrameType | None) -> None:
         self._requested = True
-        self.ignore()
+        # Not `ignore`: of two signals that come together the second would find itself ignored, and Python complains.
+        for number in _NUMBERS:
+            signal.signal(number, _nothing)
         if self._reactor.running:
             self._reactor.callFromThread(self._stop)  # which also wakes a reactor that sleeps
 
@@ -74,3 +76,7 @@ class StopSignals:
             self._reactor.stop()
         except ReactorNotRunning:
             return  # the server was stopping by itself
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """A signal that came again."""
