@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,14 @@ from homeserver.app.calls import Calls, build_calls
 from homeserver.app.core import Core, now_ms
 from homeserver.app.elsewhere import Elsewhere, readers_of
 from homeserver.app.lives import Departures
+from homeserver.app.shares import (
+    LEDGER_BYTES,
+    RECEIPT_BYTES,
+    SENT_BYTES,
+    STANDING_BYTES,
+    TOKEN_BYTES,
+    shares_of,
+)
 from homeserver.clientapi.token_authenticator import GuessBrake, TokenAuthenticator
 from homeserver.config import Config
 from homeserver.devices.departure import KeyDeparture
@@ -55,6 +63,8 @@ from homeserver.sync.beside import Providers
 from homeserver.sync.building import build_sync
 from homeserver.sync.device_sections import DeviceListsSection, KeyCountsSection, ToDeviceSection
 from homeserver.sync.foreign_wakes import ForeignWakes
+from homeserver.sync.fragments import TimelineFragments
+from homeserver.sync.lazy_members import SentMembers
 from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.providers import Extension
 from homeserver.sync.service import SyncService
@@ -63,9 +73,9 @@ from homeserver.typing.service import CHANNEL as TYPING
 from homeserver.typing.service import Typing, TypingNews
 from homeserver.unread.service import Unread
 from homeserver.web.authentication import Authenticator
+from homeserver.web.limit_news import CHANNEL as LIMITS
+from homeserver.web.limit_news import SharedLimits
 from homeserver.web.rate_limits import RateLimits
-from homeserver.web.shared_limits import CHANNEL as LIMITS
-from homeserver.web.shared_limits import SharedLimits
 from storage.account_data import AccountDataStore
 from storage.cross_signing import CrossSigningStore
 from storage.delayed_events import DelayedEventStore
@@ -127,6 +137,8 @@ class Services:
     wanted_filters: WantedFilters
     calls: Calls
     media: MediaServices
+    cache_sizes: Mapping[str, Callable[[], int]]
+    """By name, what gives the bytes that a cache takes."""
 
     async def start(self) -> None:
         """Hear the other processes, and begin what runs by itself."""
@@ -196,6 +208,7 @@ def build_services(
     likely = LikelyServers(engine=core.engine, user_rooms=core.user_rooms)
     departure = RoomDeparture(engine=core.engine, user_rooms=core.user_rooms, remote=remote, likely=likely)
     data = _build_user_data(reactor, config, core, clock, pause=pause, elsewhere=elsewhere)
+    shares = shares_of(config.memory_budget)
     accounts = build_accounts(
         reactor,
         config,
@@ -213,6 +226,7 @@ def build_services(
         guesses=GuessBrake(limits),
         told=core.telling.told,
         my_turn=partial(core.turns.take, "accounts"),
+        remembered_tokens=shares.tokens,
     )
     users, published = UserStore(core.database), PublishedRoomStore(core.database)
     relations, permissions = RelationStore(core.database), InvitePermissions(data.account_data)
@@ -271,7 +285,7 @@ def build_services(
         presence=data.presence,
         whole=core.whole,
         missing=elsewhere.history,
-        budget=config.memory_budget // 16,
+        budget=shares.timelines,
     )
     devices = build_device_services(
         elsewhere.device_ground,
@@ -289,6 +303,7 @@ def build_services(
         DeviceListsSection(devices.lists),
         KeyCountsSection(devices.counts),
     )
+    fragments, sent = TimelineFragments(budget=shares.fragments), SentMembers(most=shares.sent_members)
     sync = build_sync(
         database=core.database,
         stream=core.stream,
@@ -307,6 +322,8 @@ def build_services(
             extensions=device_sections,
         ),
         now=now_ms,
+        fragments=fragments,
+        sent=sent,
     )
     core.stream.subscribe(ForeignWakes(core.user_rooms, core.stream.listeners, core.cache))
     return Services(
@@ -339,6 +356,16 @@ def build_services(
         media=build_media(
             reactor, config, core.database, elsewhere.media, now_ms, my_turn=partial(core.turns.take, "media")
         ),
+        cache_sizes={
+            "rooms": lambda: core.cache.weight,
+            "member_events": lambda: core.member_events.weight,
+            "fragments": lambda: fragments.weight,
+            "standings": lambda: core.user_rooms.size * STANDING_BYTES,
+            "ledgers": lambda: data.unread.size * LEDGER_BYTES,
+            "receipts": lambda: data.recent_receipts.size * RECEIPT_BYTES,
+            "sent_members": lambda: sent.size * SENT_BYTES,
+            "tokens": lambda: accounts.cache.size * TOKEN_BYTES,
+        },
     )
 
 
@@ -361,7 +388,8 @@ def _build_user_data(
         user_rooms=core.user_rooms,
         cache=kept,
     )
-    recent_receipts = RecentReceipts(stream.position, readers)
+    shares = shares_of(config.memory_budget)
+    recent_receipts = RecentReceipts(stream.position, readers, capacity=shares.receipts)
     receipts = Receipts(
         store=ReceiptStore(database),
         recent=recent_receipts,
@@ -437,6 +465,7 @@ def _build_user_data(
             rules=push_rules,
             ignoring=account_data,
             pause=pause,
+            capacity=shares.ledgers,
         ),
         search=UserSearch(directory_store, search_all=config.user_directory.search_all),
         mutual_rooms=MutualRooms(core.user_rooms),

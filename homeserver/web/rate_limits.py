@@ -83,7 +83,7 @@ key had to be fetched, `key_queries` what is asked of us as a notary.
 
 
 SHARED: Final = frozenset(("registration", "login_address", "login_account", "login_failed", "password"))
-"""Classes that all processes count together: see `shared_limits`."""
+"""Classes that all processes count together: see `limit_news`."""
 
 
 class Buckets:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from homeserver.errors import LimitExceeded
+from homeserver.web.limit_news import SharedLimits
 from homeserver.web.rate_limits import DEFAULTS, RateLimits
-from homeserver.web.shared_limits import SharedLimits
 
 
 class Process:
