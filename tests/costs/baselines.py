@@ -22,7 +22,7 @@ VERSION: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 FACTOR: Final = 1.10
 """What an operation may cost of what was recorded."""
-OTHER_VERSION_FACTOR: Final = 1.40
+OTHER_VERSION_FACTOR: Final = 1.25
 EXACT: Final = ("round_trips", "statements", "commits")
 SLACK: Final = {"calls": 20, "database_sent": 64, "database_received": 64, "client_bytes": 64, "wal": 1024}
 """What is judged by the factor, and how much more it may be anyway: an empty thing has no tenth."""

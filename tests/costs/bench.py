@@ -33,7 +33,7 @@ from tests.costs.tap import Tap, Traffic
 from tests.serving import CHECKOUT, free_port
 
 SHARED_SECRET = "benchmark"  # as scripts/benchmarks/world.py has it
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 _POSTGRES = {
     "fsync": "off",
     "full_page_writes": "off",

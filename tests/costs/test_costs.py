@@ -22,9 +22,14 @@ ROUND_TRIPS = {
     "fan-out to 20 WebSockets": 1,
     "idle sync": 0,
     "send and sync": 1,
+    "initial sync": 3,  # of 30 rooms, and of as many as there are
+    "initial sync, lazy": 3,
+    "messages": 0,  # of the newest events, asked for before
     "room state": 0,
     "createRoom": 2,
+    "join": 2,
     "keys/query": 1,
+    "keys/claim": 1,
     "messages to devices": 1,
     "message to another server": 1,
 }
@@ -45,6 +50,7 @@ COMMITS = {
     "createRoom": 1,
     "join": 1,
     "keys/query": 0,
+    "keys/claim": 1,
     "messages to devices": 1,
     "message to another server": 1,
 }
