@@ -66,7 +66,7 @@ class Ground:
     )
     commit_p99: float = _assumed(250, "milliseconds within which 99 of 100 commits must stand")
     foreign: float = _assumed(
-        0.12, "milliseconds of CPU that another process's commit costs a worker; see two-workers"
+        0.2, "milliseconds of CPU that another process's commit costs a worker; see two-workers"
     )
     intake: float = _assumed(
         0.34, "milliseconds of a worker's CPU per event from other servers; docs/performance.md"

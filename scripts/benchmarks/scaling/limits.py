@@ -18,7 +18,14 @@ from scripts.benchmarks.report import aligned, milliseconds, piped
 from scripts.benchmarks.results import Results
 from scripts.benchmarks.scaling import committing, listening
 from scripts.benchmarks.scaling.document import update
-from scripts.benchmarks.scaling.measurements import Measurements, Operation, Parked, Worker, write_json
+from scripts.benchmarks.scaling.measurements import (
+    Measurements,
+    Operation,
+    Parked,
+    Worker,
+    read_json,
+    write_json,
+)
 from scripts.benchmarks.scenarios import BY_KEY
 from scripts.benchmarks.scenarios.sending import TEXT
 from scripts.benchmarks.servers import Homeserver, Lares
@@ -76,20 +83,27 @@ def main(arguments: Sequence[str], progress: Progress, say: Progress) -> int:
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="replace the tables between the marks of a document"
     )
+    parser.add_argument(
+        "--from", dest="from_file", type=Path, metavar="FILE", help="measure nothing, report a saved --json"
+    )
     options = parser.parse_args(arguments)
-    size = QUICK_SIZE if options.quick else FULL_SIZE
-    with tempfile.TemporaryDirectory(
-        prefix="lares-limits-", dir=options.directory, ignore_cleanup_errors=True
-    ) as temporary:
-        directory = Path(temporary)
-        directory.chmod(0o711)
-        found = _measure(directory, size, progress)
+    found = read_json(options.from_file) if options.from_file else _measured(options, progress)
     if options.json:
         write_json(found, options.json)
     say(tables(found, aligned))
     if options.markdown:
         update(options.markdown, TITLE, tables(found, piped))
     return 0
+
+
+def _measured(options: argparse.Namespace, progress: Progress) -> Measurements:
+    size = QUICK_SIZE if options.quick else FULL_SIZE
+    with tempfile.TemporaryDirectory(
+        prefix="lares-limits-", dir=options.directory, ignore_cleanup_errors=True
+    ) as temporary:
+        directory = Path(temporary)
+        directory.chmod(0o711)
+        return _measure(directory, size, progress)
 
 
 def _measure(directory: Path, size: Size, progress: Progress) -> Measurements:
