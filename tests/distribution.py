@@ -33,6 +33,7 @@ LONGEST_FIRST: Final = (
     "tests/app/test_refusals.py",
     "tests/app/test_listeners.py",
     "tests/calls",
+    "tests/costs/test_costs.py",
     "tests/protocol/test_state_resolution_properties.py",
     "tests/rooms/intake/test_orders.py",
     "tests/faults/test_two_servers.py",
