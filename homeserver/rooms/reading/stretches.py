@@ -165,8 +165,9 @@ class Stretches:
         news = room.recent_since(known.position)
         if news is None or mark.oldest_position != known.oldest_position or self._elsewhere(room):
             return False
-        if not all(_follows(entry, known) for entry in news):
-            return False
+        newest = news[-1].stored.position if news else known.position
+        if newest != mark.position or not all(_follows(entry, known) for entry in news):
+            return False  # in the first case something else was done to the room
         if stretch.is_open and not self._append(stretch, news):
             return False
         relations = (relation_of(entry.event.content) for entry in news)
