@@ -95,6 +95,7 @@ def build_accounts(
     clock: Clock = now_ms,
     told: Callable[[], Awaitable[None]] | None = None,
     my_turn: Callable[[float], Awaitable[bool]] | None = None,
+    remembered_tokens: int = 20_000,
 ) -> Accounts:
     """Build the services of accounts. Nothing runs before `start`, but a thread pool waits for passwords.
 
@@ -103,7 +104,7 @@ def build_accounts(
     """
     users, devices, tokens = UserStore(database), DeviceStore(database), TokenStore(database)
     uia_sessions, registration_tokens = UiaSessionStore(database), RegistrationTokenStore(database)
-    cache = TokenCache(clock, told=told)
+    cache = TokenCache(clock, size=remembered_tokens, told=told)
     hasher = PasswordHasher(reactor, time_cost=config.passwords.argon2_time_cost)
     passwords = PasswordCheck(users, hasher, guesses)
     usernames = Usernames(config.server_name, users)

@@ -33,6 +33,11 @@ class TokenCache:
         self.epoch = 0
         """Grows whenever something is forgotten; `put` is given its value from before the look-up."""
 
+    @property
+    def size(self) -> int:
+        """Tokens that are remembered."""
+        return len(self._entries)
+
     def get(self, token_hash: bytes) -> TokenOwner | None:
         """What is remembered of a token, if it is young enough."""
         entry = self._entries.get(token_hash)

@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from homeserver.app.shares import shares_of
 from homeserver.config import Config
 from homeserver.protocol.signing import SigningKey
 from homeserver.rooms.access import RoomGate
@@ -142,10 +143,10 @@ async def build_core(
 
     events, memberships = EventStore(database), MembershipStore(database)
     rooms, state = RoomStore(database), StateStore(database)
-    # Of the budget a half is for rooms, a quarter for member events; the rest covers small caches and overhead.
-    member_events = MemberEvents(events, config.memory_budget // 4)
-    cache = RoomCache(rooms, member_events, config.memory_budget // 2, stream.listeners)
-    user_rooms = UserRooms(memberships)
+    shares = shares_of(config.memory_budget)
+    member_events = MemberEvents(events, shares.member_events)
+    cache = RoomCache(rooms, member_events, shares.rooms, stream.listeners)
+    user_rooms = UserRooms(memberships, capacity=shares.standings)
     stream.subscribe(member_events)
     stream.subscribe(cache)
     stream.subscribe(user_rooms)

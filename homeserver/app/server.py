@@ -26,6 +26,7 @@ from homeserver.app.endpoints import build_routes
 from homeserver.app.overload import Overload, build_overload
 from homeserver.app.premises import Secrets, sentence
 from homeserver.app.services import Services, build_services
+from homeserver.app.shares import CacheFigures
 from homeserver.config import Config, StartRefused
 from homeserver.observability import metrics
 from homeserver.observability.access_log import AccessLog
@@ -161,6 +162,7 @@ class Server:
         http_metrics = HttpMetrics()
         REGISTRY.register(http_metrics)
         REGISTRY.register(core.database.metrics)
+        REGISTRY.register(CacheFigures(services.cache_sizes))
         if company is None or company.siblings.number == 0:  # alike for all
             storage = self._storage = StorageFigures(reactor, StorageStore(core.database).parts)
             REGISTRY.register(storage)

@@ -47,16 +47,24 @@ class _Room:
 class RecentReceipts:
     """One per process; subscribes to the stream and hears the channel `receipts`."""
 
-    def __init__(self, position: int, readers: Callable[[int], Iterable[str]]) -> None:
+    def __init__(
+        self, position: int, readers: Callable[[int], Iterable[str]], *, capacity: int = CAPACITY
+    ) -> None:
         """`position`: where the stream stands now. `readers` gives, of the users who wait, those joined to a room."""
         self._floor = position
         self._readers = readers
         self._rooms: OrderedDict[int, _Room] = OrderedDict()
+        self._capacity = capacity
         self._size = 0
         self._untold: list[Receipt] = []
         """Heard of before the commit they came with."""
         self.latest = position
         """No receipt of a greater position is known, or was forgotten."""
+
+    @property
+    def size(self) -> int:
+        """Receipts that are kept."""
+        return self._size
 
     def add(self, receipt: Receipt) -> bool:
         """A receipt that stands; False if it was known, or is too old to be remembered."""
@@ -73,7 +81,7 @@ class RecentReceipts:
             room.floor = room.receipts.popleft().position
             self._size -= 1
         self._place(receipt.room, room.newest)
-        while self._size > CAPACITY:
+        while self._size > self._capacity:
             _, oldest = self._rooms.popitem(last=False)
             self._size -= len(oldest.receipts)
             self._floor = max(self._floor, oldest.newest)

@@ -12,15 +12,19 @@ from collections.abc import Collection, Iterable, Mapping
 from homeserver.stream.changes import Change
 from storage.memberships import MembershipStore, Standing
 
-CAPACITY = 20_000
+CAPACITY = 100_000
+"""Standings kept, each some 300 bytes, unless told otherwise."""
 
 
 class UserRooms:
     """One per process; subscribes to the stream."""
 
-    def __init__(self, store: MembershipStore) -> None:
+    def __init__(self, store: MembershipStore, *, capacity: int = CAPACITY) -> None:
         self._store = store
         self._by_user: OrderedDict[str, Mapping[int, Standing]] = OrderedDict()
+        self._capacity = capacity
+        self.size = 0
+        """Standings that are kept, a user with none counted as one."""
         self._generation = 0
 
     async def of(self, user_id: str) -> Mapping[int, Standing]:
@@ -32,9 +36,12 @@ class UserRooms:
         generation = self._generation
         rooms = {standing.room: standing for standing in await self._store.standing(user_id)}
         if generation == self._generation:  # nobody's memberships changed while the query ran
+            self._drop(user_id)
             self._by_user[user_id] = rooms
-            while len(self._by_user) > CAPACITY:
-                self._by_user.popitem(last=False)
+            self.size += len(rooms) or 1
+            while self.size > self._capacity and len(self._by_user) > 1:
+                _, oldest = self._by_user.popitem(last=False)
+                self.size -= len(oldest) or 1
         return rooms
 
     def known(self, user_id: str) -> Mapping[int, Standing] | None:
@@ -61,15 +68,21 @@ class UserRooms:
     def forget(self, user_id: str) -> None:
         """What is known of the user is out of date."""
         self._generation += 1
-        self._by_user.pop(user_id, None)
+        self._drop(user_id)
+
+    def _drop(self, user_id: str) -> None:
+        known = self._by_user.pop(user_id, None)
+        if known is not None:
+            self.size -= len(known) or 1
 
     def changed(self, change: Change) -> Iterable[str]:
         """A commit: drop those whose memberships it may have changed."""
         if change.unknown:
             self._generation += 1
             self._by_user.clear()
+            self.size = 0
         elif change.users:
             self._generation += 1
             for user_id in change.users:
-                self._by_user.pop(user_id, None)
+                self._drop(user_id)
         return ()

@@ -44,8 +44,10 @@ def build_sync(
     gate: RoomGate,
     providers: Providers,
     now: Callable[[], int],
+    fragments: TimelineFragments | None = None,
+    sent: SentMembers | None = None,
 ) -> SyncService:
-    """`now` gives the wall clock in milliseconds."""
+    """`now` gives the wall clock in milliseconds. `fragments` and `sent` are made where none are given."""
     events, history = EventStore(database), RoomHistoryStore(database)
     loader, timelines = EventLoader(member_events, events), Timelines(events)
     sections = Sections(
@@ -62,9 +64,9 @@ def build_sync(
         ),
         left=LeftRooms(rooms=cache, history=history, timelines=timelines, sights=gate, loader=loader),
         called=CalledRooms(rooms=cache, loader=loader),
-        fragments=TimelineFragments(),
+        fragments=fragments or TimelineFragments(),
         bundles=TimelineBundles(Aggregations(RelationStore(database))),
-        sent=SentMembers(),
+        sent=sent or SentMembers(),
     )
     moves = RoomMoves(stream.position)
     stream.subscribe(moves)

@@ -21,7 +21,9 @@ from homeserver.sync.sight import STAY
 from homeserver.sync.timeline import Timeline
 
 BUDGET = 16_000_000
-"""Bytes of fragments kept."""
+"""Bytes of fragments kept, unless told otherwise."""
+_OVERHEAD = 500
+"""Of each, for its key and its place."""
 SHELF_LIFE = 5_000
 """Milliseconds after which `age` would be too far off."""
 
@@ -33,9 +35,15 @@ _Key = tuple[int, int, bool, tuple[int, ...]]
 class TimelineFragments:
     """One per process."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, budget: int = BUDGET) -> None:
+        self._budget = budget
         self._kept: OrderedDict[_Key, tuple[int, bytes]] = OrderedDict()
         self._size = 0
+
+    @property
+    def weight(self) -> int:
+        """Bytes that are kept."""
+        return self._size
 
     def timeline(
         self,
@@ -66,12 +74,12 @@ class TimelineFragments:
     def _keep(self, key: _Key, now: int, written: bytes) -> None:
         before = self._kept.pop(key, None)
         if before is not None:
-            self._size -= len(before[1])
+            self._size -= len(before[1]) + _OVERHEAD
         self._kept[key] = (now, written)
-        self._size += len(written)
-        while self._size > BUDGET:
+        self._size += len(written) + _OVERHEAD
+        while self._size > self._budget:
             _, (_, oldest) = self._kept.popitem(last=False)
-            self._size -= len(oldest)
+            self._size -= len(oldest) + _OVERHEAD
 
 
 def _has_own(timeline: Timeline, reader: Reader) -> bool:

@@ -20,7 +20,7 @@ TOKENS_PER_DEVICE = 3
 """The newest response, and those before it in case it is lost on the way."""
 MOST_PER_DEVICE = 20_000
 MOST_IN_ALL = 1_000_000
-"""Members remembered; at some hundred bytes each."""
+"""Members remembered, unless told otherwise; at some hundred bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,15 @@ _Device = tuple[str, str | None]
 class SentMembers:
     """One per process; the devices least recently heard of are forgotten first."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = MOST_IN_ALL) -> None:
+        self._most = most
         self._devices: OrderedDict[_Device, OrderedDict[SyncToken, Sent]] = OrderedDict()
         self._size = 0
+
+    @property
+    def size(self) -> int:
+        """Members that are remembered."""
+        return self._size
 
     def recall(self, user_id: str, device_id: str | None, since: SyncToken | None) -> Sent:
         """What the device has, if it goes on from a response that is remembered."""
@@ -86,7 +92,7 @@ class SentMembers:
             known.popitem(last=False)
         self._size += _newest_size(known)
         self._devices.move_to_end(device)
-        while self._size > MOST_IN_ALL:
+        while self._size > self._most and self._devices:
             _, forgotten = self._devices.popitem(last=False)
             self._size -= _newest_size(forgotten)
 

@@ -242,6 +242,11 @@ class Unread:
         self._users.move_to_end(user_id)
         return user
 
+    @property
+    def size(self) -> int:
+        """Rooms of users that are counted for."""
+        return self._size
+
     def _trim(self, present: _User) -> None:
         """Keep within the capacity, but for the user who just asked."""
         if self._users.get(present.user_id) is not present:

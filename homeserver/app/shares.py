@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How `memory_budget` is shared out among what a process keeps of the database, and how much each has of it.
+
+Owns the shares, which add up to the budget, and what an entry of a cache that counts entries is taken to weigh. What
+has a small bound of its own, whatever the server's size, is not in it; nor is what requests under way need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+STANDING_BYTES: Final = 300
+"""A user's standing in a room;"""
+LEDGER_BYTES: Final = 600
+"""what is unread of a room by a user, of whom some leave a thousand messages unread;"""
+RECEIPT_BYTES: Final = 400
+SENT_BYTES: Final = 150
+"""a member that a device was told of;"""
+TOKEN_BYTES: Final = 500
+"""who has an access token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """The first four in bytes, the others in entries."""
+
+    rooms: int
+    member_events: int
+    timelines: int
+    fragments: int
+    standings: int
+    ledgers: int
+    receipts: int
+    sent_members: int
+    tokens: int
+
+    @property
+    def bytes(self) -> int:
+        """All of it."""
+        return (
+            self.rooms
+            + self.member_events
+            + self.timelines
+            + self.fragments
+            + self.standings * STANDING_BYTES
+            + self.ledgers * LEDGER_BYTES
+            + self.receipts * RECEIPT_BYTES
+            + self.sent_members * SENT_BYTES
+            + self.tokens * TOKEN_BYTES
+        )
+
+
+def shares_of(budget: int) -> Shares:
+    """Nearly half for rooms, without which nothing goes; a fifth for the events of their members."""
+    part = budget // 32
+    return Shares(
+        rooms=14 * part,
+        member_events=6 * part,
+        timelines=2 * part,
+        fragments=2 * part,
+        standings=2 * part // STANDING_BYTES,
+        ledgers=2 * part // LEDGER_BYTES,
+        receipts=2 * part // RECEIPT_BYTES,
+        sent_members=part // SENT_BYTES,
+        tokens=part // TOKEN_BYTES,
+    )
+
+
+class CacheFigures(Collector):
+    """What each cache holds, for Prometheus. `sizes`: by name, what gives its bytes."""
+
+    def __init__(self, sizes: Mapping[str, Callable[[], int]]) -> None:
+        self._sizes = sizes
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric family."""
+        size = GaugeMetricFamily(
+            "lares_cache_bytes", "About how much of memory_budget each cache takes.", labels=("cache",)
+        )
+        for name, measure in self._sizes.items():
+            size.add_metric((name,), measure())
+        yield size
