@@ -425,6 +425,7 @@ def _may_pass(path: Path, uid: int, gid: int) -> bool:
 
 _PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
 _PR_CAPBSET_READ = 23
+_PR_GET_SECUREBITS, _PR_SET_SECUREBITS, _NO_SETUID_FIXUP = 27, 28, 4
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -449,6 +450,7 @@ def _become(account: _Account, parent_death_signal: int | None) -> Callable[[], 
                 "where every user may pass, or run the server as an unprivileged user itself."
             )
         capability = 1 << available[0]
+    secure_bits = libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0) if capability else 0
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     sets = (ctypes.c_uint32 * 6)(capability, capability, capability, 0, 0, 0)
     parent = os.getpid()
@@ -457,6 +459,9 @@ def _become(account: _Account, parent_death_signal: int | None) -> Callable[[], 
         if account.uid is not None and account.gid is not None:
             if capability:
                 libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+                # Or access(2), by which Postgres looks for its own programs, would leave the capability out. What else
+                # the process then keeps of root's capabilities goes with `capset`.
+                libc.prctl(_PR_SET_SECUREBITS, secure_bits | _NO_SETUID_FIXUP, 0, 0, 0)
             os.setgroups([])
             os.setgid(account.gid)
             os.setuid(account.uid)

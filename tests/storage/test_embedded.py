@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -200,6 +201,32 @@ def test_a_deep_directory_cleans_up_after_a_crash(data_dir: Path) -> None:
 def test_a_directory_only_its_owner_may_pass(data_dir: Path) -> None:
     closed = data_dir / "closed"
     closed.mkdir(parents=True, mode=0o700)
+    server = EmbeddedPostgres(closed / "data")
+    assert ask(server.start(), "SELECT 1") == 1
+    server.stop()
+    assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+def _linked(source: str, target: str) -> None:
+    """The same file, where both lie on one file system; a copy elsewhere."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def test_programs_and_data_where_only_their_owner_may_pass(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkout in a folder of root's own: Postgres runs as another, and asks whether it may run its programs."""
+    closed = data_dir / "closed"
+    closed.mkdir(parents=True, mode=0o700)
+    package = embedded._binaries().parent.parent
+    for each in package.parent.glob(f"{package.name}*"):  # the libraries lie beside it
+        if each.suffix in {"", ".libs"}:
+            shutil.copytree(each, closed / each.name, symlinks=True, copy_function=_linked)
+    programs = closed / embedded._binaries().relative_to(package.parent)
+    monkeypatch.setattr(embedded, "_binaries", lambda: programs)
     server = EmbeddedPostgres(closed / "data")
     assert ask(server.start(), "SELECT 1") == 1
     server.stop()
