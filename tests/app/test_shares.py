@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory budget: its shares add up, entries weigh what they are said to, and a server far beyond it stays right."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from array import array
+from collections.abc import Iterable
+from types import FunctionType, ModuleType
+
+import pytest
+
+from homeserver.app.overload import resident_bytes
+from homeserver.app.shares import (
+    LEDGER_BYTES,
+    RECEIPT_BYTES,
+    SENT_BYTES,
+    STANDING_BYTES,
+    TOKEN_BYTES,
+    shares_of,
+)
+from homeserver.events import RoomEvent
+from homeserver.protocol.tokens import SyncToken
+from homeserver.rooms.engine import Draft
+from homeserver.sync.lazy_members import NOTHING_SENT, SentMembers
+from homeserver.unread.ledger import MAIN, Ledger
+from storage.database import Database
+from storage.memberships import Standing
+from storage.receipts import Receipt
+from storage.tokens import TokenOwner
+from tests.rooms.engine_fixture import ALICE, Engine, member, message
+
+MIB = 2**20
+BUDGET = 6 * MIB
+ROOMS, MEMBERS = 80, 120
+
+
+def deep_size(*roots: object, without: Iterable[object] = ()) -> int:
+    """Bytes of objects and all that only they reach; what is of the program, or in `without`, is left out."""
+    seen = {id(each) for each in without}
+    total, waiting = 0, list(roots)
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, type | ModuleType | FunctionType):
+            continue
+        seen.add(id(one))
+        if (isinstance(one, int) and -5 <= one <= 256) or one is None or isinstance(one, bool):
+            continue
+        total += sys.getsizeof(one)
+        waiting.extend(gc.get_referents(one))
+    return total
+
+
+@pytest.mark.parametrize("budget", [16 * MIB, 256 * MIB, 10**10])
+def test_shares_add_up_to_the_budget(budget: int) -> None:
+    assert 0.95 * budget < shares_of(budget).bytes <= budget
+
+
+def test_entries_weigh_what_they_are_said_to() -> None:
+    """Within a factor of two of what the interpreter says, for what is counted and not weighed."""
+    number = 10**6
+    user, room = f"@someone{number}:one.example", 700
+    ledger = Ledger(number)
+    for place in range(10):
+        ledger.add(MAIN, number + place, highlight=False)
+    sent = NOTHING_SENT.plus((room + n, f"@member{number + n}:one.example", number + n) for n in range(1000))
+    standing = Standing._make([room, user, "join", *[number] * (len(Standing._fields) - 3)])
+    receipt = Receipt._make([number, room, user, "", "", "$" + "a" * 43, *[number] * (len(Receipt._fields) - 6)])
+    assert LEDGER_BYTES / 2 < deep_size(ledger) < LEDGER_BYTES * 2
+    assert SENT_BYTES / 2 < deep_size(sent) / 1000 < SENT_BYTES * 2
+    assert STANDING_BYTES / 2 < deep_size(standing) < STANDING_BYTES * 2
+    assert RECEIPT_BYTES / 2 < deep_size(receipt) < RECEIPT_BYTES * 2
+    assert isinstance(ledger, Ledger) and array("q").itemsize == 8
+
+
+async def test_rooms_weigh_what_they_are_said_to(database: Database) -> None:
+    engine = await Engine.open(database)
+    room = await engine.new_room()
+    members = [member(f"@member{n}:localhost", "invite", ALICE) for n in range(200)]
+    await engine.engine.write(room.room_id, lambda _head: members, users=(ALICE,))
+    texts = [message(ALICE, "The quick brown fox jumps over the lazy dog" * 3) for _ in range(50)]
+    await engine.engine.write(room.room_id, lambda _head: texts, users=(ALICE,))
+    entries = list(room.recent)[-50:]
+    shared = [entry.version for entry in entries]
+    assert all(isinstance(entry, RoomEvent) for entry in entries)
+    events = deep_size(*entries, without=shared) / sum(entry.weight for entry in entries)
+    head = room.head
+    whole = deep_size(head, without=[head.version]) / head.weight
+    assert 0.4 < events < 2
+    assert 0.4 < whole < 2
+
+
+async def test_a_server_far_beyond_its_budget_stays_within_it_and_right(database: Database) -> None:
+    """Eighty rooms of some 600 KiB each, events of members included, in a budget that holds ten."""
+    engine = await Engine.open(database, budget=BUDGET)
+    before = resident_bytes()
+    rooms = []
+    for number in range(ROOMS):
+        more = [member(f"@m{n}:localhost", "invite", ALICE) for n in range(MEMBERS)]
+        more.append(Draft("m.room.topic", ALICE, {"topic": f"Topic {number}"}, ""))
+        room = await engine.new_room(more=more)
+        rooms.append(room.room_id)
+        assert engine.cache.weight <= BUDGET
+        assert engine.member_events.weight <= BUDGET // 4
+    del room
+    gc.collect()
+    # Budget and a quarter of it for the events of members, twice for what the allocator holds, and what a test takes.
+    assert resident_bytes() - before < 2 * 1.25 * BUDGET + 24 * MIB
+    assert sum(engine.cache.peek(room_id) is not None for room_id in rooms) < ROOMS / 2
+    for number in range(0, ROOMS, 25):
+        loaded = await engine.cache.get(rooms[number])
+        assert loaded is not None
+        assert loaded.head.state["m.room.topic", ""].event.content == {"topic": f"Topic {number}"}
+        assert len(loaded.head.members) == MEMBERS + 1
+
+
+async def test_members_that_were_sent_are_forgotten_beyond_the_share() -> None:
+    kept = SentMembers(most=100)
+    for number in range(20):
+        sent = NOTHING_SENT.plus((1, f"@m{n}:one.example", n) for n in range(10))
+        kept.remember(f"@u{number}:one.example", "D", None, SyncToken(number, 0), sent)
+    assert kept.size == 100
+    assert kept.recall("@u0:one.example", "D", SyncToken(0, 0)) is NOTHING_SENT
+    assert len(kept.recall("@u19:one.example", "D", SyncToken(19, 0)).members) == 10
+
+
+def test_a_token_weighs_what_it_is_said_to() -> None:
+    owner = TokenOwner(*([f"@u{n}:one.example" for n in range(len(TokenOwner.__dataclass_fields__))]))  # type: ignore[arg-type]
+    assert TOKEN_BYTES / 3 < deep_size(owner, bytes(32)) < TOKEN_BYTES * 2
