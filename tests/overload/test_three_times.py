@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ GREEDY_LINES = 800
 """Connections of somebody polite, and of somebody who is not."""
 POLITE_PART = 0.25
 """Of what the server can do: what the polite ones ask for together."""
+OPEN_FILES = 2048
+"""Enough for all connections and what else the tests have open."""
 TIMES = 3.0
 FLOOD_SECONDS = 4.0
 MOST_GROWTH = 128 * 2**20
@@ -131,7 +134,10 @@ class Town:
 
 
 def test_three_times_what_can_be_done(tmp_path: Path) -> None:
-    with postgres(tmp_path / "db") as url, serving(tmp_path, database_url=url) as server:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, hard))
+    with postgres(tmp_path / "db") as url, serving(tmp_path, database_url=url, workers=1) as server:
         town = Town(server)
         asyncio.run(_overload(town))
 
