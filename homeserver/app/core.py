@@ -163,6 +163,7 @@ async def build_core(
             signer=Signer(config.server_name, signing_key),
             now=now_ms,
             policy_servers=policy_servers,
+            later=reactor.callLater,
         )
     )
     gate = RoomGate(

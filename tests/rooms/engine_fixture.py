@@ -80,6 +80,7 @@ class Engine:
                 signer=Signer("localhost", SigningKey.from_seed("ed25519:test", bytes(32))),
                 now=clock or (lambda: next(ticks)),
                 policy_servers=policy_servers or NoPolicyServers(),
+                later=reactor.callLater,
             )
         )
         gate = RoomGate(

@@ -5,10 +5,11 @@
 commit, `cache` loads rooms and keeps them within a budget, `engine` is the door for services.
 """
 
-from homeserver.rooms.engine.cache import Room, RoomCache
+from homeserver.rooms.engine.cache import RoomCache
 from homeserver.rooms.engine.drafts import DirectoryEntry, Draft, SendTransaction
 from homeserver.rooms.engine.engine import RoomEngine
 from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.room import Room
 from homeserver.rooms.engine.writer import Plan, Written
 
 __all__ = [

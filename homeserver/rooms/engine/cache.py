@@ -12,8 +12,9 @@ find it as they find what is written here.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence, Set
+from time import monotonic
 from typing import Protocol
 
 from prometheus_client import Counter, Gauge
@@ -24,6 +25,7 @@ from homeserver.protocol.errors import UnsupportedRoomVersionError
 from homeserver.rooms.engine.following import Followed, follow
 from homeserver.rooms.engine.head import RoomHead, concerned
 from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.room import RECENT_EVENTS, Room
 from homeserver.stream.changes import Change
 from storage.events import StoredEvent
 from storage.rooms import LoadedRoom, NewsOfRoom, RoomStore
@@ -38,101 +40,6 @@ _RELOADED = Counter("lares_rooms_reloaded", "Rooms in memory that were loaded ag
 
 MOST_FOLLOWED = 100
 """Rooms brought up to date in one query."""
-RECENT_EVENTS = 64
-"""Newest events kept per room, enough for a long-poll that comes back after a burst."""
-
-
-class Room:
-    """A room in memory."""
-
-    __slots__ = (
-        "beyond",
-        "cleared",
-        "doubted",
-        "head",
-        "recent",
-        "recent_floor",
-        "suspected",
-        "unshown",
-        "weight",
-    )
-
-    def __init__(self, head: RoomHead) -> None:
-        self.head = head
-        self.recent: deque[RoomEvent] = deque()
-        self.recent_floor = head.position
-        """Every event above this position that is shown to clients is in `recent`."""
-        self.unshown = 0
-        """Position of the newest event known to be for other servers only, which is not in `recent`."""
-        self.beyond = 0
-        """The newest event is known to be above this position."""
-        self.suspected = 0
-        """How often it was thought that the head had moved, nobody knew where to."""
-        self.cleared = 0
-        """How many of these times a load has answered since."""
-        self.doubted = 0
-        """Of these times, the last when more than new events may have come: that takes loading it as a whole."""
-        self.weight = 0
-
-    @property
-    def room_id(self) -> str:
-        return self.head.room_id
-
-    @property
-    def key(self) -> int:
-        return self.head.room
-
-    @property
-    def stale(self) -> bool:
-        """Whether the head is known, or thought, to have moved elsewhere."""
-        return self.head.position <= self.beyond or self.suspected != self.cleared
-
-    def doubt(self) -> None:
-        """The room may have become anything."""
-        self.suspected += 1
-        self.doubted = self.suspected
-
-    def recent_since(self, position: int) -> list[RoomEvent] | None:
-        """Events above a position, oldest first; None if they are not all in memory."""
-        if position < self.recent_floor:
-            return None
-        found: list[RoomEvent] = []
-        for entry in reversed(self.recent):
-            if entry.stored.position <= position:
-                break
-            found.append(entry)
-        found.reverse()
-        return found
-
-    def advance(self, head: RoomHead, events: Iterable[RoomEvent]) -> None:
-        """A commit of ours landed."""
-        if head.head <= self.head.head:
-            return
-        if head.head != self.head.head + 1:
-            self.recent.clear()
-            self.recent_floor = head.position
-        else:
-            self.recent.extend(events)
-            while len(self.recent) > RECENT_EVENTS:
-                self.recent_floor = self.recent.popleft().stored.position
-        self.head = head
-
-    def follow(self, head: RoomHead, events: Iterable[RoomEvent]) -> None:
-        """Another process wrote these on top of the head."""
-        self.head = head
-        self.recent.extend(events)
-        while len(self.recent) > RECENT_EVENTS:
-            self.recent_floor = self.recent.popleft().stored.position
-
-    def replace(self, head: RoomHead) -> None:
-        """The room was loaded again."""
-        if head.head > self.head.head:
-            self.head = head
-            self.recent.clear()
-            self.recent_floor = head.position
-
-    def measure(self) -> int:
-        return self.head.weight + sum(entry.weight for entry in self.recent)
 
 
 class Listening(Protocol):
@@ -170,6 +77,8 @@ class RoomCache:
         self._awaited: dict[int, None] = {}
         """Rooms that another process wrote and somebody here waits for."""
         self._to_wake: set[str] = set()
+        self.has_rivals = False
+        """Whether another process ever wrote a room in memory."""
         self._following = False
         self._member_events = member_events
         self._budget = budget
@@ -502,6 +411,7 @@ class RoomCache:
             held = self._by_key.get(key)
             if held is not None and change.foreign:
                 held.suspected += 1
+                held.rival_lost_at = monotonic()
         wake: set[str] = set()
         for key in change.rooms:
             if self._loads:
@@ -514,6 +424,8 @@ class RoomCache:
                 if held is None or change.whole:
                     self._member_events.drop(key)
                 if held is not None:
+                    self.has_rivals = True
+                    held.rival_wrote(monotonic())
                     if change.whole:
                         held.doubt()
                     if self._listening is None:

@@ -17,11 +17,12 @@ from twisted.internet.defer import Deferred
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.room_versions import RoomVersion
-from homeserver.rooms.engine.cache import Room, RoomCache
+from homeserver.rooms.engine.cache import RoomCache
 from homeserver.rooms.engine.drafts import DirectoryEntry, Draft, SendTransaction
 from homeserver.rooms.engine.head import RoomHead, concerned
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.recommending import PolicyServers, sign_guarded
+from homeserver.rooms.engine.room import Room
 from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
 from homeserver.rooms.engine.writer import Deed, Plan, RoomWriter, Work, WriterTools, Written
 from homeserver.stream import Committer, RoomCommit

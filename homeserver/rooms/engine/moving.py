@@ -80,6 +80,11 @@ class MovingHead:
         self.struck = [entry for entry in self.struck if id(entry[2]) in kept]
 
     @property
+    def base(self) -> int:
+        """The counter of the head that all of this goes on."""
+        return self._expected
+
+    @property
     def offset(self) -> int:
         """Of the newest event put on, among all that take a position."""
         return len(self.appended)

@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import LimitExceeded, NotFound
 from homeserver.events import RoomEvent
-from homeserver.rooms.engine.cache import Room, RoomCache
+from homeserver.rooms.engine.cache import RoomCache
 from homeserver.rooms.engine.drafts import Draft, SendTransaction
 from homeserver.rooms.engine.head import RoomHead, concerned
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.moving import Mark
 from homeserver.rooms.engine.recommending import PolicyServers, sign_guarded
+from homeserver.rooms.engine.room import Room
 from homeserver.rooms.engine.turns import by_turns
 from homeserver.rooms.engine.working import Guarded, MissingEvents, Signer, WorkingRoom
 from homeserver.stream import Committer, RoomCommit
@@ -44,6 +46,12 @@ MAX_TRIES = 200
 
 So many, because two processes that write one room without a pause each lose every other round (see
 `RoomCache.changed`), which takes a few milliseconds."""
+
+RIVALRY = 0.25
+"""Seconds that a process is taken to be writing a room after it has."""
+WAY = (0.01, 0.1)
+"""Seconds that it is left at least and at most to have its turn: the time of three commits, for what it takes is a
+notification, a look at the room and a commit."""
 
 Plan = Callable[[RoomHead], Sequence[Draft]]
 """Says what to write, given the room at its newest. May raise to refuse; may run more than once."""
@@ -101,6 +109,12 @@ class Deed(Protocol):
     async def run(self) -> object: ...
 
 
+class DelayedCall(Protocol):
+    def active(self) -> bool: ...
+
+    def cancel(self) -> None: ...
+
+
 class Listening(Protocol):
     """Users of this process who wait for news."""
 
@@ -145,6 +159,8 @@ class WriterTools:
     signer: Signer
     now: Callable[[], int]
     policy_servers: PolicyServers
+    later: Callable[[float, Callable[[], None]], DelayedCall] | None = None
+    """The reactor's `callLater`; without, nobody is given way."""
 
 
 class RoomWriter:
@@ -188,6 +204,8 @@ class RoomWriter:
     async def _drain(self) -> None:
         try:
             while self._queue:
+                if self._tools.cache.has_rivals:
+                    await self._give_way()
                 taken = self._take()
                 try:
                     again = await self._write(taken)
@@ -200,6 +218,33 @@ class RoomWriter:
         finally:
             self._running = False
             self._finished(self._room_id)
+
+    async def _give_way(self) -> None:
+        """Let another process that writes the room have the next turn, for some milliseconds.
+
+        Who has just written is the first to know the new head, and would win the next race as well; the other's work
+        would be for nothing. So they take turns, each with what gathered meanwhile.
+        """
+        room = self._tools.cache.held(self._room_id)
+        if room is None or self._tools.later is None:
+            return
+        now, since = monotonic(), max(room.written_at, room.rival_lost_at)
+        rival_at = max(room.rival_wrote_at, room.rival_lost_at)
+        shortest, longest = WAY
+        left = since + min(max(3 * room.took, shortest), longest) - now
+        if now - rival_at > RIVALRY or room.rival_wrote_at >= since or left <= 0:
+            return
+        way: Deferred[None] = Deferred()
+        room.giving_way = way
+
+        def over() -> None:
+            if not way.called:
+                way.callback(None)
+
+        call = self._tools.later(left, over)
+        await way
+        if call.active():
+            call.cancel()
 
     def _take(self) -> list[_Pending]:
         """What goes into one batch: the first of the queue, and what is not too much together with it."""
@@ -249,7 +294,8 @@ class RoomWriter:
                     pending.work.landed(room, working)
             self._resolve(planned, working.appended)
             return again
-        return await self._after_conflict(planned, GUARDED_TRIES if guarded else MAX_TRIES) + again
+        tries = GUARDED_TRIES if guarded else MAX_TRIES
+        return await self._after_conflict(planned, tries, base=working.moving.base) + again
 
     async def _plan(self, room: Room, taken: list[_Pending]) -> tuple[list[_Pending], WorkingRoom]:
         """Run the plans, one on top of the other, loading what they turn out to need."""
@@ -361,12 +407,15 @@ class RoomWriter:
         def landed(commit: RoomCommit) -> Iterable[str]:
             return self._land(room, working, commit)
 
+        begun = monotonic() if tools.cache.has_rivals else 0.0
         try:
             commit = await tools.committer.commit_room(working.moving.batch(), landed)
         except ConnectionLost:
             return await self._find_out(room, working, landed)
         except AlreadyStored:
             return False
+        if begun:
+            room.took = monotonic() - begun
         return commit is not None
 
     async def _find_out(
@@ -400,12 +449,19 @@ class RoomWriter:
             self._tools.cache.placed(room, entry)
         for target, pdu, redaction in working.moving.struck:
             self._tools.cache.struck(room, target, pdu, redaction)
+        if self._tools.cache.has_rivals:
+            room.written_at = monotonic()
         return concerned(head, self._tools.listening.users)
 
-    async def _after_conflict(self, planned: list[_Pending], most_tries: int = MAX_TRIES) -> list[_Pending]:
-        """The head had moved, or a transaction stood: answer those that stand, try the others again."""
+    async def _after_conflict(
+        self, planned: list[_Pending], most_tries: int = MAX_TRIES, *, base: int | None = None
+    ) -> list[_Pending]:
+        """The head had moved from `base`, or a transaction stood: answer those that stand, try the others again."""
         self._tools.cache.mark_stale(self._room_id)
-        standing = await self._standing(planned)
+        room = None if base is None else await self._tools.cache.get(self._room_id)
+        # Where it has moved that is why; should a transaction stand as well, the next attempt fails for it alone.
+        moved = room is not None and base is not None and room.head.head > base
+        standing = {} if moved else await self._standing(planned)
         again: list[_Pending] = []
         for pending in planned:
             event_id = None if pending.transaction is None else standing.get(pending.transaction.key)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A room in memory: the cell through which the newest head is read, with the newest events in their order.
+
+Owns what is known of the room's being out of date. Keeping rooms, and bringing them up to date, is `cache.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from twisted.internet.defer import Deferred
+
+from homeserver.events import RoomEvent
+from homeserver.rooms.engine.head import RoomHead
+
+RECENT_EVENTS = 64
+"""Newest events kept per room, enough for a long-poll that comes back after a burst."""
+
+
+class Room:
+    """A room in memory."""
+
+    __slots__ = (
+        "beyond",
+        "cleared",
+        "doubted",
+        "giving_way",
+        "head",
+        "recent",
+        "recent_floor",
+        "rival_lost_at",
+        "rival_wrote_at",
+        "suspected",
+        "took",
+        "unshown",
+        "weight",
+        "written_at",
+    )
+
+    def __init__(self, head: RoomHead) -> None:
+        self.head = head
+        self.recent: deque[RoomEvent] = deque()
+        self.recent_floor = head.position
+        """Every event above this position that is shown to clients is in `recent`."""
+        self.unshown = 0
+        """Position of the newest event known to be for other servers only, which is not in `recent`."""
+        self.beyond = 0
+        """The newest event is known to be above this position."""
+        self.suspected = 0
+        """How often it was thought that the head had moved, nobody knew where to."""
+        self.cleared = 0
+        """How many of these times a load has answered since."""
+        self.doubted = 0
+        """Of these times, the last when more than new events may have come: that takes loading it as a whole."""
+        self.weight = 0
+        self.written_at = self.rival_wrote_at = self.rival_lost_at = 0.0
+        """When this process last wrote here while others did, when those did, and when one was too late; seconds of the
+        monotonic clock, 0.0 for never."""
+        self.took = 0.0
+        """Seconds of the last commit here, while others write the room, too."""
+        self.giving_way: Deferred[None] | None = None
+        """Fires when another process has written."""
+
+    def rival_wrote(self, now: float) -> None:
+        """Another process wrote the room."""
+        self.rival_wrote_at = now
+        giving_way, self.giving_way = self.giving_way, None
+        if giving_way is not None and not giving_way.called:
+            giving_way.callback(None)
+
+    @property
+    def room_id(self) -> str:
+        return self.head.room_id
+
+    @property
+    def key(self) -> int:
+        return self.head.room
+
+    @property
+    def stale(self) -> bool:
+        """Whether the head is known, or thought, to have moved elsewhere."""
+        return self.head.position <= self.beyond or self.suspected != self.cleared
+
+    def doubt(self) -> None:
+        """The room may have become anything."""
+        self.suspected += 1
+        self.doubted = self.suspected
+
+    def recent_since(self, position: int) -> list[RoomEvent] | None:
+        """Events above a position, oldest first; None if they are not all in memory."""
+        if position < self.recent_floor:
+            return None
+        found: list[RoomEvent] = []
+        for entry in reversed(self.recent):
+            if entry.stored.position <= position:
+                break
+            found.append(entry)
+        found.reverse()
+        return found
+
+    def advance(self, head: RoomHead, events: Iterable[RoomEvent]) -> None:
+        """A commit of ours landed."""
+        if head.head <= self.head.head:
+            return
+        if head.head != self.head.head + 1:
+            self.recent.clear()
+            self.recent_floor = head.position
+        else:
+            self.recent.extend(events)
+            while len(self.recent) > RECENT_EVENTS:
+                self.recent_floor = self.recent.popleft().stored.position
+        self.head = head
+
+    def follow(self, head: RoomHead, events: Iterable[RoomEvent]) -> None:
+        """Another process wrote these on top of the head."""
+        self.head = head
+        self.recent.extend(events)
+        while len(self.recent) > RECENT_EVENTS:
+            self.recent_floor = self.recent.popleft().stored.position
+
+    def replace(self, head: RoomHead) -> None:
+        """The room was loaded again."""
+        if head.head > self.head.head:
+            self.head = head
+            self.recent.clear()
+            self.recent_floor = head.position
+
+    def measure(self) -> int:
+        return self.head.weight + sum(entry.weight for entry in self.recent)
