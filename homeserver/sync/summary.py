@@ -41,7 +41,7 @@ class Summaries:
     """Makes summaries, remembering each room's first members: they are alike for everyone in it."""
 
     def __init__(self) -> None:
-        self._first: OrderedDict[int, tuple[int, list[str]]] = OrderedDict()
+        self._first: OrderedDict[int, tuple[Mapping[str, Member], list[str]]] = OrderedDict()
 
     def heroes(self, view: StateView, loaded: Mapping[int, RoomEvent], user_id: str) -> list[str]:
         """The first five others who are joined or invited; if there are none, those who were.
@@ -56,11 +56,12 @@ class Summaries:
 
     def _first_members(self, head: RoomHead) -> list[str]:
         known = self._first.get(head.room)
-        if known is not None and known[0] == head.head:
+        # A map is a value: while nobody comes or goes it is the same one, however much is said.
+        if known is not None and known[0] is head.members:
             self._first.move_to_end(head.room)
             return known[1]
         first = _first_members(head.members)
-        self._first[head.room] = (head.head, first)
+        self._first[head.room] = (head.members, first)
         while len(self._first) > _REMEMBERED:
             self._first.popitem(last=False)
         return first

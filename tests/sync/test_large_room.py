@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A room of ten thousand costs what a room of a hundred does, for all that does not list its members.
+
+Counted are calls of functions, in Python and C; two thousand stand for ten thousand, since what grew with the members
+would show in a room of twenty times as many.
+"""
+
+from __future__ import annotations
+
+import cProfile
+from collections.abc import Awaitable, Callable
+
+from homeserver.sync.request import SyncRequest
+from homeserver.sync.service import SyncResponse, SyncService
+from storage.database import Database
+from tests.rooms.engine_fixture import ALICE, BOB, Engine, member, message
+from tests.sync.sync_fixture import Client, Process, filtered
+
+SMALL, LARGE = 100, 2000
+LIMITS = {"initial sync of who joined": 2.5}
+"""Its timeline comes from the database in one room and from memory in the other, which is twenty events either way."""
+LIMIT = 2.0
+JOINER = "@newcomer{}:localhost"
+LAZY = filtered(state={"lazy_load_members": True}, timeline={"limit": 20})
+
+
+class Plain(Client):
+    """Goes one way to a response only, as clients do."""
+
+    async def _response(self, request: SyncRequest, sync: SyncService) -> SyncResponse:
+        return await sync.sync(request)
+
+
+async def room_of(engine: Engine, members: int) -> str:
+    """A room of so many members and twice as many events."""
+    room = await engine.new_room()
+    everybody = [BOB, *(f"@member{number}:localhost" for number in range(members - 2))]
+    for start in range(0, len(everybody), 500):
+        joins = [member(user, "join") for user in everybody[start : start + 500]]
+        await engine.engine.write(room.room_id, lambda _head, joins=joins: joins, users=())  # type: ignore[misc]
+        texts = [message(BOB, f"message {start + number}") for number in range(len(joins))]
+        await engine.engine.write(room.room_id, lambda _head, texts=texts: texts, users=(BOB,))  # type: ignore[misc]
+    return room.room_id
+
+
+async def counted(operation: Callable[[], Awaitable[object]]) -> int:
+    """Calls that an operation takes."""
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        await operation()
+    finally:
+        profile.disable()
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+async def costs(process: Process, room_id: str) -> dict[str, int]:
+    """Calls of each operation, when it is done the third time."""
+    found: dict[str, int] = {}
+    alice, lazy = Plain(process, ALICE, "DEVICE"), Plain(process, ALICE, "LAZY", filter=LAZY)
+    await alice.sync()
+    for number in range(3):
+        joiner = JOINER.format(number)
+        found["join"] = await counted(lambda joiner=joiner: process.engine.join(room_id, joiner))  # type: ignore[misc]
+        await alice.sync()
+        found["send"] = await counted(lambda: process.engine.send(room_id, BOB, "hello"))
+        found["incremental sync"] = await counted(alice.sync)
+        lazy.since = None
+        found["initial sync, lazy"] = await counted(lazy.sync)
+        first = Plain(process, joiner, "FIRST", filter=LAZY)
+        found["initial sync of who joined"] = await counted(first.sync)
+    return found
+
+
+async def test_what_lists_no_members_costs_the_same_in_a_large_room(database: Database) -> None:
+    found = {}
+    for members in (SMALL, LARGE):
+        process = await Process.open(database)
+        room_id = await room_of(process.engine, members)
+        found[members] = await costs(process, room_id)
+        await process.engine.engine.write(room_id, lambda _head: [member(ALICE, "leave")], users=(ALICE,))
+    ratios = {name: found[LARGE][name] / found[SMALL][name] for name in found[SMALL]}
+    assert {name: ratio for name, ratio in ratios.items() if ratio > LIMITS.get(name, LIMIT)} == {}
