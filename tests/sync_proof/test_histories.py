@@ -7,12 +7,11 @@ from collections import Counter
 
 from hypothesis import HealthCheck, given, settings
 
-from tests.serving import usual_workers
 from tests.sync_proof.program import History, histories
 from tests.sync_proof.running import Runner
 
 THOROUGH = settings.get_current_profile_name() == "thorough"
-EXAMPLES = settings().max_examples if THOROUGH else 80 if usual_workers() == 1 else 30
+EXAMPLES = settings().max_examples if THOROUGH else 80
 LONGEST = 60 if THOROUGH else 36
 """Rounds of a history: some writes, then a read."""
 
