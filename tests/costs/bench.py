@@ -26,13 +26,14 @@ from typing import Any
 
 import psycopg2
 import yaml
-from psycopg2.extensions import make_dsn, parse_dsn
+from psycopg2.extensions import parse_dsn
 
 from storage.embedded import EmbeddedPostgres
 from tests.costs.tap import Tap, Traffic
 from tests.serving import CHECKOUT, free_port
 
 SHARED_SECRET = "benchmark"  # as scripts/benchmarks/world.py has it
+SERVER_NAME = "costs.localhost"
 _PATIENCE = 120.0
 _POSTGRES = {
     "fsync": "off",
@@ -86,17 +87,26 @@ class _Mark:
 
 
 class Bench:
-    """A running server. `port` serves clients, `federation_port` other servers, over TLS."""
+    """A running server: `port` serves clients, `directory` holds its `data`, others reach its database directly."""
 
     def __init__(
-        self, server: subprocess.Popen[str], orders: socket.socket, tap: Tap, dsn: str, port: int
+        self,
+        server: subprocess.Popen[str],
+        orders: socket.socket,
+        tap: Tap,
+        *,
+        directory: Path,
+        database_url: str,
+        port: int,
     ) -> None:
         self.port = port
+        self.directory = directory
+        self.database_url = database_url
         self._server = server
         self._orders = orders
         self._replies = orders.makefile("r")
         self._tap = tap
-        self._watching = psycopg2.connect(dsn)
+        self._watching = psycopg2.connect(database_url)
         self._watching.autocommit = True
         self._nothing: dict[int, tuple[int, int]] = {}
 
@@ -224,13 +234,15 @@ def bench(settings: dict[str, Any]) -> Iterator[Bench]:
         directory.chmod(0o755)  # as root Postgres runs as another user, who must reach its files
         postgres = EmbeddedPostgres(directory / "database", settings=_POSTGRES)
         stack.callback(postgres.stop)
-        dsn = postgres.start()
-        parts = parse_dsn(dsn)
+        parts = parse_dsn(postgres.start())
         place = directory / "tap"
         place.mkdir()
         tap = Tap(place, Path(parts["host"]) / f".s.PGSQL.{parts['port']}")
         stack.callback(tap.close)
-        url = f"postgresql://{parts['user']}@/{parts['dbname']}?host={place}&port={parts['port']}"
+        url, direct = (
+            f"postgresql://{parts['user']}@/{parts['dbname']}?host={host}&port={parts['port']}"
+            for host in (place, parts["host"])
+        )
         port = free_port()
         config = directory / "lares.yaml"
         config.write_text(yaml.safe_dump(_configuration(directory, url, port, settings)))
@@ -258,7 +270,7 @@ def bench(settings: dict[str, Any]) -> Iterator[Bench]:
             raise AssertionError(
                 f"the server did not start:\n{(directory / 'lares.log').read_text()[-5000:]}"
             )
-        running = Bench(server, orders, tap, make_dsn(dsn), port)
+        running = Bench(server, orders, tap, directory=directory, database_url=direct, port=port)
         yield running
         running.close()
 
@@ -272,7 +284,7 @@ def _end(server: subprocess.Popen[str]) -> None:
 def _configuration(directory: Path, url: str, port: int, settings: dict[str, Any]) -> dict[str, Any]:
     listeners: list[Any] = [{"bind": "127.0.0.1", "port": port, "serves": ["client", "admin"]}]
     base = {
-        "server_name": "costs.localhost",
+        "server_name": SERVER_NAME,
         "public_baseurl": f"http://127.0.0.1:{port}/",
         "data_dir": str(directory / "data"),
         "database": {"url": url},

@@ -81,18 +81,18 @@ def whoami(stage: Stage) -> Repetition:
     return lambda: [one(line, "GET", f"{CLIENT}/account/whoami")]
 
 
-def send(stage: Stage) -> Repetition:
+def one_send(stage: Stage) -> Repetition:
     """A message into a room of 20 of whom nobody listens."""
     room_id = stage.room_of(20, "Twenty")
     line = stage.line(stage.users(1)[0])
-    return lambda: [_send(line, room_id)]
+    return lambda: [send(line, room_id)]
 
 
 def ten_sends(stage: Stage) -> Repetition:
     """Ten members send at once."""
     room_id = stage.room_of(20, "Twenty")
     lines = [stage.line(user) for user in stage.users(10)]
-    return lambda: [together(lines, [_sending(room_id) for _ in lines])]
+    return lambda: [together(lines, [sending_of(room_id) for _ in lines])]
 
 
 def fan_out_poll(stage: Stage) -> Repetition:
@@ -101,18 +101,17 @@ def fan_out_poll(stage: Stage) -> Repetition:
     first, *others = stage.users(LISTENERS + 1)
     sender, lines = stage.line(first), [stage.line(user) for user in others]
     tokens = [stage.backstage.run(stage.world.token_of(user)) for user in others]
-    _poll(lines, tokens)
-    _drain(sender, room_id, lines, tokens)
+    poll(lines, tokens)
+    drain(sender, room_id, lines, tokens)
 
     def repetition() -> Sequence[Phase]:
-        sending = _send(sender, room_id)
+        text = f"message {serial()}!"
+        sending = one(sender, *sending_of(room_id, text))
 
         def hear() -> int:
-            heard = sending.hear() + sum(line.hear() for line in lines)
-            tokens[:] = [next_batch(line.body) for line in lines]
-            return heard
+            return sending.hear() + hear_all(lines, tokens, text)
 
-        return [Phase(sending.say, hear), Phase(lambda: _poll(lines, tokens), lambda: 0)]
+        return [Phase(sending.say, hear), Phase(lambda: poll(lines, tokens), lambda: 0)]
 
     return repetition
 
@@ -131,7 +130,7 @@ def fan_out_web_socket(stage: Stage) -> Repetition:
 
     def repetition() -> Sequence[Phase]:
         text = f"message {serial()}!"
-        sending = one(sender, *_sending(room_id, text))
+        sending = one(sender, *sending_of(room_id, text))
         return [
             Phase(sending.say, lambda: sending.hear() + sum(each.hear(text.encode()) for each in sockets))
         ]
@@ -175,7 +174,7 @@ def send_and_sync(stage: Stage) -> Repetition:
         def ask() -> None:
             reader.say("GET", f"{CLIENT}/sync?timeout=1000&since={quote(since[0])}")
 
-        return [one(sender, *_sending(next(turns), text)), Phase(ask, hear)]
+        return [one(sender, *sending_of(next(turns), text)), Phase(ask, hear)]
 
     return repetition
 
@@ -272,38 +271,52 @@ def _key_holders(stage: Stage) -> Sequence[KeyHolder]:
     return stage.backstage.run(make())
 
 
-def _sending(room_id: str, text: str = TEXT) -> tuple[str, str, object]:
+def sending_of(room_id: str, text: str = TEXT) -> tuple[str, str, object]:
+    """The request that sends a message."""
     path = f"{CLIENT}/rooms/{quote(room_id)}/send/m.room.message/c{serial()}"
     return "PUT", path, {"msgtype": "m.text", "body": text}
 
 
-def _send(line: Line, room_id: str) -> Phase:
-    return one(line, *_sending(room_id))
+def send(line: Line, room_id: str) -> Phase:
+    """A message of this client."""
+    return one(line, *sending_of(room_id))
 
 
-def _poll(lines: Sequence[Line], tokens: Sequence[str]) -> None:
+def poll(lines: Sequence[Line], tokens: Sequence[str]) -> None:
+    """Write a long-poll on each line."""
     for line, token in zip(lines, tokens, strict=True):
         line.say("GET", f"{CLIENT}/sync?timeout=60000&since={quote(token)}")
 
 
-def _drain(sender: Line, room_id: str, lines: Sequence[Line], tokens: list[str]) -> None:
-    """Poll until everybody's presence has been told and nothing but a message answers."""
-    text = f"message {serial()}!"
-    sending = one(sender, *_sending(room_id, text))
-    sending.say()
-    sending.hear()
+def hear_all(lines: Sequence[Line], tokens: list[str], text: str) -> int:
+    """Wait until each line's poll was answered with the text; the bytes of all answers. Keeps the tokens current.
+
+    Who is told of something else first, somebody's presence, polls again.
+    """
+    heard = 0
     for place, line in enumerate(lines):
         while True:
-            line.hear()
+            heard += line.hear()
             tokens[place] = next_batch(line.body)
-            _poll([line], [tokens[place]])
             if text.encode() in line.body:
                 break
+            poll([line], [tokens[place]])
+    return heard
+
+
+def drain(sender: Line, room_id: str, lines: Sequence[Line], tokens: list[str]) -> None:
+    """Let the polls be answered, and poll again: then nothing but a message answers."""
+    text = f"message {serial()}!"
+    sending = one(sender, *sending_of(room_id, text))
+    sending.say()
+    sending.hear()
+    hear_all(lines, tokens, text)
+    poll(lines, tokens)
 
 
 OPERATIONS: Final[dict[str, Prepare]] = {
     "whoami": whoami,
-    "send": send,
+    "send": one_send,
     "ten sends at once": ten_sends,
     "fan-out to 20 long-polls": fan_out_poll,
     "fan-out to 20 WebSockets": fan_out_web_socket,
