@@ -31,19 +31,11 @@ from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
 from homeserver.errors import (
-    Forbidden,
-    GuestAccessForbidden,
     InvalidParam,
     LimitExceeded,
     MatrixError,
     MissingToken,
-    RefusedElsewhere,
-    RemoteServerFailed,
-    UiaRequired,
-    Unknown,
     Unrecognized,
-    UserLocked,
-    UserSuspended,
 )
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.context import request_id
@@ -63,12 +55,12 @@ from homeserver.web.hearing import Hearing, NoOthers
 from homeserver.web.kinds import Kind
 from homeserver.web.putting_off import busy, retry_after, unavailable
 from homeserver.web.rate_limits import RateLimits
+from homeserver.web.refusals import check_policy, refusal_of
 from homeserver.web.replies import JSON, FileReply, JsonBytes, Reply, Response, Upgrade
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Match, Route, Router, WrongMethod
 from homeserver.web.senders import Sender
 from homeserver.web.signals import Signal
-from homeserver.web.statuses import STATUSES
 from homeserver.web.upgrades import WEBSOCKET_VERSION, handshake_problem, request_head
 from storage.database import DatabaseUnavailable
 
@@ -313,7 +305,7 @@ class Site(ServerFactory):
                 _accept(exchange, request, await self._authenticator.authenticate(token, request))
                 exchange.spool_of(request.requester.user_id)
         except Exception as error:
-            refusal = _refusal(route, error)
+            refusal = refusal_of(route, error)
             if refusal is None:
                 raise
             if not exchange.complete and isinstance(error, MatrixError):
@@ -483,7 +475,7 @@ class Site(ServerFactory):
         if isinstance(error, defer.CancelledError) and exchange.gone:
             self._record(exchange, _CLIENT_GONE, self.clock.seconds())
             return
-        refusal = _refusal(route, error)
+        refusal = refusal_of(route, error)
         if refusal is None and exchange.channel is None and self._shutting_down.fired:
             # It had all the time there was, and what it stands on is being taken down: no fault of anybody's.
             log.info("the stop cut a request off: %s %s: %r", exchange.method, exchange.label, error)
@@ -527,26 +519,6 @@ class Site(ServerFactory):
         )
 
 
-def _refusal(route: Route, error: Exception) -> tuple[int, dict[str, object]] | None:
-    """Status and error object of an error that is told to the client; None for a failure of ours."""
-    if isinstance(error, UiaRequired):
-        return 401, error.as_dict()
-    fields: dict[str, object]
-    if isinstance(error, MatrixError):
-        fields = error.as_dict()
-    elif isinstance(error, ProtocolError):
-        fields = {"errcode": error.errcode, "error": str(error)}
-    else:
-        return None
-    if error.errcode == "M_UNKNOWN" and not isinstance(error, Unknown):
-        return None
-    if isinstance(error, RemoteServerFailed):  # of all codes it has the one that says least
-        return 502, fields
-    if isinstance(error, RefusedElsewhere):
-        return error.status, fields
-    return route.statuses.get(error.errcode) or STATUSES.get(error.errcode, 400), fields
-
-
 def _go_on(work: Coroutine[Any, Any, None], waits_for: object) -> Generator[Any, Any, None]:
     """The rest of a coroutine that was begun by hand and waits for a Deferred."""
     try:
@@ -573,19 +545,5 @@ def _log_broken(error: BaseException | None) -> None:
 def _accept(exchange: Exchange, request: MatrixRequest, requester: Requester) -> None:
     """It is known who asks. Raises the refusal of a known user."""
     exchange.user = requester.user_id
-    _check_policy(request.route, requester)
+    check_policy(request.route, requester)
     request.requester_or_none = requester
-
-
-def _check_policy(route: Route, requester: Requester) -> None:
-    """Raise the refusal of a known user. See `Auth` and `Route`."""
-    if requester.is_locked and not route.locked_ok:
-        raise UserLocked
-    if requester.is_suspended and not route.suspended_ok:
-        raise UserSuspended
-    if requester.is_guest and route.auth not in {Auth.GUEST_OK, Auth.OPTIONAL}:
-        raise GuestAccessForbidden
-    if route.auth is Auth.ADMIN and not requester.is_admin:
-        raise Forbidden("You are not an administrator of this server")
-    if route.auth is Auth.APPSERVICE and requester.appservice_id is None:
-        raise Forbidden("Only application services may do that")
