@@ -40,7 +40,7 @@ class Scale:
         return dataclasses.replace(self, repeats=repeats)
 
 
-FULL = Scale("full", 4.0, 3, 1.0, rooms=100, key_users=500, stored_messages=1000, stored_state_changes=400)
+FULL = Scale("full", 4.0, 3, 1.0, rooms=100, key_users=500, stored_messages=4000, stored_state_changes=1000)
 QUICK = Scale("quick", 1.5, 1, 0.3, rooms=30, key_users=150, stored_messages=200, stored_state_changes=100)
 ROOM_MEMBERS = 20
 LISTENERS = 50
