@@ -77,8 +77,7 @@ def kind_of(route: Route, query: bytes) -> Kind:
     """What a request to the route costs. `query` is the query string as sent."""
     limit = route.limit
     if limit == _SYNC_LIMIT:
-        first = b"since=" not in query or b"full_state=true" in query
-        return Kind.HEAVY if first else Kind.ORDINARY
+        return Kind.HEAVY if _asks_for_all(query) else Kind.ORDINARY
     name = (route.method, route.template)
     if limit in _FREE_LIMITS or name in _FREE:
         return Kind.FREE
@@ -89,4 +88,11 @@ def waits(route: Route, query: bytes) -> bool:
     """Whether most of the time between the request and its answer is spent waiting for news."""
     if route.limit != _SYNC_LIMIT:
         return False
-    return route.template != "/sync" or (b"timeout=" in query and b"timeout=0" not in query)
+    if route.template != "/sync":
+        return True
+    return b"timeout=" in query and b"timeout=0" not in query and not _asks_for_all(query)
+
+
+def _asks_for_all(query: bytes) -> bool:
+    """Whether a sync is answered at once, and at length, however long it may wait."""
+    return b"since=" not in query or b"full_state=true" in query

@@ -56,6 +56,8 @@ def test_kinds(method: str, template: str, limit: str | None, query: bytes, kind
         ("/sync", "sync", b"since=s1_2&timeout=30000", True),
         ("/sync", "sync", b"since=s1_2&timeout=0", False),
         ("/sync", "sync", b"since=s1_2", False),
+        ("/sync", "sync", b"timeout=30000", False),
+        ("/sync", "sync", b"since=s1_2&timeout=30000&full_state=true", False),
         ("/rooms/{room_id}/messages", None, b"timeout=30000", False),
     ],
 )
