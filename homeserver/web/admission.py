@@ -67,11 +67,12 @@ class Entry(ABC):
     __slots__ = ("kind", "room", "since", "takes_place", "user")
 
     def __init__(self, kind: Kind, user: str, room: str | None, *, takes_place: bool = True) -> None:
-        """`user`: whom it counts for, a server or an address where nobody is logged in. `takes_place`: False for what
-        mostly waits."""
+        """`user`: whom it counts for, a server or an address where nobody is logged in. `room`: as the client names it.
+        `takes_place`: False for what mostly waits."""
         self.kind = kind
         self.user = user
-        self.room = room
+        # Users and rooms are counted together: who named a user for the room would take that one's places.
+        self.room = room if room is not None and room.startswith("!") else None
         self.takes_place = takes_place
         self.since = 0.0
 

@@ -100,6 +100,15 @@ def test_so_many_at_a_time_and_the_others_in_turn() -> None:
     }
 
 
+def test_who_names_a_user_for_a_room_takes_nothing_of_them() -> None:
+    busy = Busy()
+    half = MOST_RUNNING[Kind.ORDINARY] // 2
+    for number in range(half):
+        busy.ask(f"greedy {number}", room="@polite:test")
+    busy.ask("@polite:test")
+    assert busy.users[-1] == "@polite:test"
+
+
 def test_a_share_is_bounded_and_the_others_do_not_notice() -> None:
     """Of a thousand requests of one user a few wait; who comes after them is next all the same."""
     busy = Busy()
