@@ -161,6 +161,7 @@ class Channel(Protocol):
             self._stream.resumeProducing()
         if self._holds_next:
             self._holds_next = False
+            self.deadline = self.site.clock.seconds() + self.site.timeouts.idle
             self._read_next()
         elif self._next != _AHEAD:
             self._resume()
@@ -251,6 +252,8 @@ class Channel(Protocol):
                 fields, length = self._fields, self._length
             else:
                 fields, length = self._take_fields(block)
+            if is_newest and not fields.has_host:
+                raise BadHead
         except BadHead:
             self._refuse_nonsense()
             return b""
@@ -351,7 +354,7 @@ class Channel(Protocol):
         """Bytes that are of no head and no body."""
         if self._next == _AHEAD:
             self._held += data
-            if len(self._held) > _MOST_AHEAD and not self._full:
+            if len(self._held) > _MOST_AHEAD:
                 self._pause()
         elif self._next == _OTHERS:
             self._other.dataReceived(data)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The chunked coding of a request's body (RFC 9112 section 7.1), taken off as it comes.
 
-Owns its grammar. Extensions and trailers are read over; neither says anything that is listened to.
+Owns its grammar. Extensions and trailers are read over; neither says anything that is listened to. Their lines end in
+CRLF and nowhere else all the same, or others could read another end of the body.
 """
 
 import re
@@ -10,6 +11,7 @@ from typing import Final
 _LONGEST_LINE: Final = 1024
 _LONGEST_TRAILERS: Final = 8 * 1024
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t -~\x80-\xff]*)?")
+_TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*")
 _SIZES, _DATA, _END, _TRAILERS = range(4)
 
 
@@ -66,6 +68,8 @@ class Chunks:
                     self._begin(line)
                 elif not line:
                     rest = bytes(held[at:])
+                elif _TRAILER.fullmatch(line) is None:
+                    raise BadChunks
                 else:
                     self._trailers += len(line) + 2
         del held[:at]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MOST_FIELDS: Final = 100
 _MOST_NAMES: Final = 2000
+_LONGEST_NAME: Final = 64
 _LONGEST_LENGTH: Final = 18
 """Digits of a Content-Length: what is longer is no number anybody means, and Python reads the longest slowly."""
 
@@ -71,11 +72,15 @@ def apart_from_length(block: bytes) -> tuple[bytes, int] | None:
 class Fields:
     """The header fields of a request, and what they say about the connection."""
 
-    __slots__ = ("_values", "closes", "expects_continue", "has_length", "length", "sender")
+    __slots__ = ("_values", "closes", "expects_continue", "has_host", "has_length", "length", "sender")
 
     def __init__(self, block: bytes) -> None:
         """`block`: the lines after the first, with CRLF between them. Raises BadHead."""
         self._values = values = _values(block) if block else {}
+        hosts = values.get(b"host", ())
+        if len(hosts) > 1:
+            raise BadHead
+        self.has_host = bool(hosts)
         self.length = _length(values)
         """Bytes of the body; None: nobody knows, it comes in chunks."""
         self.has_length = b"content-length" in values
@@ -135,7 +140,9 @@ def _name(written: bytes) -> bytes:
     if _TOKEN.fullmatch(written) is None:
         raise BadHead
     name = written.lower()
-    if len(_names) < _MOST_NAMES:
+    if len(name) <= _LONGEST_NAME:
+        if len(_names) >= _MOST_NAMES:  # of which most were made up
+            _names.clear()
         _names[written] = name
     return name
 
@@ -145,11 +152,9 @@ def _length(values: dict[bytes, list[bytes]]) -> int | None:
     codings = values.get(b"transfer-encoding")
     lengths = values.get(b"content-length")
     if codings is not None:
-        codings = [coding for coding in codings if coding.lower() != b"identity"]
-        if codings:
-            if lengths is not None or len(codings) > 1 or codings[0].lower() != b"chunked":
-                raise BadHead
-            return None
+        if lengths is not None or len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise BadHead
+        return None
     if lengths is None:
         return 0
     digits = lengths[0]

@@ -150,6 +150,21 @@ async def test_who_does_not_read_is_not_answered_further(server: Loopback) -> No
     assert [len((await connection.response()).raw) for _ in range(40)] == [4_000_000] * 40
 
 
+async def test_who_sends_and_does_not_read_is_not_read_for_ever(server: Loopback) -> None:
+    """Else what they send would be kept until memory ends."""
+    connection = await server.connect()
+    transport: Any = connection.transport
+    transport.pauseProducing()
+    connection.send(request_bytes("GET", "/large") + request_bytes("GET", "/here") * 200_000)
+    (channel,) = server.open.site.connections
+    for _ in range(200):
+        await server.request("GET", "/here")
+        assert len(channel._held) < 200_000
+    transport.resumeProducing()
+    assert len((await connection.response()).raw) == 4_000_000
+    assert [(await connection.response()).status for _ in range(1000)] == [200] * 1000
+
+
 async def test_a_stop_does_not_wait_for_requests_behind_an_unread_response(server: Loopback) -> None:
     connection = await server.connect()
     connection.send(request_bytes("GET", "/large") * 40)
@@ -262,17 +277,17 @@ async def test_how_much_a_request_may_bring() -> None:
         (b"GET / HTTP/9.9\r\n\r\n", 400),
         (b"GET /\x01 HTTP/1.1\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
-        (b"GET /here HTTP/1.1\r\nno colon\r\n\r\n", 400),
-        (b"GET /here HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"PUT /here HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-        (b"PUT /here HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-        (b"PUT /here HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 400),
-        (b"PUT /here HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
-        (b"PUT /here HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"GET /here HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n", 400),
+        (b"GET /here HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"PUT /here HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
+        (b"PUT /here HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"PUT /here HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 400),
+        (b"PUT /here HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"PUT /here HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n\r\n", 431),
-        (b"GET /here HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
-        (b"GET /here HTTP/1.1\r\n" + b"X: aaaaaaaa\r\n" * 200 + b"\r\n", 400),
-        (b"GET /here HTTP/1.1\r\n" + (b"X: " + b"a" * 9_000 + b"\r\n") * 9 + b"\r\n", 400),
+        (b"GET /here HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /here HTTP/1.1\r\nHost: a\r\n" + b"X: aaaaaaaa\r\n" * 200 + b"\r\n", 400),
+        (b"GET /here HTTP/1.1\r\nHost: a\r\n" + (b"X: " + b"a" * 9_000 + b"\r\n") * 9 + b"\r\n", 400),
     ],
 )
 async def test_bytes_that_are_no_http_are_refused_in_json(server: Loopback, raw: bytes, status: int) -> None:
@@ -299,8 +314,8 @@ async def test_old_clients_and_proxies_forms(server: Loopback) -> None:
         b"",
         b"GET /he",
         b"GET /here HTTP/1.1\r\nHost: x\r\n",
-        b"PUT /here HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc",
-        b"PUT /here HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"PUT /here HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc",
+        b"PUT /here HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
         request_bytes("GET", "/here"),
         request_bytes("PUT", "/here", headers={"Content-Length": "2000"}),
     ],
@@ -409,7 +424,7 @@ async def test_stopping_does_not_wait_for_what_only_trickles_in(pending: Pending
     server = Loopback(routes(pending))
     working, slow = await server.connect(), await server.connect()
     working.send(request_bytes("GET", "/wait"))
-    slow.send(b"PUT /here HTTP/1.1\r\nContent-Length: 10\r\n\r\n{")
+    slow.send(b"PUT /here HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{")
     await pending.entered
     stopped = Deferred.fromCoroutine(server.server.stop(3600.0))
     await slow.end()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from homeserver.web import heads
 from homeserver.web.chunks import BadChunks, Chunks
 from homeserver.web.heads import BadHead, Fields, read_line
 from homeserver.web.replies import Reply
@@ -59,7 +60,7 @@ def test_fields_by_name() -> None:
         (b"", 0),
         (b"Content-Length: 12", 12),
         (b"Transfer-Encoding: Chunked", None),
-        (b"Transfer-Encoding: identity\r\nContent-Length: 3", 3),
+        (b"Host: a\r\nTransfer-Encoding: chunked", None),
     ],
 )
 def test_lengths(block: bytes, length: int | None) -> None:
@@ -81,6 +82,11 @@ def test_lengths(block: bytes, length: int | None) -> None:
         b"Transfer-Encoding: gzip, chunked",
         b"Transfer-Encoding: chunked, identity",
         b"Transfer-Encoding: \x0bchunked",
+        b"Transfer-Encoding: identity",
+        b"Transfer-Encoding: identity\r\nContent-Length: 3",
+        b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding:",
+        b"Host: a\r\nHOST: a",
         b"Transfer-Encoding : chunked",
         b" Host: a",
         b"Host: a\r\n folded: b",
@@ -140,6 +146,9 @@ def test_chunks_in_whatever_pieces(pieces: list[bytes], after: bytes, cuts: list
         b"1" * 2000,
         b"0\r\n" + b"a: b\r\n" * 2000,
         b"0\r\n" + b"a" * 9000,
+        b"0\r\na: b\n\nGET / HTTP/1.1\r\n\r\n",
+        b"0\r\nno colon\r\n\r\n",
+        b"0\r\na: b\r\n folded\r\n\r\n",
     ],
 )
 def test_what_is_no_chunk(raw: bytes) -> None:
@@ -203,6 +212,32 @@ async def test_lengths_that_disagree_are_refused_after_good_ones(fields: bytes) 
     await server.stop()
 
 
+async def test_a_host_is_named_once() -> None:
+    """By who speaks HTTP/1.1 (RFC 9112 section 3.2), whatever was named by the request before."""
+    server = Loopback(ROUTES)
+    for raw, status in (
+        (b"PUT /who HTTP/1.0\r\n\r\n", 200),
+        (b"PUT /who HTTP/1.1\r\n\r\n", 400),
+        (b"PUT /who HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nHost: b\r\n\r\n", 400),
+        (b"PUT /who HTTP/1.1\r\nHost: a\r\n\r\nPUT /who HTTP/1.1\r\nContent-Length: 0\r\n\r\n", 400),
+    ):
+        connection = await server.connect()
+        connection.send(raw)
+        await connection.end()
+        assert f"HTTP/1.1 {status} ".encode() in connection.received
+    await server.stop()
+
+
+def test_names_that_are_made_up_are_not_kept() -> None:
+    """However long they are, and however many."""
+    for number in range(2 * heads._MOST_NAMES):
+        Fields(b"X-%d: a\r\n%b: b" % (number, b"x" * 1000 + b"%d" % number))
+    assert len(heads._names) <= heads._MOST_NAMES
+    assert max(map(len, heads._names)) <= heads._LONGEST_NAME
+    Fields(b"User-Agent: a")
+    assert heads._names[b"User-Agent"] == b"user-agent"
+
+
 async def test_a_request_cut_anywhere() -> None:
     server = Loopback(ROUTES)
     connection = await server.connect()
@@ -218,6 +253,6 @@ async def test_a_request_cut_anywhere() -> None:
 async def test_very_many_requests_in_one_piece() -> None:
     server = Loopback(ROUTES)
     connection = await server.connect()
-    connection.send(b"PUT /who HTTP/1.1\r\n\r\n" * 3000)
+    connection.send(request_bytes("PUT", "/who") * 3000)
     assert [(await connection.response()).status for _ in range(3000)] == [200] * 3000
     await server.stop()
