@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages waiting for devices of this server's users.
 
-Owns reading and deleting them; they are written through the stream (`write_device_messages`, migration 0027), which also sees
-to it that a request is carried out once.
+Owns reading and deleting them; they are written through the stream (`write_device_messages`, migration 0027), which
+also sees to it that a request is carried out once.
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ def test_entries_weigh_what_they_are_said_to() -> None:
         ledger.add(MAIN, number + place, highlight=False)
     sent = NOTHING_SENT.plus((room + n, f"@member{number + n}:one.example", number + n) for n in range(1000))
     standing = Standing._make([room, user, "join", *[number] * (len(Standing._fields) - 3)])
-    receipt = Receipt._make([number, room, user, "", "", "$" + "a" * 43, *[number] * (len(Receipt._fields) - 6)])
+    receipt = Receipt._make(
+        [number, room, user, "", "", "$" + "a" * 43, *[number] * (len(Receipt._fields) - 6)]
+    )
     assert LEDGER_BYTES / 2 < deep_size(ledger) < LEDGER_BYTES * 2
     assert SENT_BYTES / 2 < deep_size(sent) / 1000 < SENT_BYTES * 2
     assert STANDING_BYTES / 2 < deep_size(standing) < STANDING_BYTES * 2

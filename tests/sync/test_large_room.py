@@ -10,8 +10,8 @@ from __future__ import annotations
 import cProfile
 from collections.abc import Awaitable, Callable
 
-from homeserver.sync.request import SyncRequest
-from homeserver.sync.service import SyncResponse, SyncService
+from homeserver.sync.request import SyncRequest, SyncResponse
+from homeserver.sync.service import SyncService
 from storage.database import Database
 from tests.rooms.engine_fixture import ALICE, BOB, Engine, member, message
 from tests.sync.sync_fixture import Client, Process, filtered

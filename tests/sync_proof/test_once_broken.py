@@ -156,6 +156,20 @@ HISTORIES = {
             Sync(1, 1),
         ),
     ),
+    # What a state filter leaves out is known from timelines alone, so the newest of it need not be.
+    "state that only a timeline told of": History(
+        4,
+        (Room(visibility="world_readable", version="12", members=(1, 2, 3)),),
+        (Device(0, Style(not_state=("org.example.*",), include_leave=True, named_filter=True)),),
+        (
+            Other(0, 0, "kick", 3),
+            SetState(1, 0, "a"),
+            Sync(0, 5),
+            SetState(0, 0, "a"),
+            SetVisibility(0, 0, "shared"),
+            Sync(0, 1),
+        ),
+    ),
 }
 
 

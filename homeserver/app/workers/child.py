@@ -104,7 +104,8 @@ class Worker:
     async def _start(self) -> None:
         self._figures.start()
         await self._server.start()
-        for inherited in self._sockets:  # the ports have their own, and close them when this process stops to accept
+        # The ports have their own, and close them when this process stops to accept.
+        for inherited in self._sockets:
             inherited.close()
         services, welcomes = self._server.services, self._orders.welcomes
         nobody_yet = welcomes and await services.nobody_yet()
