@@ -329,9 +329,10 @@ class Channel(Protocol):
         """Read no more of the body for now."""
         self._pause()
 
-    def go_on_with_body(self) -> None:
-        """Read on, and tell a client that waits for that to go on, unless the request was refused."""
-        if self.transport.disconnecting or self._next == _NOTHING:
+    def go_on_with_body(self, exchange: Exchange) -> None:
+        """Read on, and tell a client that waits for that to go on, unless the request was refused, or answered already:
+        what is read then is another's body."""
+        if exchange is not self.exchange or self.transport.disconnecting or self._next == _NOTHING:
             return
         self._tell_to_continue()
         if not self._full:

@@ -311,7 +311,7 @@ class Site(ServerFactory):
             if not exchange.complete and isinstance(error, MatrixError):
                 exchange.refuse(refusal[0], error)
         finally:
-            channel.go_on_with_body()
+            channel.go_on_with_body(exchange)
 
     def _count(self, route: Route, request: MatrixRequest) -> None:
         """Raises LimitExceeded."""

@@ -32,12 +32,16 @@ class SlowTokens:
 
     def __init__(self) -> None:
         self.gate: Deferred[None] | None = None
+        self.gates: dict[int, Deferred[None]] = {}
+        """What the first, the second and so on wait for, too."""
         self.asked = 0
 
     async def authenticate(self, token: str, _request: MatrixRequest) -> Requester:
         self.asked += 1
         if self.gate is not None and self.asked == 1:
             await self.gate
+        if self.asked in self.gates:
+            await self.gates[self.asked]
         if token not in ("alice", "bob"):
             raise UnknownToken
         return ALICE if token == "alice" else Requester(user_id="@bob:test")
@@ -110,6 +114,21 @@ async def test_nobody_is_told_to_continue_before_it_is_known_who_it_is(world: Wo
     assert (await connection.response()).json["bytes"] == 3
     assert (await connection.request("POST", "/upload", body=b"abcd", token="alice")).json["bytes"] == 4
     assert world.waiting() == 0
+
+
+async def test_nobody_is_told_to_continue_because_it_is_known_who_came_before(world: World) -> None:
+    """Who is asked about twice is answered as soon as one of the answers is here."""
+    world.tokens.gates = {1: Deferred(), 3: Deferred()}
+    connection = await world.server.connect()
+    assert (await connection.request("POST", "/upload", body=b"abc", token="alice")).json["bytes"] == 3
+    expecting = {"Content-Length": "3", "Expect": "100-continue"}
+    connection.send(request_bytes("POST", "/upload", headers=expecting, token="nobody"))
+    while world.tokens.asked < 3:
+        await _a_moment()
+    world.tokens.gates[1].callback(None)
+    world.tokens.gates[3].callback(None)
+    await connection.end()
+    assert connection.received.startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("token", [None, "nobody"])
