@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many connections one address may have, and how many bytes may wait for all who do not read them.
+"""How many connections one address may have, how many bytes may wait for all who do not read them, and who gives way
+where more bodies are coming in than may be held.
 
-Owns these two bounds on a site's connections, for everything that may fill them: responses, and updates of WebSockets.
-One connection is bounded by what it is sent next, which is not made before it has read the last; the many together
-are bounded here.
+Owns these bounds on a site's connections, for everything that may fill them: requests, responses, and updates of
+WebSockets. One connection is bounded by what it is sent next, which is not made before it has read the last, and by
+the limit of its request; the many together are bounded here.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from homeserver.web.addresses import ProxyTrust, counted_as
 
@@ -19,6 +20,20 @@ SHARE: Final = 4
 """One part of how many of the connections one address may have; but proxies, which speak for many, and this machine."""
 MOST_UNREAD: Final = 256 * 2**20
 """Bytes that wait to be read by the clients of a listener."""
+
+
+HOARD: Final = 16 * 2**20
+"""Bytes of bodies that are coming in, from one address, which is left to have so many."""
+
+
+class Arriving(Protocol):
+    """A request whose body is coming in."""
+
+    @property
+    def received(self) -> int: ...
+
+
+A = TypeVar("A", bound=Arriving)
 
 
 class Connected(Protocol):
@@ -68,6 +83,31 @@ def shed(connections: Iterable[Connected], most: int = MOST_UNREAD) -> None:
         total -= unread
         count += 1
     log.warning("%d connections did not read what they were sent, and were cut off", count)
+
+
+def giving_way(bodies: Iterable[tuple[str, A]], count: int) -> list[A]:
+    """Which bodies are given up for `count` bytes of others: the largest of the address that has most coming in.
+
+    `bodies`: each with its address. What comes in may take an hour, and nobody need say who they are for that: else a
+    single machine could have all others refused.
+    """
+    held: Counter[str] = Counter()
+    of: dict[str, list[A]] = {}
+    for address, body in bodies:
+        key = counted_as(address)
+        held[key] += body.received
+        of.setdefault(key, []).append(body)
+    if not held:
+        return []
+    ((greediest, left),) = held.most_common(1)
+    found: list[A] = []
+    for body in sorted(of[greediest], key=lambda each: each.received, reverse=True):
+        if left <= HOARD or count <= 0:
+            break
+        found.append(body)
+        left -= body.received
+        count -= body.received
+    return found
 
 
 def unread_bytes(transport: Any) -> int:

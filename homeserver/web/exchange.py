@@ -113,7 +113,7 @@ class Exchange:
         if self.spool is not None:
             self._to_spool(self.spool, data)
             return
-        if not self._site.may_buffer(len(data)):
+        if not self._site.may_buffer(self, len(data)):
             self.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy with other requests' bodies"))
             return
         # One buffer: a list of what arrives would take thirty times the room when it arrives in chunks of two bytes.

@@ -48,7 +48,7 @@ from homeserver.web.admission import Admission, Entry
 from homeserver.web.authentication import Authenticator, Requester, ServerAuthenticator, token_of
 from homeserver.web.channel import Channel, Timeouts
 from homeserver.web.clock import Clock
-from homeserver.web.crowding import Crowding, shed
+from homeserver.web.crowding import Crowding, giving_way, shed
 from homeserver.web.door import Doorway
 from homeserver.web.exchange import COMMON, JSON_HEAD, Exchange
 from homeserver.web.hearing import Hearing, NoOthers
@@ -76,6 +76,8 @@ _CLIENT_BODY: Final = 2 * 1024 * 1024
 _UNPROVEN_BYTES: Final = 256 * 1024
 #: Bytes of all request bodies held at once.
 MOST_BUFFERED: Final = 256 * 1024 * 1024
+#: One part of how many of it is made free at once.
+_ROOM: Final = 8
 _BUSY_MS: Final = 2000
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
@@ -210,12 +212,26 @@ class Site(ServerFactory):
             return self._max_body
         return min(self._max_body, _ANONYMOUS_BODY if route.auth is Auth.NONE else _CLIENT_BODY)
 
-    def may_buffer(self, count: int) -> bool:
+    def may_buffer(self, exchange: Exchange, count: int) -> bool:
         """Take so many bytes into account, unless that would be more than all requests together may bring."""
         if self.buffered + count > MOST_BUFFERED:
-            return False
+            self._make_room()
+            if exchange.responded or self.buffered + count > MOST_BUFFERED:
+                return False
         self.buffered += count
         return True
+
+    def _make_room(self) -> None:
+        arriving = [
+            (self._sender(exchange).address, exchange)
+            for channel in self.connections
+            if (exchange := channel.exchange)
+            and exchange.received
+            and not exchange.complete
+            and exchange.spool is None
+        ]
+        for exchange in giving_way(arriving, MOST_BUFFERED // _ROOM):
+            exchange.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy with other requests' bodies"))
 
     def open_spool(self, most: int) -> Spool:
         """Where a body of at most `most` bytes goes. Raises OSError."""

@@ -4,6 +4,7 @@
 from ipaddress import ip_network
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 
 from homeserver.web.addresses import ProxyTrust
@@ -11,6 +12,7 @@ from homeserver.web.crowding import Crowding, shed, unread_bytes
 from homeserver.web.replies import JsonBytes, Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import ROOT, Auth, Route
+from homeserver.web.site import MOST_BUFFERED
 from tests.reactor import reactor
 from tests.web.loopback import Loopback, request_bytes
 
@@ -74,3 +76,39 @@ async def test_who_lets_most_wait_is_cut_off_first() -> None:
             await _turns(1)
     assert (await reader.request("GET", "/here")).status == 200
     await server.stop()
+
+
+async def test_who_has_most_bodies_coming_in_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where more would come in than may be held; they need not have said who they are."""
+    monkeypatch.setattr("homeserver.web.crowding.HOARD", 1000)
+    server = Loopback([Route("PUT", "/here", _here, under=ROOT, auth=Auth.NONE)])
+    site = server.open.site
+
+    def part(address: str, count: int) -> bytes:
+        headers = {"X-Forwarded-For": address, "Content-Length": "2000"}
+        return request_bytes("PUT", "/here", headers=headers) + bytes(count)
+
+    ends = [await server.connect() for _ in range(4)]
+    for end, address in zip(ends, ("192.0.2.1", "192.0.2.2", "192.0.2.2", "192.0.2.2"), strict=True):
+        end.send(part(address, 900))
+    while site.buffered < 3600:
+        await _turns(1)
+    site.buffered += MOST_BUFFERED - 3700
+    polite = await server.request("PUT", "/here", body=bytes(1000), headers={"X-Forwarded-For": "192.0.2.3"})
+    assert polite.status == 200
+    while site.buffered > MOST_BUFFERED - 3700 + 1800:
+        await _turns(1)
+    refused = [end for end in ends if end.received]
+    assert len(refused) == 2
+    assert ends[0] not in refused
+    assert [(await end.response()).status for end in refused] == [429, 429]
+    ends[0].send(bytes(1100))
+    assert (await ends[0].response()).status == 200
+    site.buffered += 2800
+    greedy = await server.connect()
+    greedy.send(part("192.0.2.2", 101))  # of whom nobody has less
+    assert (await greedy.response()).status == 429
+    assert site.buffered == MOST_BUFFERED - 3700 + 2800 + 900
+    site.buffered -= MOST_BUFFERED - 3700 + 2800
+    await server.stop()
+    assert site.buffered == 0
