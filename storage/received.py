@@ -42,7 +42,11 @@ _POWER_LEVELS = f"""SELECT {EVENT_COLUMNS}
 
 _HEAD = "SELECT head FROM rooms WHERE room = %s"
 
-_HISTORY = "SELECT commit_history(%s, %s, %s, %s)"
+# It takes no position, but other processes must hear that the room is not what they hold.
+_HISTORY = """SELECT done, CASE WHEN done THEN pg_notify('stream', json_build_object(
+        'origin', %s, 'before', 0, 'count', 0, 'rooms', ARRAY[%s::bigint], 'users', '{}'::text[], 'whole', true
+    )::text) END
+    FROM commit_history(%s, %s, %s, %s) AS done"""
 
 
 class Awaiting(NamedTuple):
@@ -68,8 +72,10 @@ class NamedEvent(NamedTuple):
 class ReceivedStore:
     """Reads for the intake, and writes history."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, origin: str) -> None:
+        """`origin` names this process to the others."""
         self._database = database
+        self._origin = origin
 
     async def awaiting(self, room: int, event_ids: Sequence[str]) -> dict[str, Awaiting]:
         """Who waits for those events; those nobody waits for are absent."""
@@ -130,7 +136,11 @@ class ReceivedStore:
             row = await self._database.fetch_one(
                 "received_history",
                 _HISTORY,
-                tuple(orjson.dumps(value).decode() for value in (room, events, state, redactions)),
+                (
+                    self._origin,
+                    room["room"],
+                    *(orjson.dumps(value).decode() for value in (room, events, state, redactions)),
+                ),
                 retry=False,
             )
         except psycopg2.errors.UniqueViolation as error:

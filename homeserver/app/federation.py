@@ -271,7 +271,7 @@ def _build_intake(core: Core, pause: Callable[[], Awaitable[None]]) -> RoomIntak
     return RoomIntake(
         engine=core.engine,
         events=core.events,
-        received=ReceivedStore(core.database),
+        received=ReceivedStore(core.database, core.origin),
         states=states,
         outliers=Outliers(store=store, events=core.events, pause=pause),
         stubs=store,

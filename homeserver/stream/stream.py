@@ -50,7 +50,8 @@ class Stream:
 
     def __init__(self, *, origin: str, position: int, siblings: Neighbourhood | None = None) -> None:
         """`siblings`: who is shown how far this process is; nobody by default."""
-        self._origin = origin
+        self.origin = origin
+        """Names this process to the others."""
         self._siblings = NoSiblings() if siblings is None else siblings
         self._has_siblings = len(self._siblings.shown) > 1
         self._reaching = Waiting()
@@ -112,7 +113,7 @@ class Stream:
         if payload.startswith(self._own_news):  # as the database writes it; most are known by that
             return
         news: Mapping[str, object] = orjson.loads(payload)
-        if news["origin"] == self._origin:
+        if news["origin"] == self.origin:
             return
         rooms, users, lost = news.get("rooms"), news.get("users"), news.get("lost")
         self.announce(
@@ -123,7 +124,8 @@ class Stream:
                 users=users if isinstance(users, list) else (),
                 foreign=True,
                 unknown="rooms" not in news,
-                whole=not news["origin"],  # as SQL functions notify that put rooms in place, not on
+                # Without an origin SQL functions notify that put rooms in place, not on.
+                whole=not news["origin"] or news.get("whole") is True,
                 lost=lost if isinstance(lost, list) else (),
             )
         )

@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from homeserver.rooms.engine import RoomCache
+from homeserver.rooms.engine import Draft, RoomCache
 from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.stream.changes import Change
 from storage.database import Database
 from storage.rooms import LoadedRoom, RoomStore
 from tests.reactor import reactor
@@ -82,3 +83,21 @@ async def test_after_a_hole_in_the_news_every_room_is_loaded_again(database: Dat
     assert engine.cache.peek(held.room_id) is None
     assert await engine.cache.get(held.room_id) is held
     assert engine.cache.peek(held.room_id) is held
+
+
+async def test_what_was_struck_before_it_was_heard_of_does_not_stay_in_memory(database: Database) -> None:
+    """The room's load finds another process's redaction before that is told; a member event is in memory as it was."""
+    there = await Engine.open(database)
+    room = await there.new_room()
+    ordinal = room.head.members[ALICE].ordinal
+    (stored,) = await there.events.by_ordinals([(room.key, ordinal)])
+    member_events = MemberEvents(there.events, 1_000_000)
+    cache = RoomCache(RoomStore(database), member_events, 1_000_000)
+    await member_events.load(room.key, room.room_id, room.head.version, [ordinal])
+    await there.engine.write(
+        room.room_id, lambda _head: [Draft("m.room.redaction", ALICE, {}, redacts=stored)], users=(ALICE,)
+    )
+    await cache.get(room.room_id)
+    cache.changed(Change(there.stream.position - 1, 1, rooms=(room.key,), foreign=True))
+    (entry,) = await member_events.load(room.key, room.room_id, room.head.version, [ordinal])
+    assert entry.stored.redacted_by is not None

@@ -413,29 +413,39 @@ class RoomCache:
                 held.suspected += 1
                 held.rival_lost_at = monotonic()
         wake: set[str] = set()
+        if change.whole and not change.count and self._loads:
+            self._holes += 1  # no position tells whether what is being loaded has it
         for key in change.rooms:
             if self._loads:
-                self._moved[key] = change.before
+                self._moved[key] = max(change.before, self._moved.get(key, 0))
             held = self._by_key.get(key)
             if held is not None:
                 # Of ours the head has moved already, unless the room went out of memory and came back meanwhile.
                 held.beyond = max(held.beyond, change.before)
             if change.foreign:
-                if held is None or change.whole:
-                    self._member_events.drop(key)
-                if held is not None:
-                    self.has_rivals = True
-                    held.rival_wrote(monotonic())
-                    if change.whole:
-                        held.doubt()
-                    if self._listening is None:
-                        wake.update(held.head.joined_users())
-                    else:
-                        self._await(held, concerned(held.head, self._listening.users))
+                wake.update(self._written_elsewhere(change, key, held))
         if self._awaited and not self._following and self._listening is not None:
             self._following = True
             Deferred.fromCoroutine(self._follow_awaited(self._listening))
         return wake
+
+    def _written_elsewhere(self, change: Change, key: int, held: Room | None) -> Iterable[str]:
+        """Another process wrote the room; whom to wake at once."""
+        # What a load as a whole found already is not followed, so nothing that it redacted is struck.
+        if held is None or change.whole or change.before < held.read_at:
+            self._member_events.drop(key)
+        if held is None:
+            return ()
+        self.has_rivals = True
+        held.rival_wrote(monotonic())
+        if change.whole:
+            held.doubt()
+        if not change.count:
+            return ()  # history, of which no client is told
+        if self._listening is None:
+            return held.head.joined_users()
+        self._await(held, concerned(held.head, self._listening.users))
+        return ()
 
     def _await(self, room: Room, waking: Iterable[str]) -> None:
         """Those who wait for news of a room are woken once it is up to date."""

@@ -37,6 +37,8 @@ def follow(held: RoomHead, news: NewsOfRoom) -> Followed | None:
         return None
     if not news.extremities or not held.extremities:
         return None
+    if news.oldest_position != held.oldest_position:
+        return None  # history came, and may have struck what is held
     events = [event for event in news.events if event.position > held.position]
     if news.position != (events[-1].position if events else held.position) or not _goes_on(
         held, news, events
@@ -50,7 +52,6 @@ def follow(held: RoomHead, news: NewsOfRoom) -> Followed | None:
     head.next_snapshot = news.next_snapshot
     head.snapshot_weight = news.snapshot_weight
     head.position = news.position
-    head.oldest_position = news.oldest_position
     head.fresh_members = Map()
     head.resolved_from = None
     entries = [RoomEvent(event, head.room_id, head.version) for event in events]

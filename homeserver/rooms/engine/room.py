@@ -27,6 +27,7 @@ class Room:
         "doubted",
         "giving_way",
         "head",
+        "read_at",
         "recent",
         "recent_floor",
         "rival_lost_at",
@@ -40,6 +41,8 @@ class Room:
 
     def __init__(self, head: RoomHead) -> None:
         self.head = head
+        self.read_at = head.position
+        """Where it was when it was loaded as a whole."""
         self.recent: deque[RoomEvent] = deque()
         self.recent_floor = head.position
         """Every event above this position that is shown to clients is in `recent`."""
@@ -123,6 +126,7 @@ class Room:
         """The room was loaded again."""
         if head.head > self.head.head:
             self.head = head
+            self.read_at = head.position
             self.recent.clear()
             self.recent_floor = head.position
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events from before this server's time, or from its gaps: placed below everything that was streamed.
 
-They move neither extremities nor the present state, and nobody is told of them, so they take no turn in the stream;
-ordinals and states come from the room's row, by the same compare-and-swap as any other writing of the room.
+They move neither extremities nor the present state, and no client is told of them, so they take no turn in the stream
+(other processes are told, which may hold what a redaction among them strikes). Ordinals and states come from the room's
+row, by the same compare-and-swap as any other writing of the room.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ def _intake(database: Database, engine: Engine) -> RoomIntake:
     return RoomIntake(
         engine=engine.engine,
         events=engine.events,
-        received=ReceivedStore(database),
+        received=ReceivedStore(database, engine.stream.origin),
         states=states,
         outliers=Outliers(store=stubs, events=engine.events, pause=pause),
         stubs=stubs,

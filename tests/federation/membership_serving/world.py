@@ -123,7 +123,7 @@ def open_intake(database: Database, engine: Engine) -> RoomIntake:
     return RoomIntake(
         engine=engine.engine,
         events=engine.events,
-        received=ReceivedStore(database),
+        received=ReceivedStore(database, engine.stream.origin),
         states=states,
         outliers=Outliers(store=store, events=engine.events, pause=breathe),
         stubs=store,

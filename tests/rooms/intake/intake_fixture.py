@@ -43,7 +43,7 @@ class Process:
         intake = RoomIntake(
             engine=engine.engine,
             events=engine.events,
-            received=ReceivedStore(database),
+            received=ReceivedStore(database, engine.stream.origin),
             states=states,
             outliers=Outliers(store=store, events=engine.events, pause=lambda: deferLater(reactor, 0)),
             stubs=store,

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from homeserver.rooms.engine import Room, RoomHead
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from storage.database import Database
+from tests.reactor import reactor
 from tests.rooms.intake.dag import ids
 from tests.rooms.intake.intake_fixture import DAVE, ERIN, Process, ends
 
@@ -170,9 +172,38 @@ async def test_history_beside_sends(database: Database) -> None:
     found = await process.engine.events.by_ids(ids(*line))
     positions = [found[event_id].position for event_id in ids(*line)]
     assert positions == sorted(positions) and len(set(positions)) == 20
-    process.engine.cache.mark_stale(room.room_id)  # of history written elsewhere nobody is told
+    await process.say(await other.engine.new_room(), "after all of it")
+    await reach(process, other)
     again = await process.engine.cache.get(room.room_id)
     assert again is not None
     await dag.learn(database, again)
     await process.check(again, dag)
     await process.check_states(again, dag)
+
+
+async def test_what_history_strikes_is_struck_in_other_processes(database: Database) -> None:
+    """The redaction comes late, as history, and what it strikes is in the other's memory."""
+    one, two = await Process.open(database), await Process.open(database)
+    room, dag = await one.room_with(DAVE)
+    topic = dag.topic(DAVE, "secret", prev=ends(room))
+    strike = dag.write(DAVE, "m.room.redaction", {}, prev=ids(topic), redacts=topic.event.event_id)
+    late = dag.say(DAVE, "late", prev=ids(strike))
+    given = Incoming(late.event, late.json, list(dag.before(late.event).values()))
+    await one.accept(room, topic, given)
+    await reach(two, one)
+    held = await two.engine.cache.get(room.room_id)
+    assert held is not None and held.head.text("m.room.topic", "topic") == "secret"
+    verdicts = await one.intake.receive_history(room.room_id, [strike])
+    assert {v.outcome for v in verdicts} == {Outcome.ACCEPTED}
+    for written in (await one.engine.new_room(), room):
+        await one.say(written, "news")
+        await reach(two, one)
+        assert await two.engine.cache.get(room.room_id) is held
+        assert held.head.text("m.room.topic", "topic") is None, written is room
+        assert held.head.oldest_position == room.head.oldest_position
+
+
+async def reach(process: Process, other: Process) -> None:
+    """Until the process has heard of what the other wrote."""
+    while process.engine.stream.position < other.engine.stream.position:
+        await deferLater(reactor, 0)
