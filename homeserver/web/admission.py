@@ -160,9 +160,11 @@ class _Lane:
 
     def too_long(self, user: str) -> str | None:
         """Why one more request of the user would wait in vain."""
-        if len(self.turns) >= MOST_WAITING[self.kind]:
+        waiting, most, own = len(self.turns), MOST_WAITING[self.kind], self.turns.waiting_of(user)
+        # The last places in the queue are for those who have fewer than others, or a few greedy ones would fill it.
+        if waiting >= most or (waiting >= most * 3 // 4 and own * self.turns.users >= waiting):
             return "queue"
-        if self.turns.waiting_of(user) >= MOST_OF_USER[self.kind]:
+        if own >= MOST_OF_USER[self.kind]:
             return "share"
         return "share" if self.wait(user) > PATIENCE[self.kind] else None
 

@@ -133,6 +133,21 @@ def test_refusals_tell_when_to_come_back_and_not_everybody_at_once() -> None:
     assert len(set(waits)) > 25
 
 
+def test_a_few_greedy_ones_do_not_fill_the_queue() -> None:
+    """Each within their share; who comes after them waits for a turn as they do, and has it as soon."""
+    busy = Busy()
+    busy.fill()
+    for _ in range(MOST_OF_USER[Kind.ORDINARY]):
+        for number in range(2 * MOST_WAITING[Kind.ORDINARY] // MOST_OF_USER[Kind.ORDINARY]):
+            busy.ask(f"greedy {number}")
+    for _ in range(4):
+        busy.ask("polite")
+    assert "polite" not in {user for user, _ in busy.refused}
+    assert busy.admission.statistics()["waiting"] < MOST_WAITING[Kind.ORDINARY]
+    busy.done(64)
+    assert "polite" in busy.users
+
+
 def test_who_goes_on_asking_is_answered_late() -> None:
     busy = Busy()
     busy.fill()
