@@ -259,6 +259,8 @@ class Channel(Protocol):
             return b""
         self.persistent = is_newest and not fields.closes and not self._closing
         exchange = self.exchange = Exchange(self, method, target, fields)
+        if not is_newest:
+            exchange.is_newest = False
         if length != 0:
             self._expect_body(exchange, length, is_newest)
         elif exchange.begin(0):

@@ -55,6 +55,8 @@ class Exchange:
     spool: Spool | None = None
     limit = _UNWANTED_BODY
     started = 0.0
+    is_newest = True
+    """Whether it is of HTTP/1.1 (else 1.0)."""
     responded = False
     complete = False
     """Whether all of the request is here; a spooled body is then the site's."""

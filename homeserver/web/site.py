@@ -458,7 +458,7 @@ class Site(ServerFactory):
         self._record(exchange, _CLIENT_GONE if exchange.gone else part.status, self.clock.seconds())
 
     def _upgrade(self, exchange: Exchange, reply: Upgrade) -> None:
-        problem = handshake_problem(exchange.method, exchange.fields)
+        problem = handshake_problem(exchange.method, exchange.fields, is_newest=exchange.is_newest)
         if exchange.channel is not None and problem is not None:
             headers = {
                 "Content-Type": JSON,

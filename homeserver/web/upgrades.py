@@ -41,12 +41,13 @@ def upgrade_to(factory: ProtocolFactory) -> Upgrade:
     return Upgrade(build)
 
 
-def handshake_problem(method: str, fields: Fields) -> str | None:
+def handshake_problem(method: str, fields: Fields, *, is_newest: bool) -> str | None:
     """What keeps a request from becoming a WebSocket (RFC 6455 section 4.2.1), or None.
 
-    Looked at here too, so that the refusal has the form of all others.
+    Looked at here too, so that the refusal has the form of all others. `is_newest`: whether it came as HTTP/1.1; in 1.0
+    nothing can be upgraded (RFC 9110 section 7.8).
     """
-    if method != "GET" or b"websocket" not in fields.tokens(b"upgrade"):
+    if not is_newest or method != "GET" or b"websocket" not in fields.tokens(b"upgrade"):
         return "This endpoint speaks WebSocket only"
     if b"upgrade" not in fields.tokens(b"connection"):
         return "The Connection header does not name Upgrade"

@@ -538,6 +538,14 @@ async def test_a_websocket_on_a_connection_that_was_used(server: Loopback) -> No
     await check_echo(connection)
 
 
+async def test_no_websocket_for_who_speaks_an_older_http(server: Loopback) -> None:
+    connection = await server.connect()
+    asked = request_bytes("GET", "/socket", headers=UPGRADE, token="alice")
+    connection.send(asked.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert (await connection.response()).status == 426
+    await connection.end()
+
+
 class Hello(WebSocketClientProtocol):
     """Says a long hello and keeps the answer."""
 
