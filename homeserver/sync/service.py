@@ -94,6 +94,7 @@ class SyncService:
         """The response as of now, whatever is asked for: from memory and the database."""
         since, upto, serial = request.since, self._stream.position, self._clock.current
         if since is not None:
+            self._clock.observe(since.ephemeral)
             ahead = (
                 since.position > upto
             )  # the process that gave the token is, by what is still on its way here

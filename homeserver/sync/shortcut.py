@@ -133,6 +133,8 @@ class Shortcut:
         if to_device or since > upto or request.full_state:
             return None
         if serial <= serial_told:
+            if serial < serial_told:
+                self._clock.observe(serial_told)
             if since == upto:
                 return told
             serial = serial_told

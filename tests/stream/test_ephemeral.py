@@ -4,7 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeserver.stream.ephemeral import EphemeralClock
+from homeserver.stream.ephemeral import MOST_AHEAD, EphemeralClock
 
 
 @given(st.lists(st.one_of(st.integers(0, 50), st.none()), min_size=2), st.lists(st.integers(0, 60)))
@@ -20,3 +20,13 @@ def test_serials_grow_whatever_the_wall_clock_does(times: list[int | None], hear
         serials.append(clock.next())
         assert serials[-1] > serials[-2]
         assert clock.current == serials[-1]
+
+
+def test_a_serial_from_the_far_future_moves_it_little() -> None:
+    """A client may claim any: neither may serials outgrow their tokens, nor others be led far ahead of the time."""
+    clock = EphemeralClock(lambda: 5_000)
+    clock.observe(2**63 - 1)
+    assert clock.current == 5_000 + MOST_AHEAD
+    clock.observe(4_000)
+    assert clock.current == 5_000 + MOST_AHEAD
+    assert clock.next() == 5_001 + MOST_AHEAD

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import orjson
+import pytest
 
 from homeserver.protocol.filters import SyncFilter
 from homeserver.protocol.tokens import SyncToken
@@ -49,6 +50,26 @@ async def test_news_beside_events_is_told_once(database: Database) -> None:
     assert alice.room(room.room_id)["ephemeral"]["events"] == [
         {"type": "m.typing", "content": {"user_ids": []}}
     ]
+
+
+@pytest.mark.parametrize("lead", [0, 1, 500])
+async def test_who_comes_from_a_process_that_is_ahead_misses_nothing(database: Database, lead: int) -> None:
+    """What is applied once they are here is news, though the token is of the same millisecond or a later one."""
+    process = await Process.open(database)
+    room = await process.engine.new_room()
+    alice = process.client()
+    await alice.sync()
+    assert alice.since is not None
+    alice.since = alice.since._replace(ephemeral=process.clock.current + lead)
+    await alice.sync()
+    assert not alice.has_news
+    process.fakes.typing.set(room.key, BOB)
+    process.fakes.presence.set(BOB, "online")
+    await alice.sync()
+    assert types(alice.room(room.room_id)["ephemeral"]["events"]) == ["m.typing"]
+    assert types(alice.last["presence"]["events"]) == ["m.presence"]
+    await alice.sync()
+    assert not alice.has_news
 
 
 async def test_account_data_is_not_asked_for_when_nothing_of_the_user_moved(database: Database) -> None:
