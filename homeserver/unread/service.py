@@ -337,6 +337,8 @@ class Unread:
         spent = 0
         for work in works:
             head = work.room.head
+            # A redaction, which may have taken the name away, is among what is judged here, never at once.
+            self._readers.pop((user.user_id, head.room), None)
             facts = RoomFacts(head.joined_count, head.power_levels)
             reader = Reader(user.user_id, names.get(head.room))
             judge = Judge(rules, reader, room_id=head.room_id, facts=facts, ignored=user.ignored)

@@ -179,6 +179,24 @@ async def test_what_is_redacted_does_not_count(database: Database) -> None:
     assert third is not None
 
 
+async def test_a_redacted_display_name_highlights_no_more(database: Database) -> None:
+    """Whoever redacts a membership takes the name away without another event in its place."""
+    counter = await Counter.open(database)
+    room = await counter.engine.new_room()
+    highlight = ("notify", {"set_tweak": "highlight"})
+    named = PushRule("name", highlight, conditions=({"kind": "contains_display_name"},))
+    await counter.process.push_rules.put(BOB, "override", named)
+    draft = member(BOB, "join", displayname="Bobby")
+    joined = await counter.engine.engine.write(room.room_id, lambda _: [draft], users=(BOB,))
+    for number in (1, 2):
+        await counter.write(room, ALICE, text("Bobby"))
+        assert (await counter.total(BOB, room))[1] == number
+    await counter.redact(room, ALICE, joined.event_id)
+    for _ in range(2):
+        assert (await counter.total(BOB, room))[1] == 0
+        await counter.write(room, ALICE, text("Bobby"))
+
+
 async def test_ignored_users_do_not_count(database: Database) -> None:
     """From the moment they are ignored, for what they had sent too; and again when they no longer are."""
     counter = await Counter.open(database)

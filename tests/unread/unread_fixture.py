@@ -10,7 +10,6 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from homeserver.rooms.engine import Draft, Room
-from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.unread import Unread, UnreadCounts
 from storage.database import Database
 from storage.unread import UnreadEvent, UnreadRange, UnreadStore
@@ -56,7 +55,7 @@ class Counter:
             return Unread(
                 stream=engine.stream,
                 rooms=engine.cache,
-                member_events=MemberEvents(engine.events, 1_000_000),
+                member_events=engine.member_events,
                 events=engine.events,
                 store=store,
                 recent_receipts=process.recent_receipts,
