@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeserver.web import heads
+from homeserver.web.channel import Timeouts
 from homeserver.web.chunks import BadChunks, Chunks
 from homeserver.web.heads import BadHead, Fields, read_line
 from homeserver.web.replies import Reply
@@ -214,7 +215,7 @@ async def test_lengths_that_disagree_are_refused_after_good_ones(fields: bytes) 
 
 async def test_a_host_is_named_once() -> None:
     """By who speaks HTTP/1.1 (RFC 9112 section 3.2), whatever was named by the request before."""
-    server = Loopback(ROUTES)
+    server = Loopback(ROUTES, timeouts=Timeouts(linger=0.05, look=0.01))
     for raw, status in (
         (b"PUT /who HTTP/1.0\r\n\r\n", 200),
         (b"PUT /who HTTP/1.1\r\n\r\n", 400),
