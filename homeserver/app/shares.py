@@ -27,12 +27,13 @@ TOKEN_BYTES: Final = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """The first four in bytes, the others in entries."""
+    """The first five in bytes, the others in entries."""
 
     rooms: int
     member_events: int
     timelines: int
     fragments: int
+    views: int
     standings: int
     ledgers: int
     receipts: int
@@ -47,6 +48,7 @@ class Shares:
             + self.member_events
             + self.timelines
             + self.fragments
+            + self.views
             + self.standings * STANDING_BYTES
             + self.ledgers * LEDGER_BYTES
             + self.receipts * RECEIPT_BYTES
@@ -56,13 +58,14 @@ class Shares:
 
 
 def shares_of(budget: int) -> Shares:
-    """Nearly half for rooms, without which nothing goes; a fifth for the events of their members."""
+    """Nearly half for rooms, without which nothing goes; a sixth for the events of their members."""
     part = budget // 32
     return Shares(
         rooms=14 * part,
-        member_events=6 * part,
+        member_events=5 * part,
         timelines=2 * part,
         fragments=2 * part,
+        views=part,
         standings=2 * part // STANDING_BYTES,
         ledgers=2 * part // LEDGER_BYTES,
         receipts=2 * part // RECEIPT_BYTES,

@@ -20,9 +20,9 @@ from homeserver.receipts.threads import direct_link
 from homeserver.unread.threads import own_thread
 from storage.unread import UnreadEvent
 
-VIEWS = 4096
-"""Events whose view is kept: the members of a busy room ask of the same few."""
-GLANCES = 256
+VIEW_BYTES = 2**22
+"""Of the views that are kept: the members of a busy room ask of the same few events."""
+GLANCES = 64
 """The same, for as long as a commit's listeners are told of it."""
 TURN = 200_000
 """Steps that a user's rules may take in one turn of the reactor, some twenty milliseconds."""
@@ -36,17 +36,19 @@ class Item(NamedTuple):
     sender: str
     is_state: bool
     pdu: Mapping[str, Any]
+    size: int
+    """Bytes of its JSON."""
 
     @classmethod
     def of_memory(cls, entry: RoomEvent) -> Item:
         stored = entry.stored
-        return cls(
-            stored.position, stored.event_id, stored.sender, stored.state_key is not None, entry.event.pdu
-        )
+        is_state, size = stored.state_key is not None, len(stored.pdu)
+        return cls(stored.position, stored.event_id, stored.sender, is_state, entry.event.pdu, size)
 
     @classmethod
     def of_row(cls, row: UnreadEvent) -> Item:
-        return cls(row.position, row.event_id, row.sender, row.state_key is not None, orjson.loads(row.pdu))
+        is_state, size = row.state_key is not None, len(row.pdu)
+        return cls(row.position, row.event_id, row.sender, is_state, orjson.loads(row.pdu), size)
 
 
 class Verdict(NamedTuple):
@@ -71,10 +73,15 @@ class Glance(NamedTuple):
 
 
 class Views:
-    """Views of the newest events, by event id: what is computed once for all members of a room."""
+    """Views of the newest events, by event id: what is computed once for all members of a room.
 
-    def __init__(self) -> None:
-        self._views: OrderedDict[str, EventView] = OrderedDict()
+    About `budget` bytes of them, counting each with its event taken apart: it holds that, though the room may not."""
+
+    def __init__(self, budget: int = VIEW_BYTES) -> None:
+        self._budget = budget
+        self._views: OrderedDict[str, tuple[EventView, int]] = OrderedDict()
+        self.weight = 0
+        """About how many bytes they take."""
         self._glances: OrderedDict[RoomEvent, Glance] = OrderedDict()
 
     def glance(self, entry: RoomEvent) -> Glance:
@@ -90,12 +97,20 @@ class Views:
         return glance
 
     def of(self, item: Item, room_id: str) -> EventView:
-        view = self._views.get(item.event_id)
-        if view is None:
-            view = self._views[item.event_id] = EventView(item.pdu, event_id=item.event_id, room_id=room_id)
-            if len(self._views) > VIEWS:
-                self._views.popitem(last=False)
+        known = self._views.get(item.event_id)
+        if known is not None:
+            return known[0]
+        view, weight = EventView(item.pdu, event_id=item.event_id, room_id=room_id), view_weight(item.size)
+        self._views[item.event_id] = view, weight
+        self.weight += weight
+        while self.weight > self._budget and len(self._views) > 1:
+            self.weight -= self._views.popitem(last=False)[1][1]
         return view
+
+
+def view_weight(size: int) -> int:
+    """About how many bytes the view of an event takes whose JSON has so many."""
+    return 3000 + 2 * size
 
 
 class Judge:

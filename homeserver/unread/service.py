@@ -22,7 +22,7 @@ from homeserver.rooms.engine import Room, RoomCache, RoomHead
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.stream import Stream
 from homeserver.unread.counts import UnreadCounts
-from homeserver.unread.judging import TURN, Item, Judge, Verdict, Views
+from homeserver.unread.judging import TURN, VIEW_BYTES, Item, Judge, Verdict, Views
 from homeserver.unread.ledger import MAIN, MOST, UNTHREADED, Ledger
 from homeserver.unread.threads import Related, find_threads
 from storage.events import EventStore
@@ -122,6 +122,7 @@ class Unread:
         ignoring: Ignoring,
         pause: Callable[[], Awaitable[None]],
         capacity: int = CAPACITY,
+        view_budget: int = VIEW_BYTES,
     ) -> None:
         """`pause` lets the reactor turn once."""
         self._stream = stream
@@ -136,7 +137,7 @@ class Unread:
         self._capacity = capacity
         self._users: OrderedDict[str, _User] = OrderedDict()
         self._size = 0
-        self._views = Views()
+        self._views = Views(view_budget)
         self._readers: dict[tuple[str, int], tuple[int, Reader]] = {}
         """By user and room: the ordinal of their member event, and them as rules ask of them."""
         self._facts: tuple[RoomHead, RoomFacts] | None = None
@@ -246,6 +247,11 @@ class Unread:
     def size(self) -> int:
         """Rooms of users that are counted for."""
         return self._size
+
+    @property
+    def view_weight(self) -> int:
+        """About how many bytes the events take that are kept apart for judging."""
+        return self._views.weight
 
     def _trim(self, present: _User) -> None:
         """Keep within the capacity, but for the user who just asked."""

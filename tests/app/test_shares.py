@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Iterable
 from types import FunctionType, ModuleType
 
+import orjson
 import pytest
 
 from homeserver.app.overload import resident_bytes
@@ -24,6 +25,7 @@ from homeserver.events import RoomEvent
 from homeserver.protocol.tokens import SyncToken
 from homeserver.rooms.engine import Draft
 from homeserver.sync.lazy_members import NOTHING_SENT, SentMembers
+from homeserver.unread.judging import Item, Views, view_weight
 from homeserver.unread.ledger import MAIN, Ledger
 from storage.database import Database
 from storage.memberships import Standing
@@ -74,6 +76,36 @@ def test_entries_weigh_what_they_are_said_to() -> None:
     assert STANDING_BYTES / 2 < deep_size(standing) < STANDING_BYTES * 2
     assert RECEIPT_BYTES / 2 < deep_size(receipt) < RECEIPT_BYTES * 2
     assert isinstance(ledger, Ledger) and array("q").itemsize == 8
+
+
+def item_of(number: int, body: str) -> Item:
+    pdu = {
+        "auth_events": [f"${n:043d}" for n in range(3)],
+        "content": {"body": body, "msgtype": "m.text"},
+        "depth": 1000 + number,
+        "hashes": {"sha256": f"{number:043d}"},
+        "origin_server_ts": 1_700_000_000_000 + number,
+        "prev_events": [f"${number:043d}"],
+        "room_id": "!" + "r" * 43,
+        "sender": "@someone:one.example",
+        "signatures": {"one.example": {"ed25519:1": f"{number:086d}"}},
+        "type": "m.room.message",
+    }
+    data = orjson.dumps(pdu)
+    return Item(number, f"${number:043d}", "@someone:one.example", False, orjson.loads(data), len(data))
+
+
+@pytest.mark.parametrize("length", [20, 2_000, 50_000])
+def test_views_of_events_stay_within_their_budget(length: int) -> None:
+    views, budget = Views(MIB), MIB
+    for number in range(500):
+        item = item_of(number, f"{number} " + "x" * length)
+        view = views.of(item, "!room")
+        assert views.of(item, "!room") is view
+        view.text(("content", "body"))
+    assert budget / 2 < views.weight <= budget
+    assert deep_size(views) < 1.5 * budget
+    assert view_weight(item.size) / 3 < deep_size(views.of(item, "!room")) < view_weight(item.size) * 2
 
 
 async def test_rooms_weigh_what_they_are_said_to(database: Database) -> None:

@@ -27,7 +27,8 @@ from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
 from homeserver.rooms.engine.writer import Deed, Plan, RoomWriter, Work, WriterTools, Written
 from homeserver.stream import Committer, RoomCommit
 
-RECENT_TRANSACTIONS = 10_000
+RECENT_TRANSACTIONS = 2_000
+"""Of those that stand, ids kept for clients that ask again at once; later the database is asked."""
 CREATE_TRIES = 3
 
 
@@ -39,7 +40,7 @@ class RoomEngine:
         self._writers: dict[str, RoomWriter] = {}
         self._create_time = 0
         self._in_flight: dict[str, list[Deferred[Written]]] = {}
-        self._recent: OrderedDict[str, Written] = OrderedDict()
+        self._recent: OrderedDict[str, str] = OrderedDict()
 
     @property
     def committer(self) -> Committer:
@@ -111,7 +112,7 @@ class RoomEngine:
             return await self._writer(room_id).write(plan, users, None)
         known = self._recent.get(transaction.key)
         if known is not None:
-            return known
+            return Written(replayed=known)
         waiting = self._in_flight.get(transaction.key)
         if waiting is not None:
             other: Deferred[Written] = Deferred()
@@ -131,13 +132,13 @@ class RoomEngine:
             for other in self._in_flight.pop(key):
                 other.errback(error)
             raise
-        self._remember(key, replay)
+        self._remember(key, written.event_id)
         for other in self._in_flight.pop(key):
             other.callback(replay)
         return written
 
-    def _remember(self, key: str, written: Written) -> None:
-        self._recent[key] = written
+    def _remember(self, key: str, event_id: str) -> None:
+        self._recent[key] = event_id
         while len(self._recent) > RECENT_TRANSACTIONS:
             self._recent.popitem(last=False)
 
