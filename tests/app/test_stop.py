@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ import psycopg2
 import pytest
 
 from tests.app.looking import database_processes, figures
+from tests.app.websockets import CLOSE, GOING_AWAY, close_back, frame, websocket
 from tests.serving import Account, Answer, ServerProcess, postgres, serving
 from tests.waiting import wait_until
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 MIGRATION_LOCK = 0x6C61726573
 LONG_MS = "120000"
-CLOSE, GOING_AWAY = 8, 1001
 
 
 @pytest.fixture(autouse=True)
@@ -118,40 +118,10 @@ def test_those_who_wait_return_at_once(tmp_path: Path, answers: bool) -> None:
             if answers:
                 payload = frame(connection, CLOSE)
                 assert int.from_bytes(payload[:2], "big") == GOING_AWAY
-                connection.sendall(b"\x88\x82\0\0\0\0" + payload[:2])  # masked, as a client must
+                close_back(connection, payload)
             assert server.wait_exit(timeout=8.0) == 0
             assert poll.answer.status == 200
             assert poll.answer.body["next_batch"]
-
-
-def frame(connection: socket.socket, opcode: int) -> bytes:
-    """The payload of the next frame of a kind; those before it are read past."""
-    while True:
-        head = connection.recv(2, socket.MSG_WAITALL)
-        length = head[1]
-        if length == 126:
-            length = int.from_bytes(connection.recv(2, socket.MSG_WAITALL), "big")
-        payload = connection.recv(length, socket.MSG_WAITALL)
-        if head[0] & 0x0F == opcode:
-            return payload
-
-
-@contextmanager
-def websocket(server: ServerProcess, token: str, since: str) -> Iterator[socket.socket]:
-    """A WebSocket that was accepted."""
-    path = f"/_matrix/client/ws/r0?access_token={token}&since={since}&set_presence=offline"
-    handshake = (
-        f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-        "Sec-WebSocket-Protocol: m.json\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30.0) as connection:
-        connection.sendall(handshake.encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += connection.recv(1)
-        assert head.startswith(b"HTTP/1.1 101 "), head
-        yield connection
 
 
 # While it starts.

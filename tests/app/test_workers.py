@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import yaml
@@ -22,6 +23,7 @@ import yaml
 from homeserver.app.workers.backoff import LONGEST, SETTLED, Backoff
 from homeserver.app.workers.figures import merged
 from tests.app.looking import database_processes, figures, figures_by_worker, resident_mib, samples
+from tests.app.websockets import GOING_AWAY, Follower
 from tests.serving import CHECKOUT, ServerProcess, free_port, serving
 from tests.waiting import wait_until
 
@@ -220,6 +222,43 @@ def test_a_rolling_restart_is_seen_by_no_client(server: ServerProcess) -> None:
     settle(server)
     assert server.call("POST", "/_matrix/client/v3/register", {}).status == 401
     assert not answers(port)
+
+
+def test_websockets_go_on_at_other_workers(server: ServerProcess) -> None:
+    """At a rolling restart each is told that its server goes away, and hears at the next one all that was said."""
+    settle(server)
+    alice = server.register("alice")
+    room = server.call("POST", "/_matrix/client/v3/createRoom", {}, token=alice.access_token).body["room_id"]
+    unseen = {"set_presence": "offline"}
+    first = server.call("GET", "/_matrix/client/v3/sync", token=alice.access_token, query=unseen)
+    since, last = first.body["next_batch"], "that is all"
+    followers = [Follower(server, alice.access_token, since, last=last) for _ in range(2 * WORKERS)]
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        path = f"/_matrix/client/v3/rooms/{quote(room)}/send/m.room.message/{len(said)}"
+        content = {"msgtype": "m.text", "body": text}
+        answer = server.call("PUT", path, content, token=alice.access_token)
+        assert answer.status == 200, answer
+        said.append(text)
+
+    say("hello")
+    for follower in followers:
+        assert follower.following.wait(60.0), follower.error
+    replaced = server.log().count(REPLACED)
+    os.kill(server.pid, signal.SIGHUP)
+
+    def all_replaced() -> bool:
+        say(f"message {len(said)}")
+        return server.log().count(REPLACED) > replaced
+
+    wait_until(all_replaced, REPLACED, timeout=120.0)
+    say(last)
+    for follower in followers:
+        follower.join(60.0)
+        assert follower.error is None, follower.error
+        assert follower.heard == said
+        assert set(follower.closed_with) == {GOING_AWAY}
 
 
 def answers(port: int) -> bool:
