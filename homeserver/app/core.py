@@ -152,7 +152,7 @@ async def build_core(
     stream.subscribe(user_rooms)
     whole = WholeRooms(cache, reactor)
     stream.subscribe(whole)
-    committer = Committer(stream_store, stream, recovery)
+    committer = Committer(stream_store, stream, recovery, others=hearing, later=reactor.callLater)
     engine = RoomEngine(
         WriterTools(
             cache=cache,

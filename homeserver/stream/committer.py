@@ -3,6 +3,9 @@
 
 While a commit is on its way, whatever arrives gathers for the next one, so a busy server commits larger batches, not
 more of them; an idle one commits at once. A room whose head had moved is told so and the others don't notice.
+
+Processes that commit without a pause take turns: while one has the stream's row, another gathers, instead of waiting
+for the row with a batch that was made too early. Else each commit would carry a share of what it could.
 Owns batching and the order of what follows a commit; building the rows is its callers'.
 """
 
@@ -15,7 +18,7 @@ from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.stream.changes import Change
 from storage.database import ConnectionLost, DatabaseFailure, UnstorableText, is_retryable
@@ -36,6 +39,12 @@ MAX_POSITIONS = 1000
 
 MAX_TRIES = 3
 """Attempts at a write whose outcome is unknown because the connection broke, and at what had to give way to others."""
+
+RIVALRY = 0.25
+"""Seconds that others are taken to be committing after they have."""
+WAY = (0.004, 0.05)
+"""Seconds after its own commit that a process leaves the others at least and at most for one of theirs: the time of
+two commits, since they begin when they hear of ours."""
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -95,7 +104,23 @@ class Resync(Protocol):
 
 
 class Announcer(Protocol):
+    @property
+    def position(self) -> int: ...
+
     def announce(self, change: Change) -> None: ...
+
+    def reached(self, position: int) -> Deferred[None]: ...
+
+
+class Others(Protocol):
+    """Who else commits; `hearing.Hearing` knows."""
+
+    @property
+    def has_others(self) -> bool: ...
+
+
+class DelayedCall(Protocol):
+    def cancel(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -118,8 +143,27 @@ class _PendingWrite:
 class Committer:
     """One per process."""
 
-    def __init__(self, store: CommitDoor, stream: Announcer, recovery: Resync) -> None:
+    def __init__(
+        self,
+        store: CommitDoor,
+        stream: Announcer,
+        recovery: Resync,
+        *,
+        others: Others | None = None,
+        later: Callable[[float, Callable[[], None]], DelayedCall] | None = None,
+        now: Callable[[], float] = perf_counter,
+    ) -> None:
+        """`others` and `later`, the reactor's `callLater`: without, nobody is left a turn. `now` is in seconds."""
         self._store = store
+        self._others = others
+        self._later = later
+        self._now = now
+        self._end = stream.position
+        """Where this process' last commit ended; that was so at `_ended`, in seconds."""
+        self._ended = 0.0
+        self._took = 0.0
+        self._rivals_at: float | None = None
+        """When it was last seen that another process had committed; None if it then left its turn unused, too."""
         self._stream = stream
         self._recovery = recovery
         self._rooms: list[_PendingRoom] = []
@@ -198,13 +242,38 @@ class Committer:
 
     def commit_age(self) -> float:
         """Seconds since the commit under way began; 0 if there is none."""
-        return perf_counter() - self._began if self._running else 0.0
+        return self._now() - self._began if self._running else 0.0
 
     async def _commit_next(self) -> None:
-        self._began = perf_counter()
+        if self._rivals_at is not None:
+            await self._give_way(self._rivals_at)
+        self._began = self._now()
         if self._unsure and not await self._make_sure():
             return
         await self._commit(*self._take())
+
+    async def _give_way(self, rivals_at: float) -> None:
+        """Gather until another process has had a turn since our last, for some milliseconds at most."""
+        now = self._now()
+        shortest, longest = WAY
+        left = self._ended + min(max(2 * self._took, shortest), longest) - now
+        if self._later is None or now - rivals_at > RIVALRY or left <= 0 or self._stream.position > self._end:
+            return
+        self._began = now
+        way = self._stream.reached(self._end + 1)
+        call = self._later(left, way.cancel)
+        try:
+            await way
+        except CancelledError:
+            self._rivals_at = None  # whoever commits now and then is not waited for each time
+        else:
+            call.cancel()
+
+    def _note_rivals(self, result: CommitResult) -> None:
+        self._ended = self._now()
+        self._took = self._ended - self._began
+        if result.before > self._end:
+            self._rivals_at = self._ended
 
     async def _make_sure(self) -> bool:
         """Bring memory up to date before anything else is committed; if that can't be, all who wait fail."""
@@ -235,6 +304,9 @@ class Committer:
                 await self._separate(rooms, writes, error)
             return
         _BATCH.observe(batch.count)
+        if self._others is not None and self._others.has_others:
+            self._note_rivals(result)
+        self._end = result.before + batch.count
         self._announce(batch, result, rooms, writes, starts)
 
     async def _separate(

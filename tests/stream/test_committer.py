@@ -9,9 +9,11 @@ from typing import Any
 import psycopg2.errors
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from homeserver.stream import Apart, Change, Committer, RoomBatch, RoomCommit
-from homeserver.stream.committer import MAX_TRIES
+from homeserver.stream.committer import MAX_TRIES, WAY
+from homeserver.stream.waiting import Waiting
 from storage.database import ConnectionLost, DatabaseOverloaded, DatabaseUnavailable
 from storage.stream import CommitResult, StreamBatch
 
@@ -44,9 +46,16 @@ class Door:
 class Announcements:
     def __init__(self) -> None:
         self.changes: list[Change] = []
+        self.position = 0
+        self.waiting = Waiting()
 
     def announce(self, change: Change) -> None:
         self.changes.append(change)
+        self.position = change.position
+        self.waiting.reached(self.position)
+
+    def reached(self, position: int) -> Deferred[None]:
+        return self.waiting.until(position)
 
 
 class Resync:
@@ -60,10 +69,27 @@ class Resync:
             raise DatabaseUnavailable("still gone")
 
 
+class Others:
+    has_others = True
+
+
 class House:
     def __init__(self) -> None:
         self.door, self.announcements, self.resync = Door(), Announcements(), Resync()
-        self.committer = Committer(self.door, self.announcements, self.resync)
+        self.clock, self.others = Clock(), Others()
+        self.committer = Committer(
+            self.door,
+            self.announcements,
+            self.resync,
+            others=self.others,
+            later=self.clock.callLater,
+            now=self.clock.seconds,
+        )
+
+    def foreign(self) -> None:
+        """Another process commits one position, and this one hears of it."""
+        self.door.position += 1
+        self.announcements.announce(Change(before=self.door.position - 1, count=1, foreign=True))
 
     def room(self, events: int = 1) -> Deferred[RoomCommit | None]:
         batch = RoomBatch(room={}, events=[{} for _ in range(events)])
@@ -272,3 +298,46 @@ def test_an_outcome_that_stays_unknown_is_found_out_before_the_next_commit() -> 
     house.door.accept()
     assert result_of(room) == RoomCommit(0, 100)
     assert house.resync.times == 3
+
+
+def test_processes_that_commit_without_a_pause_take_turns() -> None:
+    """What comes while the other has its turn shares one commit."""
+    house = House()
+    house.room()
+    house.foreign()  # was first
+    house.door.accept()
+    house.room()
+    house.room()
+    assert len(house.door.batches) == 1
+    house.room()
+    house.foreign()
+    assert [batch.count for batch in house.door.batches] == [1, 3]
+    house.door.accept()
+    assert not house.clock.getDelayedCalls()
+
+
+def test_a_turn_that_is_left_unused_is_not_left_again() -> None:
+    """Whoever commits now and then costs the others one wait, which ends."""
+    house = House()
+    house.room()
+    house.foreign()
+    house.door.accept()
+    house.room()
+    house.clock.advance(WAY[0])
+    assert len(house.door.batches) == 2
+    house.door.accept()
+    house.room()
+    assert len(house.door.batches) == 3
+    assert not house.clock.getDelayedCalls()
+
+
+def test_nobody_is_waited_for_where_nobody_is() -> None:
+    """Also where something else than a group commit of this process took positions."""
+    house = House()
+    house.others.has_others = False
+    for count in (1, 2, 3):
+        house.room()
+        house.foreign()
+        house.door.accept()
+        assert len(house.door.batches) == count
+    assert not house.clock.getDelayedCalls()
