@@ -109,6 +109,7 @@ class DeviceLists:
         found = self._news.lists_since(user_id, joined, since)
         if found is None:
             found = set(await self._store.changed(user_id, sorted(joined), since))
+        await self._member_moves.read_up(joined, since)
         rooms = [room for room in joined if self._member_moves.may_have_changed(room, since)]
         if not rooms and not any(standing.since > since for standing in standings.values()):
             return DeviceListNews(found) if found else NOTHING

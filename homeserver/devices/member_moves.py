@@ -6,7 +6,7 @@ Lets a sync of a room where people only talk do without asking who is there. Err
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Protocol
 from weakref import ReferenceType, ref
 
@@ -25,6 +25,10 @@ class Rooms(Protocol):
         """The room, if it is in memory, be it out of date."""
         ...
 
+    def get_many(self, *, keys: Sequence[int]) -> Awaitable[Mapping[str, Room]]:
+        """The rooms at their newest; whoever asks for the same at the time shares the query."""
+        ...
+
 
 class MemberMoves:
     """One per process; subscribes to the stream, after the room cache."""
@@ -36,6 +40,24 @@ class MemberMoves:
         self._seen: dict[int, ReferenceType[Map]] = {}  # type: ignore[type-arg]
         self._unread: dict[int, int] = {}
         """Rooms that another process wrote, up to where: what became of their members shows when they are read."""
+
+    async def read_up(self, rooms: Iterable[int], since: int) -> None:
+        """Have those rooms read that another process wrote after the position, so far as they are in memory.
+
+        A sync that has news of them reads them anyway, and shares the query; without, it would take each for one where
+        somebody came or went.
+        """
+        if not self._unread:
+            return
+        behind = [
+            key
+            for key in rooms
+            if self._unread.get(key, 0) > since
+            and (room := self._rooms.held_key(key)) is not None
+            and room.stale
+        ]
+        if behind:
+            await self._rooms.get_many(keys=behind)
 
     def may_have_changed(self, room: int, since: int) -> bool:
         """False only if nobody came or went in the room after the position."""

@@ -64,7 +64,7 @@ class Process:
 
         reauthentication = FakeReauthentication()
         ground = build_device_ground(
-            origin=stream._origin,
+            origin=stream.origin,
             server_name="localhost",
             database=database,
             stream=stream,

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
 from homeserver.protocol.tokens import SyncToken
 from storage.database import Database
@@ -129,6 +132,40 @@ async def test_where_people_only_talk_there_is_no_query(database: Database) -> N
     await process.engine.send(room.room_id, BOB, "hello")
     await database.close()
     assert await process.changed(ALICE, since) == NOTHING
+
+
+async def test_talk_written_elsewhere_takes_no_look_at_members(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that ask at once share one look at what was written, which shows whether somebody came or went."""
+    process, other = await Process.open(database), await Process.open(database)
+    room = await process.engine.new_room()
+    await process.engine.join(room.room_id, BOB)
+    await other.reached(process.position)
+    await other.engine.cache.get(room.room_id)
+    await process.engine.send(room.room_id, BOB, "hello")
+    await other.reached(process.position)
+    await other.engine.cache.get(room.room_id)
+    for user in (ALICE, BOB):
+        await other.changed(user, other.position - 1)
+    since = other.position
+    await process.engine.send(room.room_id, BOB, "hello")
+    await process.engine.send(room.room_id, BOB, "hello")
+    await other.reached(process.position)
+    statements: list[str] = []
+    fetch = database.fetch
+
+    async def counted(name: str, *arguments: Any, **options: Any) -> Any:
+        statements.append(name)
+        return await fetch(name, *arguments, **options)
+
+    monkeypatch.setattr(database, "fetch", counted)
+    asked = [Deferred.fromCoroutine(other.changed(user, since)) for user in (ALICE, BOB)]
+    assert [await each for each in asked] == [NOTHING, NOTHING]
+    assert statements == ["rooms_since"]
+    await process.engine.join(room.room_id, CAROL)
+    await other.reached(process.position)
+    assert await other.changed(ALICE, since) == ({CAROL}, set())
 
 
 async def test_counts_are_in_every_response_and_read_when_they_moved(database: Database) -> None:
