@@ -58,12 +58,17 @@ class Peers:
         await self._notify(list(encode(self.origin, people)))
 
     def read(self, payload: str) -> tuple[list[Person], bool]:
-        """A notification: the persons it tells of, brought up to date, and whether its sender knows of nobody yet."""
+        """A notification: the persons it tells of, brought up to date, and whether everybody is to be told all.
+
+        So it is if its sender knows of nobody yet, and once this process knows that it is not alone: until then it
+        told nobody what its own users did.
+        """
         message = decode(payload)
         if message.origin == self.origin:
             return [], False
+        wanted = message.hello or not self._heard_at
         self._heard_at[message.origin] = self._now()
-        return [self._apply(message.origin, report) for report in message.reports], message.hello
+        return [self._apply(message.origin, report) for report in message.reports], wanted
 
     def _apply(self, origin: str, report: Report) -> Person:
         person = self._board.person(report.user_id)

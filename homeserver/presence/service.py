@@ -313,7 +313,7 @@ class Presence:
         """A notification of the channel."""
         if not self._enabled:
             return
-        persons, hello = self._peers.read(payload)
+        persons, tell_all = self._peers.read(payload)
         for person in persons:
             self._sharing.track(person.user_id)
             self._publication.consider(person)
@@ -321,7 +321,7 @@ class Presence:
                 self._make_room_for_remote()
         if persons:
             self._flush_soon()
-        if hello:
+        if tell_all:
             await self._peers.tell_all(at_once=True)
 
     # The rhythm.

@@ -275,6 +275,17 @@ async def test_a_new_name_is_told_with_presence(database: Database) -> None:
     await process.presence.stop()
 
 
+async def exchange(process: Process, other: Process) -> None:
+    """Let two processes hear what each tells, until there is nothing more."""
+    while process.told or other.told:
+        for sender, receiver in ((process, other), (other, process)):
+            payloads, sender.told[:] = list(sender.told), []
+            for payload in payloads:
+                assert len(payload.encode()) < 8000
+                await receiver.presence.heard(payload)
+                await sender.presence.heard(payload)
+
+
 async def test_processes_tell_each_other(database: Database) -> None:
     """One alone says nothing but its greeting; two know of each other's users, until one is not heard of any more."""
     process = await world(database)
@@ -282,29 +293,48 @@ async def test_processes_tell_each_other(database: Database) -> None:
     await process.pass_time(5)
     assert len(process.told) == 1
     other = await Process.open(database, time=process.time)
-
-    async def exchange() -> None:
-        while process.told or other.told:
-            for sender, receiver in ((process, other), (other, process)):
-                payloads, sender.told[:] = list(sender.told), []
-                for payload in payloads:
-                    assert len(payload.encode()) < 8000
-                    await receiver.presence.heard(payload)
-                    await sender.presence.heard(payload)
-
-    await exchange()
+    await exchange(process, other)
     other.presence.seen(ALICE, "D", "online")
     await other.pass_time(5)
     assert other.states(ALICE) == {ALICE: "online", BOB: "online"}
     await process.presence.put(BOB, BOB, "D", "unavailable", "tea")
     await process.pass_time(5)
-    await exchange()
+    await exchange(process, other)
     await other.pass_time(5)
     assert other.seen_by(ALICE)[BOB]["status_msg"] == "tea"
     assert other.states(ALICE)[BOB] == "unavailable"
     await process.presence.stop()
     await other.pass_time(200)
     assert BOB not in other.states(ALICE)
+    await other.presence.stop()
+
+
+async def test_what_is_set_is_told_before_it_is_answered(database: Database) -> None:
+    """Whoever asks another process next is told so; nothing waits for the next batch."""
+    process = await world(database)
+    other = await Process.open(database, time=process.time)
+    await exchange(process, other)
+    await process.presence.put(BOB, BOB, "D", "online", "tea")
+    await exchange(process, other)
+    told = await other.presence.get(ALICE, BOB)
+    assert (told["presence"], told["status_msg"]) == ("online", "tea")
+    await process.presence.stop()
+    await other.presence.stop()
+
+
+async def test_what_was_set_alone_is_told_to_whom_is_heard_first(database: Database) -> None:
+    """A process that has just begun has heard nobody yet, and knows of nobody to tell."""
+    process = await world(database)
+    other = await Process.open(database, time=process.time)
+    greeting = other.told.pop()  # which is answered late
+    await other.presence.put(BOB, BOB, "D", "online", "tea")
+    assert not other.told
+    process.told.clear()
+    await process.presence.heard(greeting)
+    await exchange(process, other)
+    told = await process.presence.get(ALICE, BOB)
+    assert (told["presence"], told["status_msg"]) == ("online", "tea")
+    await process.presence.stop()
     await other.presence.stop()
 
 
