@@ -112,6 +112,11 @@ class Seat:
         """How many connections each of the others has that accept at present."""
         return [held for number, held, _ in self._roster.accepting() if number != self._number]
 
+    def taken(self) -> tuple[int, dict[int, int]]:
+        """How many connections this worker has accepted in all, and each of the others that accept at present."""
+        counts = {number: count for number, _, count in self._roster.accepting()}
+        return counts.pop(self._number, 0), counts
+
     def tell(self, connections: int) -> None:
         """This worker has so many."""
         self._roster.tell(self._number, connections)
