@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 from homeserver.app.core import Core, Ground, build_core
 from homeserver.app.elsewhere import nowhere_else
 from homeserver.app.endpoints import build_routes
+from homeserver.app.freed_memory import FreedMemory
 from homeserver.app.overload import Overload, build_overload
 from homeserver.app.premises import Secrets, sentence
 from homeserver.app.services import Services, build_services
@@ -103,6 +104,7 @@ class Server:
         self._federation: Federation | None = None
         self._overload: Overload | None = None
         self._storage: StorageFigures | None = None
+        self._freed_memory = FreedMemory(reactor)
         self._web: WebServer | None = None
         self._replaced = False
 
@@ -186,6 +188,7 @@ class Server:
         for listener, shared in zip(config.listeners, sockets, strict=True):
             web.listen(listener, shared)
         _settle_garbage_collection()
+        self._freed_memory.start()
 
     async def stop(self, *, replaced: bool = False, abandoned: bool = False) -> None:
         """Wind down whatever was started. `replaced`: another process serves in this one's place, so that nobody
@@ -193,6 +196,7 @@ class Server:
         ended already, so that nothing is worth a wait.
         """
         self._replaced = replaced
+        self._freed_memory.stop()
         grace, step = (ABANDONED, ABANDONED) if abandoned else (GRACE, STEP)
         if self._web is not None:
             linger = LINGER if replaced else 0.0
