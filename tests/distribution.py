@@ -50,7 +50,13 @@ LAST_OF_ITS_UNIT: Final = "tests/federation/hostile/test_slow_answers.py"
 """What it judges goes on while the others run, and lasts longer than any of them."""
 
 
-SERVED_BY_SEVERAL: Final = ("tests/sync_proof", "tests/api", "tests/interop/federation/test_conversations.py")
+SERVED_BY_SEVERAL: Final = (
+    "tests/sync_proof",
+    "tests/api",
+    "tests/interop/federation/test_conversations.py",
+    "tests/interop/federation/test_catching_up.py",
+    "tests/interop/federation/test_calls.py",
+)
 """What is run again with several workers."""
 
 OF_ONE_PROCESS: Final = ("tests/api/test_limits.py", "synapse")
