@@ -59,7 +59,7 @@ _OUTLIERS: Final = (
     "SELECT count(*) FILTER (WHERE flags & 4 > 0)::float8 / greatest(count(*), 1) FROM events e {sample}"
 )
 _FILES: Final = "SELECT count(*), coalesce(sum(size), 0)::bigint FROM blobs"
-_LARGEST: Final = """SELECT r.room_id, s.name, coalesce(s.joined_members, 0), r.next_ordinal
+_LARGEST: Final = """SELECT r.room_id, s.name, coalesce(s.joined_members, 0), r.next_ordinal - 1
     FROM rooms r LEFT JOIN room_summaries s USING (room) ORDER BY r.next_ordinal DESC LIMIT %s"""
 
 

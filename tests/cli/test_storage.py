@@ -96,6 +96,8 @@ def test_every_table_is_for_something(database_url: str) -> None:
             "uia_sessions",
             "registration_tokens",
             "registration_nonces",
+            "server_processes",
+            "work_turns",
         ),
         *(
             "login_tokens",
