@@ -26,6 +26,7 @@ from prometheus_client import Counter
 from twisted.internet.defer import Deferred, TimeoutError
 
 from homeserver.siblings import Neighbourhood
+from homeserver.stream.rounds import Rounds
 from homeserver.stream.waiting import Waiting
 
 logger = logging.getLogger(__name__)
@@ -79,8 +80,7 @@ class Hearing:
         self._siblings = siblings
         self._read_up = read_up
         self._look = look
-        self._looking = False
-        self._to_look: list[Deferred[Told]] = []
+        self._looks = Rounds(self._look_around)
         self._heard_elsewhere: dict[str, int] = {}
         self._waiting_elsewhere: dict[str, Waiting] = {}
         self.elsewhere = False
@@ -110,7 +110,7 @@ class Hearing:
         shown, told = max(self._siblings.shown, default=0), tuple(self._siblings.told)
         elsewhere: Mapping[str, int] = {}
         if self.elsewhere:
-            looked = await self._look_together()
+            looked = await self._looks.next()
             shown, elsewhere = max(shown, looked.position), looked.serials
         try:
             if shown > self._stream.position:
@@ -154,32 +154,9 @@ class Hearing:
                 if not waiting:
                     self._waiting_elsewhere.pop(origin, None)
 
-    def _look_together(self) -> Deferred[Told]:
-        """A look that begins after the call; one is under way at a time, whoever comes meanwhile shares the next."""
-        done: Deferred[Told] = Deferred()
-        self._to_look.append(done)
-        if not self._looking:
-            Deferred.fromCoroutine(self._look_around())
-        return done
-
-    async def _look_around(self) -> None:
-        self._looking = True
-        try:
-            while self._to_look:
-                served, self._to_look = self._to_look, []
-                _LOOKS.inc()
-                try:
-                    told = await self._look()
-                except Exception as error:
-                    for done in served:
-                        if not done.called:
-                            done.errback(error)
-                else:
-                    for done in served:
-                        if not done.called:
-                            done.callback(told)
-        finally:
-            self._looking = False
+    async def _look_around(self) -> Told:
+        _LOOKS.inc()
+        return await self._look()
 
     async def _read_up_once(self, elsewhere: Mapping[str, int]) -> None:
         """All who are late read together."""

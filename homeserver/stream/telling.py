@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
-
 from homeserver.siblings import Neighbourhood
 from homeserver.stream.hearing import CHANNEL
+from homeserver.stream.rounds import Rounds
 
 
 class Notifier(Protocol):
@@ -55,9 +54,9 @@ class Telling:
         self._others = others
         self._elsewhere = elsewhere
         self._serial = siblings.told[siblings.number] if siblings.told else 0
-        self._under_way = False
         self._news: list[tuple[str, str]] = []
-        self._waiting: list[Deferred[None]] = []
+        self._statements = Rounds(self._tell)
+        """One at a time, so that serials are heard in their order."""
 
     async def told(self) -> None:
         """Return once whoever asks another process finds it to know what this one's commits notified of until now.
@@ -65,42 +64,16 @@ class Telling:
         To be awaited after such a commit and before its client is answered. Many that come at once share a statement.
         """
         if self._others.has_others:
-            await self._next()
+            await self._statements.next()
 
     async def notify_all(self, channel: str, payloads: Sequence[str]) -> None:
         """Notify all processes, this one too, and return as `told` does. A payload is below 8,000 bytes."""
         self._news += [(channel, payload) for payload in payloads]
-        await self._next()
+        await self._statements.next()
 
     async def notify(self, channel: str, payload: str) -> None:
         """As `notify_all`, of one."""
         await self.notify_all(channel, (payload,))
-
-    def _next(self) -> Deferred[None]:
-        """Fires when the next statement stands: one at a time, so that serials are heard in their order."""
-        done: Deferred[None] = Deferred()
-        self._waiting.append(done)
-        if not self._under_way:
-            Deferred.fromCoroutine(self._run())
-        return done
-
-    async def _run(self) -> None:
-        self._under_way = True
-        try:
-            while self._waiting:
-                served, self._waiting = self._waiting, []
-                try:
-                    await self._tell()
-                except Exception as error:
-                    for done in served:
-                        if not done.called:
-                            done.errback(error)
-                else:
-                    for done in served:
-                        if not done.called:
-                            done.callback(None)
-        finally:
-            self._under_way = False
 
     async def _tell(self) -> None:
         news, self._news = self._news, []
