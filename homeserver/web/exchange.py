@@ -51,7 +51,10 @@ class Exchange:
     label = "unmatched"
     user: str | None = None
     match: Match | None = None
-    trouble: WrongMethod | InvalidParam | None = None
+    allowed: tuple[str, ...] = ()
+    """The methods of a path that is there, where this one is none of them."""
+    invalid: dict[str, object] | None = None
+    """The error object, where the path cannot be read."""
     spool: Spool | None = None
     limit = _UNWANTED_BODY
     started = 0.0
@@ -95,8 +98,10 @@ class Exchange:
         if self.method != "OPTIONS":
             try:
                 self.match = match = site.router.match(self.method, self.path)
-            except (WrongMethod, InvalidParam) as trouble:
-                self.trouble = trouble
+            except WrongMethod as error:  # the error itself would keep this frame, and it the exchange
+                self.allowed = error.allowed
+            except InvalidParam as error:
+                self.invalid = error.as_dict()
             else:
                 if match is not None:
                     route = match.route

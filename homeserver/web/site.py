@@ -31,7 +31,6 @@ from twisted.internet.protocol import ServerFactory
 from twisted.python.failure import Failure
 
 from homeserver.errors import (
-    InvalidParam,
     LimitExceeded,
     MatrixError,
     MissingToken,
@@ -58,7 +57,7 @@ from homeserver.web.rate_limits import RateLimits
 from homeserver.web.refusals import check_policy, refusal_of
 from homeserver.web.replies import JSON, FileReply, JsonBytes, Reply, Response, Upgrade
 from homeserver.web.request import MatrixRequest
-from homeserver.web.routing import Auth, Match, Route, Router, WrongMethod
+from homeserver.web.routing import Auth, Match, Route, Router
 from homeserver.web.senders import Sender
 from homeserver.web.signals import Signal
 from homeserver.web.upgrades import WEBSOCKET_VERSION, handshake_problem, request_head
@@ -476,13 +475,13 @@ class Site(ServerFactory):
     # Failures
 
     def _unmatched(self, exchange: Exchange) -> None:
-        trouble = exchange.trouble
-        if isinstance(trouble, WrongMethod):
+        if exchange.allowed:
             body = orjson.dumps(Unrecognized("Unrecognized request method").as_dict())
-            headers = {"Content-Type": JSON, "Cache-Control": "no-store", "Allow": ", ".join(trouble.allowed)}
+            headers = {"Content-Type": JSON, "Cache-Control": "no-store"}
+            headers["Allow"] = ", ".join(exchange.allowed)
             self._finish(exchange, 405, body, headers)
-        elif isinstance(trouble, InvalidParam):
-            self._finish(exchange, 400, orjson.dumps(trouble.as_dict()), None)
+        elif exchange.invalid is not None:
+            self._finish(exchange, 400, orjson.dumps(exchange.invalid), None)
         else:
             self._finish(exchange, 404, orjson.dumps(Unrecognized().as_dict()), None)
 

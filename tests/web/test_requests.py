@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A request's way over loopback: routing, CORS, tokens, bodies, errors, limits, logs."""
 
+import gc
 from collections.abc import Iterator
 from ipaddress import ip_network
 
@@ -9,6 +10,7 @@ import pytest
 from homeserver.errors import Forbidden, NotFound, UiaRequired, Unknown
 from homeserver.protocol.errors import CanonicalJsonError
 from homeserver.web.authentication import Requester
+from homeserver.web.exchange import Exchange
 from homeserver.web.rate_limits import Limit
 from homeserver.web.replies import CORS, JsonBytes, Reply, Response, redirect
 from homeserver.web.request import MatrixRequest
@@ -194,6 +196,25 @@ async def test_a_defect_says_nothing_of_itself(server: Loopback, path: str) -> N
 async def test_wrong_method_names_the_right_ones(server: Loopback) -> None:
     answer = await server.request("DELETE", V3 + "/rooms/!a/state/t")
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS, PUT")
+
+
+async def test_an_answered_request_leaves_nothing_for_the_collector(server: Loopback) -> None:
+    """It is found late, and its passes are what a busy server waits for."""
+    connection = await server.connect()
+    gc.collect()
+    gc.disable()
+    try:
+        for method, path, status in (
+            ("GET", f"{V3}/maybe", 200),
+            ("DELETE", f"{V3}/maybe", 405),
+            ("GET", f"{V3}/nowhere", 404),
+            ("GET", f"{V3}/fails/%FF", 400),
+            ("GET", f"{V3}/guests", 401),
+        ):
+            assert (await connection.request(method, path)).status == status
+        assert [each for each in gc.get_objects() if isinstance(each, Exchange)] == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("path", ["*", "/", "/nothing", V3 + "/account/whoami", V3 + "/rooms/%ff/state/t"])
