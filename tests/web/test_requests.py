@@ -200,7 +200,6 @@ async def test_wrong_method_names_the_right_ones(server: Loopback) -> None:
 
 async def test_an_answered_request_leaves_nothing_for_the_collector(server: Loopback) -> None:
     """It is found late, and its passes are what a busy server waits for."""
-    connection = await server.connect()
     gc.collect()
     gc.disable()
     try:
@@ -211,7 +210,7 @@ async def test_an_answered_request_leaves_nothing_for_the_collector(server: Loop
             ("GET", f"{V3}/fails/%FF", 400),
             ("GET", f"{V3}/guests", 401),
         ):
-            assert (await connection.request(method, path)).status == status
+            assert (await server.request(method, path)).status == status
         assert [each for each in gc.get_objects() if isinstance(each, Exchange)] == []
     finally:
         gc.enable()
