@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from homeserver.errors import LimitExceeded
+from homeserver.errors import InvalidParam, LimitExceeded, UnknownToken
 from homeserver.web.addresses import counted_as
 from homeserver.web.admission import Admission, Entry
 from homeserver.web.exchange import Exchange
@@ -60,7 +60,10 @@ class Doorway:
         if exchange.match.route.auth is Auth.SERVER:
             origin = _origin_of(sender.authorization[-1]) if sender.authorization else ""
             return origin if (address, origin) in self._proven else address
-        token = sender.token
+        try:
+            token = sender.token_beside(exchange.query)
+        except (UnknownToken, InvalidParam):  # as will be answered
+            return address
         return (token is not None and self._admission.remembered(token)) or address
 
     def proved(self, address: str, origin: str) -> None:

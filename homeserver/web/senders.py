@@ -8,6 +8,7 @@ clients that keep a connection send the same head again and again.
 from homeserver.web.addresses import ProxyTrust
 from homeserver.web.authentication import token_of
 from homeserver.web.heads import Fields
+from homeserver.web.query import Query
 
 
 class Sender:
@@ -32,3 +33,9 @@ class Sender:
         self.authorization = [value.decode("latin-1") for value in fields.all(b"authorization")]
         self.token = token_of(self.authorization, []) if len(self.authorization) == 1 else None
         """The access token, where there is one Authorization field and it holds one."""
+
+    def token_beside(self, query: bytes) -> str | None:
+        """The access token of a request that has this query string besides. Raises UnknownToken and InvalidParam."""
+        if b"access_token" not in query and len(self.authorization) < 2:
+            return self.token
+        return token_of(self.authorization, Query(query).strings("access_token"))

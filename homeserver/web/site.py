@@ -44,7 +44,7 @@ from homeserver.spooling import Spool, SpoolRoom
 from homeserver.web import compression, files
 from homeserver.web.addresses import ProxyTrust
 from homeserver.web.admission import Admission, Entry
-from homeserver.web.authentication import Authenticator, Requester, ServerAuthenticator, token_of
+from homeserver.web.authentication import Authenticator, Requester, ServerAuthenticator
 from homeserver.web.channel import Channel, Timeouts
 from homeserver.web.clock import Clock
 from homeserver.web.crowding import Crowding, giving_way, shed
@@ -282,7 +282,7 @@ class Site(ServerFactory):
             if route.auth is Auth.SERVER:
                 await self._authenticate_server(exchange, request)
             elif route.auth is not Auth.NONE:
-                token = self._token(exchange, request, route)
+                token = self._token(exchange, route)
                 if token is not None:
                     requester = await self._authenticator.authenticate(token, request)
                     _accept(exchange, request, requester)
@@ -315,7 +315,7 @@ class Site(ServerFactory):
         route = exchange.match.route
         try:
             request = self._request(exchange, exchange.match)
-            token = self._token(exchange, request, route)
+            token = self._token(exchange, route)
             if token is not None:
                 _accept(exchange, request, await self._authenticator.authenticate(token, request))
                 exchange.spool_of(request.requester.user_id)
@@ -373,13 +373,9 @@ class Site(ServerFactory):
             sender = fields.sender = Sender(fields, peer, self._trust, secure=self._secure)
         return sender
 
-    def _token(self, exchange: Exchange, request: MatrixRequest, route: Route) -> str | None:
-        """The access token; None where there is none and none is needed. Raises MissingToken and UnknownToken."""
-        sender = self._sender(exchange)
-        token = sender.token
-        if b"access_token" in exchange.query or len(sender.authorization) > 1:
-            in_query = request.query.strings("access_token") if exchange.query else []
-            token = token_of(sender.authorization, in_query)
+    def _token(self, exchange: Exchange, route: Route) -> str | None:
+        """The access token; None where there is none and none is needed. Raises MissingToken, and as Sender."""
+        token = self._sender(exchange).token_beside(exchange.query)
         if token is None and route.auth is not Auth.OPTIONAL:
             raise MissingToken
         return token

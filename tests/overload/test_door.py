@@ -27,11 +27,12 @@ def doorway() -> Doorway:
     return Doorway(admission, sender, lambda *_: None, lambda *_: None)
 
 
-def request(authorization: str, auth: Auth = Auth.USER) -> Any:
-    """A request with that header, from `ADDRESS`."""
-    fields = Fields(f"Authorization: {authorization}".encode())
+def request(authorization: str | None, auth: Auth = Auth.USER, query: bytes = b"") -> Any:
+    """A request with that header and query, from `ADDRESS`."""
+    fields = Fields(b"" if authorization is None else f"Authorization: {authorization}".encode())
     sender = Sender(fields, ADDRESS, ProxyTrust(), secure=False)
-    return SimpleNamespace(sender=sender, match=SimpleNamespace(route=SimpleNamespace(auth=auth)))
+    route = SimpleNamespace(auth=auth)
+    return SimpleNamespace(sender=sender, query=query, match=SimpleNamespace(route=route))
 
 
 def test_a_user_whose_token_is_remembered_else_the_address() -> None:
@@ -39,6 +40,17 @@ def test_a_user_whose_token_is_remembered_else_the_address() -> None:
     door = doorway()
     assert door.counted_for(request("Bearer known")) == "@alice:test"
     assert door.counted_for(request("Bearer made-up")) == ADDRESS
+
+
+def test_a_token_in_the_query_counts_as_one_in_the_header_does() -> None:
+    """Else whoever names it there has a second share; or, behind one address with many, none."""
+    door = doorway()
+    assert door.counted_for(request(None, query=b"access_token=known")) == "@alice:test"
+    assert door.counted_for(request("Bearer known", query=b"since=s1&access_token=kno%77n")) == "@alice:test"
+    assert door.counted_for(request(None, query=b"xaccess_token=known")) == ADDRESS
+    # What is refused in any case counts for nobody else.
+    assert door.counted_for(request("Bearer known", query=b"access_token=made-up")) == ADDRESS
+    assert door.counted_for(request(None, query=b"access_token=%FF")) == ADDRESS
 
 
 def test_a_server_that_has_proved_its_name_from_there_else_the_address() -> None:
