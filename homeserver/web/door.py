@@ -15,6 +15,7 @@ from homeserver.web.addresses import counted_as
 from homeserver.web.admission import Admission, Entry
 from homeserver.web.exchange import Exchange
 from homeserver.web.kinds import Kind, kind_of, waits
+from homeserver.web.query import Query
 from homeserver.web.routing import Auth
 from homeserver.web.senders import Sender
 
@@ -41,7 +42,7 @@ class Doorway:
     def ask(self, exchange: Exchange) -> bool:
         """Whether the request goes by; else it is begun or refused in its time."""
         assert exchange.match is not None
-        route, query = exchange.match.route, exchange.query
+        route, query = exchange.match.route, Query(exchange.query)
         kind, user = kind_of(route, query), self.counted_for(exchange)
         if kind is Kind.FREE:
             if self._admission.passes_free(user):

@@ -9,6 +9,8 @@ there at all; heavy is what reads or writes much at once, or hashes passwords; t
 from enum import Enum, auto
 from typing import Final
 
+from homeserver.errors import InvalidParam
+from homeserver.web.query import Query
 from homeserver.web.routing import Route
 
 
@@ -73,8 +75,8 @@ NAMED: Final = _FREE | _HEAVY
 _SYNC_LIMIT: Final = "sync"
 
 
-def kind_of(route: Route, query: bytes) -> Kind:
-    """What a request to the route costs. `query` is the query string as sent."""
+def kind_of(route: Route, query: Query) -> Kind:
+    """What a request to the route costs."""
     limit = route.limit
     if limit == _SYNC_LIMIT:
         return Kind.HEAVY if _asks_for_all(query) else Kind.ORDINARY
@@ -84,15 +86,21 @@ def kind_of(route: Route, query: bytes) -> Kind:
     return Kind.HEAVY if limit in _HEAVY_LIMITS or name in _HEAVY else Kind.ORDINARY
 
 
-def waits(route: Route, query: bytes) -> bool:
+def waits(route: Route, query: Query) -> bool:
     """Whether most of the time between the request and its answer is spent waiting for news."""
     if route.limit != _SYNC_LIMIT:
         return False
     if route.template != "/sync":
         return True
-    return b"timeout=" in query and b"timeout=0" not in query and not _asks_for_all(query)
+    try:
+        return not _asks_for_all(query) and query.integer("timeout", 0) > 0
+    except InvalidParam:
+        return False
 
 
-def _asks_for_all(query: bytes) -> bool:
+def _asks_for_all(query: Query) -> bool:
     """Whether a sync is answered at once, and at length, however long it may wait."""
-    return b"since=" not in query or b"full_state=true" in query
+    try:
+        return not query.string("since") or query.boolean("full_state")
+    except InvalidParam:  # which is all that will be answered
+        return False
