@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
@@ -12,9 +12,9 @@ from homeserver.rooms.engine import Draft, RoomCache
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.stream.changes import Change
 from storage.database import Database
-from storage.rooms import LoadedRoom, RoomStore
+from storage.rooms import LoadedRoom, NewsOfRoom, RoomStore
 from tests.reactor import reactor
-from tests.rooms.engine_fixture import ALICE, Engine
+from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine
 
 
 class SlowStore(RoomStore):
@@ -28,6 +28,32 @@ class SlowStore(RoomStore):
         loaded = await super().load(rooms=rooms, room_ids=room_ids)
         await self._meanwhile()
         return loaded
+
+
+class HeldStore(RoomStore):
+    """Tells what is new in rooms once `go` fires."""
+
+    def __init__(self, database: Database, go: Deferred[None]) -> None:
+        super().__init__(database)
+        self._go = go
+
+    async def since(self, wanted: Sequence[tuple[int, int]]) -> list[NewsOfRoom]:
+        held: Deferred[None] = Deferred()
+        self._go.chainDeferred(held)
+        await held
+        return await super().since(wanted)
+
+
+class Woken:
+    """Notes who is woken."""
+
+    users: Set[str] = frozenset((ALICE, BOB))
+
+    def __init__(self) -> None:
+        self.woken: set[str] = set()
+
+    def wake(self, users: Iterable[str]) -> None:
+        self.woken.update(users)
 
 
 async def reach(engine: Engine, position: int) -> None:
@@ -101,3 +127,23 @@ async def test_what_was_struck_before_it_was_heard_of_does_not_stay_in_memory(da
     cache.changed(Change(there.stream.position - 1, 1, rooms=(room.key,), foreign=True))
     (entry,) = await member_events.load(room.key, room.room_id, room.head.version, [ordinal])
     assert entry.stored.redacted_by is not None
+
+
+async def test_who_waits_for_a_room_that_another_reader_took_along_is_woken(database: Database) -> None:
+    """It is read together with what they asked for, while those who are woken look at another room."""
+    here, there = await Engine.open(database), await Engine.open(database)
+    rooms = [await there.new_room(user) for user in (ALICE, BOB, CAROL)]
+    await reach(here, there.stream.position)
+    go: Deferred[None] = Deferred()
+    listening = Woken()
+    cache = RoomCache(HeldStore(database, go), MemberEvents(here.events, 1_000_000), 1_000_000, listening)
+    here.stream.subscribe(cache)
+    await cache.get_many(keys=[room.key for room in rooms])
+    for room, user in zip(rooms, (ALICE, BOB, CAROL), strict=True):
+        await there.send(room.room_id, user, "news")
+        await reach(here, there.stream.position)
+    asking = Deferred.fromCoroutine(cache.get(rooms[2].room_id))
+    assert not listening.woken
+    go.callback(None)
+    await asking
+    assert listening.woken == {ALICE, BOB}

@@ -456,7 +456,8 @@ class RoomCache:
     async def _follow_awaited(self, listening: Listening) -> None:
         """Bring up to date what somebody waits for, a query for all that was written while the one before ran."""
         try:
-            while self._awaited:
+            # Who asked for another room may have taken along those that are awaited.
+            while self._awaited or self._to_wake:
                 keys = [*self._awaited][:MOST_FOLLOWED]
                 users, self._to_wake = self._to_wake, set()
                 if len(keys) < len(self._awaited):
