@@ -129,6 +129,26 @@ async def test_what_was_struck_before_it_was_heard_of_does_not_stay_in_memory(da
     assert entry.stored.redacted_by is not None
 
 
+async def test_a_room_that_went_out_of_memory_while_it_was_loaded_is_up_to_date(database: Database) -> None:
+    """What was suspected of it before was of the one that is no more: the new one need not be looked at each time."""
+    here, there = await Engine.open(database), await Engine.open(database)
+    room, other = await there.new_room(), await there.new_room()
+    await reach(here, there.stream.position)
+
+    others = [other.room_id]
+
+    async def evict() -> None:
+        if cache.held(room.room_id) is not None and others:
+            await cache.get(others.pop())
+
+    cache = RoomCache(SlowStore(database, evict), MemberEvents(here.events, 1_000_000), budget=1)
+    await cache.get(room.room_id)
+    cache.changed(Change(here.stream.position, 0, foreign=True, unknown=True))
+    again = await cache.get(room.room_id)
+    assert again is not None
+    assert cache.peek(room.room_id) is again
+
+
 async def test_who_waits_for_a_room_that_another_reader_took_along_is_woken(database: Database) -> None:
     """It is read together with what they asked for, while those who are woken look at another room."""
     here, there = await Engine.open(database), await Engine.open(database)

@@ -285,7 +285,7 @@ class RoomCache:
     async def _load_whole(self, room_ids: Sequence[str], keys: Sequence[int]) -> list[Room]:
         held = [room for room in (self._by_id.get(room_id) for room_id in room_ids) if room is not None]
         held.extend(room for room in (self._by_key.get(key) for key in keys) if room is not None)
-        suspicions = {room.key: room.suspected for room in held}
+        suspicions = {room: room.suspected for room in held}  # not by key: it may go out of memory meanwhile
         holes = self._holes
         self._loads += 1
         try:
@@ -294,8 +294,8 @@ class RoomCache:
             for each in loaded:
                 room = self._install(each)
                 if room is not None:
-                    room.cleared = max(room.cleared, suspicions.get(room.key, 0))
-                    if holes != self._holes and room.key not in suspicions:
+                    room.cleared = max(room.cleared, suspicions.get(room, 0))
+                    if holes != self._holes and room not in suspicions:
                         room.doubt()
                     rooms.append(room)
         finally:
