@@ -156,8 +156,9 @@ class EmbeddedPostgres:
             raise
         return self._dsn(DATABASE)
 
-    def revive_if_dead(self) -> bool:
-        """Start the server again if it ended without being told to; True if it had. Blocks, as `start` does.
+    def revive_if_dead(self, meanwhile: Callable[[], None] = lambda: None) -> bool:
+        """Start the server again if it ended without being told to; True if it had. Blocks, as `start` does, and calls
+        `meanwhile` now and then.
 
         Postgres recovers what was committed from its log; the connection string stays the same.
         """
@@ -172,7 +173,7 @@ class EmbeddedPostgres:
             if account.uid is not None and account.gid is not None:
                 os.chown(self._socket_dir, account.uid, account.gid)
         self._launch(account)
-        self._await_ready(lambda: None)
+        self._await_ready(meanwhile)
         return True
 
     def stop(self) -> None:

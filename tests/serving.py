@@ -99,11 +99,16 @@ def postgres(directory: Path) -> Iterator[str]:
     """Run an empty Postgres of the tests' own under `directory`; yields the URL of its database."""
     server = EmbeddedPostgres(directory)
     try:
-        parts = parse_dsn(server.start())
-        query = urlencode({"host": parts["host"], "port": parts["port"]})
-        yield f"postgresql://{parts['user']}@/{parts['dbname']}?{query}"
+        yield as_url(server.start())
     finally:
         server.stop()
+
+
+def as_url(dsn: str) -> str:
+    """A connection string of keys and values as `database.url` has it."""
+    parts = parse_dsn(dsn)
+    query = urlencode({"host": parts["host"], "port": parts["port"]})
+    return f"postgresql://{parts['user']}@/{parts['dbname']}?{query}"
 
 
 def configuration(
@@ -132,6 +137,19 @@ def configuration(
         "passwords": {"argon2_time_cost": 1},
         "rate_limits": {"enabled": False},
     }
+
+
+def workers_of(pid: int) -> list[int]:
+    """Process ids of the workers that a process has as their parent."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if int(parent) == pid and state != "Z" and b"homeserver.app.workers.child" in words:
+                    found.append(int(process.name))
+    return sorted(found)
 
 
 class ServerProcess:
@@ -253,15 +271,7 @@ class ServerProcess:
 
     def worker_pids(self) -> list[int]:
         """Process ids of the workers there are, those that are starting or leaving included."""
-        found = []
-        for process in Path("/proc").iterdir():
-            if process.name.isdigit():
-                with contextlib.suppress(OSError):
-                    state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
-                    words = (process / "cmdline").read_bytes().split(b"\0")
-                    if int(parent) == self.pid and state != "Z" and b"homeserver.app.workers.child" in words:
-                        found.append(int(process.name))
-        return sorted(found)
+        return workers_of(self.pid)
 
     @property
     def running(self) -> bool:

@@ -57,15 +57,16 @@ class Premises:
         """Whether the database is this server's own, so that `revive` has something to do."""
         return self._embedded is not None
 
-    def revive(self) -> bool:
-        """Start an embedded database again that has ended; whether it had. Blocks. Raises StartRefused.
+    def revive(self, meanwhile: Callable[[], None]) -> bool:
+        """Start an embedded database again that has ended; whether it had. Raises StartRefused.
 
-        It may have been killed; what it had committed is in its files.
+        Blocks, and calls `meanwhile` now and then. The database may have been killed; what it had committed is in its
+        files.
         """
         if self._embedded is None:
             return False
         try:
-            return self._embedded.revive_if_dead()
+            return self._embedded.revive_if_dead(meanwhile)
         except EmbeddedPostgresError as error:
             raise StartRefused(
                 f"the embedded database had ended and does not start again: {error}"

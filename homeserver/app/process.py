@@ -9,6 +9,7 @@ Stop, on SIGTERM or Ctrl-C: long-polls return, requests in flight finish, commit
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 from collections.abc import Callable, Coroutine
@@ -23,6 +24,7 @@ from homeserver.app.open_files import allow_open_files
 from homeserver.app.premises import Premises, Secrets
 from homeserver.app.reactor import the_reactor
 from homeserver.app.server import Server, refusal
+from homeserver.app.service_manager import ServiceManager
 from homeserver.app.stop_signals import StopRequested, StopSignals
 from homeserver.app.welcome import FirstAccountCommand, print_ready, print_welcome
 from homeserver.config import Config, StartRefused
@@ -38,6 +40,7 @@ WATCH = 1.0
 
 def run_server(config: Config, first_account_command: FirstAccountCommand) -> None:
     """Run until SIGTERM or SIGINT. Raises StartRefused, saying why, if the server cannot start or go on."""
+    faulthandler.enable()  # of a crash, and of a process that hangs, the stack is all there is to know
     reactor = the_reactor()
     output = set_up(level=config.logging.level, form=config.logging.format)
     output.buffer(reactor.callLater)
@@ -68,6 +71,9 @@ class _Process:
         self._starting: Deferred[None] | None = None
         self._server: Server | None = None
         self._watch: LoopingCall | None = None
+        self._manager = ServiceManager.take_from(os.environ)
+        self._beating = LoopingCall(self._manager.alive)
+        self._beating.clock = reactor
         self._stopping = False
         self._failure: StartRefused | None = None
 
@@ -128,13 +134,16 @@ class _Process:
             token=await services.first_account_token() if nobody_yet else None,
         )
         print_ready(self._config.server_name, [opened.address for opened in server.web.open])
+        self._manager.ready()
+        if self._manager.interval is not None:
+            self._beating.start(self._manager.interval)
         logger.info("serving", extra={"fields": {"version": __version__, "pid": os.getpid()}})
 
     def _look_after_database(self) -> None:
         if self._stopping:
             return
         try:
-            if self._premises.revive():
+            if self._premises.revive(self._manager.alive):
                 logger.critical("the embedded database had ended; it was started again")
         except StartRefused as error:
             self._end(error)
@@ -143,6 +152,7 @@ class _Process:
 
     def _stop(self) -> Deferred[None]:
         self._stopping = True
+        self._manager.stopping()
         self._signals.ignore()
         return Deferred.fromCoroutine(self._wind_down())
 

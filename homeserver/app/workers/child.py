@@ -16,6 +16,7 @@ import signal
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 import argparse
+import faulthandler
 import logging
 import os
 import socket
@@ -25,6 +26,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 from zope.interface import implementer  # type: ignore[import-untyped]
 
@@ -36,6 +38,7 @@ from homeserver.app.server import Company, Server, own_figures, refusal
 from homeserver.app.stop_signals import StopRequested, StopSignals
 from homeserver.app.workers.figures import WorkerFigures
 from homeserver.app.workers.orders import DRAIN, Gone, Orders, read_line, say
+from homeserver.app.workers.pulse import BEAT
 from homeserver.app.workers.roster import Roster, Seat
 from homeserver.config import Config, ConfigError, StartRefused, parse
 from homeserver.observability.access_log import AccessLog
@@ -59,6 +62,9 @@ class Worker:
         self._orders = orders
         self._config = config
         roster = Roster(orders.roster, orders.seats)
+        seat = Seat(roster, orders.number)
+        self._beating = LoopingCall(seat.beat)
+        self._beating.clock = reactor
         self._figures = WorkerFigures(
             reactor, meeting=orders.meeting, number=orders.number, roster=roster, own=own_figures
         )
@@ -72,7 +78,7 @@ class Worker:
             secrets=read_secrets(config),
             company=Company(
                 siblings=Siblings.from_descriptor(orders.siblings, orders.number, orders.seats),
-                crowd=Seat(roster, orders.number),
+                crowd=seat,
                 sockets=self._sockets,
                 figures=self._figures.of_all,
             ),
@@ -98,6 +104,7 @@ class Worker:
         except StopRequested:  # between the last look and the reactor's first turn
             self._end()
             return
+        self._beating.start(BEAT)
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._give_up)
 
@@ -196,6 +203,7 @@ def main() -> int:
         orders = Orders.decode(read_line(control))
     except (Gone, OSError):
         return 0
+    faulthandler.enable()  # of a crash, and of a worker that hangs, the stack is all there is to know
     reactor = the_reactor()
     written = orders.config
     try:

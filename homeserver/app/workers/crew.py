@@ -17,6 +17,7 @@ from typing import Any, Final
 from homeserver.app.workers.backoff import Backoff
 from homeserver.app.workers.members import Edition, Member, State
 from homeserver.app.workers.orders import Orders
+from homeserver.app.workers.pulse import PATIENCE
 from homeserver.app.workers.roster import Roster, new_roster
 from homeserver.config import StartRefused
 from homeserver.siblings import shared_page
@@ -27,6 +28,8 @@ START: Final = 120.0
 """Seconds a worker gets to be ready in."""
 STOP: Final = 130.0
 """Seconds it gets to end in; its own bounds (`homeserver.app.server`) are within."""
+LAST_WORDS: Final = 5.0
+"""Seconds that one which hangs gets to write where it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,8 @@ class Welcome:
 class Crew:
     """Of one server. `seats` bounds how many there can be at once, those that leave included."""
 
-    def __init__(self, edition: Edition, *, dsn: str, seats: int) -> None:
+    def __init__(self, edition: Edition, *, dsn: str, seats: int, patience: float = PATIENCE) -> None:
+        """A worker whose reactor has not turned for `patience` seconds is replaced."""
         self.opened = False
         """Whether all that are wanted have served at the same time."""
         self.failure: StartRefused | None = None
@@ -53,6 +57,7 @@ class Crew:
         """Whether a worker of the edition has served."""
         self._dsn = dsn
         self._seats = seats
+        self._patience = patience
         self._siblings, self._roster_memory = shared_page(), new_roster(seats)
         self._roster = Roster(self._roster_memory, seats)
         self._roster.want(edition.workers)
@@ -105,13 +110,15 @@ class Crew:
         self._stopping = True
         for member in self._members:
             self._roster.dismiss(member.number)
-            member.stop(now + STOP)
+            if member.state is not State.HANGING:
+                member.stop(now + STOP)
 
     def kill(self) -> None:
         """End what is left, at once. Blocks for a moment."""
         for member in self._members:
             member.kill()
             member.child.process.wait()
+            member.child.close()
 
     def close(self) -> None:
         """Close the sockets of all editions."""
@@ -148,6 +155,14 @@ class Crew:
             logger.error("a worker takes too long; it is killed", extra=_fields(member))
             member.deadline = now + STOP
             member.kill()
+        elif member.state is State.SERVING and member.pulse.stopped(self._roster.beats(member.number), now):
+            logger.critical(
+                "a worker has done nothing for %d s; it is made to end, and to write here what it was in the middle of",
+                self._patience,
+                extra=_fields(member),
+            )
+            self._roster.dismiss(member.number)
+            member.abort(now + LAST_WORDS)
 
     def _serves(self, member: Member) -> None:
         self._roster.admit(member.number)
@@ -157,7 +172,8 @@ class Crew:
             self.welcome = Welcome(member.told["nobody_yet"], member.told["token"])
 
     def _ended(self, member: Member, end: str, now: float) -> None:
-        was_serving, left = member.state is State.SERVING, member.state is State.LEAVING
+        was_serving = member.state in {State.SERVING, State.HANGING}
+        left = member.state is State.LEAVING
         self._members.remove(member)
         self._outdated.discard(member)
         self._roster.clear(member.number)
@@ -188,7 +204,7 @@ class Crew:
 
     def _lacking(self) -> int:
         """How many are missing; below 0, how many there are too many."""
-        return self._edition.workers - self._count(State.STARTING) - self._count(State.SERVING)
+        return self._edition.workers - sum(member.state is not State.LEAVING for member in self._members)
 
     def _wants_more(self) -> bool:
         """Whether one is to be started: there are too few, or the next of those outdated is to be replaced."""
@@ -203,7 +219,9 @@ class Crew:
             if len(self._members) >= self._seats:
                 return
             number = min(set(range(self._seats)) - {member.number for member in self._members})
-            member = Member(self._orders(number), self._edition, now=now, longest=START)
+            member = Member(
+                self._orders(number), self._edition, now=now, longest=START, patience=self._patience
+            )
             self._roster.seat(number, member.pid)
             self._members.append(member)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from homeserver.app.workers.listening import Listening
 from homeserver.app.workers.orders import DRAIN, MOST, ConfigText, Orders
+from homeserver.app.workers.pulse import Pulse
 
 _BLOCKED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _PATIENCE = 30.0
@@ -33,6 +34,8 @@ class State(Enum):
     SERVING = auto()
     LEAVING = auto()
     """It was told to end."""
+    HANGING = auto()
+    """It answers nobody, and was made to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,10 @@ class Child:
 class Member:
     """A worker, from its start to its end."""
 
-    def __init__(self, orders: Orders, edition: Edition, *, now: float, longest: float) -> None:
-        """It has `longest` seconds to be ready in."""
+    def __init__(
+        self, orders: Orders, edition: Edition, *, now: float, longest: float, patience: float
+    ) -> None:
+        """It has `longest` seconds to be ready in, and hangs when it has not turned for `patience` seconds."""
         descriptors = (*orders.sockets, orders.siblings, orders.roster)
         self.number = orders.number
         self.edition = edition
@@ -107,6 +112,7 @@ class Member:
         self.told: dict[str, Any] = {}
         """What it told with `ready`."""
         self.refused: str | None = None
+        self.pulse = Pulse(patience)
         self.child = Child(
             "homeserver.app.workers.child", ["--number", str(orders.number)], descriptors, orders.encode()
         )
@@ -148,6 +154,12 @@ class Member:
         """Let it end, until then."""
         self._leave(deadline)
         self.child.process.terminate()
+
+    def abort(self, deadline: float) -> None:
+        """It hangs: have it write where, and end, until then. Its Python need not be able to take a signal for that."""
+        self.state = State.HANGING
+        self.deadline = deadline
+        self.child.process.send_signal(signal.SIGABRT)
 
     def kill(self) -> None:
         """It had all the time there is."""

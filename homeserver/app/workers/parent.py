@@ -24,6 +24,7 @@ from typing import Final
 from homeserver import __version__
 from homeserver.app.open_files import allow_open_files
 from homeserver.app.premises import Premises
+from homeserver.app.service_manager import ServiceManager
 from homeserver.app.stop_signals import StopRequested
 from homeserver.app.welcome import FirstAccountCommand, print_ready, print_welcome
 from homeserver.app.workers.crew import Crew
@@ -109,6 +110,7 @@ class _Parent:
         self._path = path
         self._first_account_command = first_account_command
         self._signals = _Signals()
+        self._manager = ServiceManager.take_from(os.environ)
         self._premises = Premises(config, self._signals.check)
         # While workers are replaced there are more of them than are wanted.
         self._seats = min(MOST_SIBLINGS, max(8, 2 * config.workers + 2))
@@ -145,6 +147,7 @@ class _Parent:
     def _loop(self, crew: Crew, reloading: Reloading) -> None:
         while not (self._stopping and crew.gone):
             now = time.monotonic()
+            self._manager.alive()
             if self._signals.stop:
                 self._stop(crew, reloading, now)
             crew.advance(now)
@@ -168,7 +171,7 @@ class _Parent:
         if now >= self._watch_at:
             self._watch_at = now + WATCH
             try:
-                if self._premises.revive():
+                if self._premises.revive(self._manager.alive):
                     logger.critical("the embedded database had ended; it was started again")
             except StartRefused as error:
                 self._fail(crew, reloading, error)
@@ -195,12 +198,14 @@ class _Parent:
             token=crew.welcome.token,
         )
         print_ready(self._config.server_name, [address_of(opened) for opened in listening.sockets])
+        self._manager.ready()
         fields = {"version": __version__, "pid": os.getpid(), "workers": crew.edition.workers}
         logger.info("serving", extra={"fields": fields})
 
     def _stop(self, crew: Crew, reloading: Reloading, now: float) -> None:
         if not self._stopping:
             self._stopping = True
+            self._manager.stopping()
             reloading.give_up()
             crew.stop(now)
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who serves, as shared memory: the parent writes who there is, each worker how many connections it has.
 
-Owns that memory. A seat is a worker's number; its four words are the process id, whether it accepts connections, how
-many it has, and how many it has accepted in all. Every word has one writer at a time and is an aligned machine word, so
-that nothing is locked. What the workers' caches know of each other is `homeserver.siblings`', not this.
+Owns that memory. A seat is a worker's number; its five words are the process id, whether it accepts connections, how
+many it has, how many it has accepted in all, and how many turns of its reactor it has counted. Every word has one
+writer at a time and is an aligned machine word, so that nothing is locked. What the workers' caches know of each other
+is `homeserver.siblings`', not this.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Final
 
 _WORD: Final = 8
 _HEAD: Final = 4
-_EACH: Final = 4
+_EACH: Final = 5
 _RESTARTS, _WANTED = 0, 1
-_PID, _ACCEPTING, _CONNECTIONS, _ACCEPTED = range(_EACH)
+_PID, _ACCEPTING, _CONNECTIONS, _ACCEPTED, _BEATS = range(_EACH)
 
 
 def new_roster(seats: int) -> int:
@@ -52,6 +53,10 @@ class Roster:
         """It has ended."""
         self._set(number, 0)
 
+    def beats(self, number: int) -> int:
+        """How many turns it has counted."""
+        return self._words[_at(number) + _BEATS]
+
     def count_restart(self) -> None:
         """One that died is followed by another."""
         self._words[_RESTARTS] += 1
@@ -69,6 +74,10 @@ class Roster:
     def accepted(self, number: int, count: int) -> None:
         """That worker accepted so many more."""
         self._words[_at(number) + _ACCEPTED] += count
+
+    def beat(self, number: int) -> None:
+        """That worker's reactor has turned."""
+        self._words[_at(number) + _BEATS] += 1
 
     # Everybody's.
 
@@ -96,7 +105,7 @@ class Roster:
 
     def _set(self, number: int, pid: int) -> None:
         at = _at(number)
-        for word in (_ACCEPTING, _CONNECTIONS, _ACCEPTED):
+        for word in (_ACCEPTING, _CONNECTIONS, _ACCEPTED, _BEATS):
             self._words[at + word] = 0
         self._words[at + _PID] = pid
 
@@ -124,6 +133,10 @@ class Seat:
     def accepted(self, count: int) -> None:
         """This worker accepted so many more."""
         self._roster.accepted(self._number, count)
+
+    def beat(self) -> None:
+        """This worker's reactor has turned."""
+        self._roster.beat(self._number)
 
 
 def _at(number: int) -> int:

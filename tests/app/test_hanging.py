@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that hangs is found out: a worker by its parent, the main process by systemd."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from homeserver.app.service_manager import ServiceManager
+from homeserver.app.workers.crew import Crew
+from homeserver.app.workers.listening import Listening
+from homeserver.app.workers.members import Edition
+from homeserver.app.workers.orders import ConfigText
+from homeserver.app.workers.pulse import Pulse
+from tests.serving import as_url, configuration, free_port, serving, workers_of
+from tests.waiting import wait_until
+
+PATIENCE = 4.0
+
+
+def test_time_in_which_nobody_looked_counts_for_little() -> None:
+    """A machine that slept has not seen its workers hang, nor has one whose parent got no processor."""
+    pulse = Pulse(10.0)
+    assert not any(pulse.stopped(0, float(now)) for now in range(100)), "it has not begun"
+    assert not pulse.stopped(1, 100.0)
+    assert not pulse.stopped(1, 5000.0)
+    assert not any(pulse.stopped(1, 5000.0 + second) for second in range(8))
+    assert pulse.stopped(1, 5008.0)
+    assert not pulse.stopped(2, 5009.0)
+    assert [pulse.stopped(2, 5010.0 + second) for second in range(10)].index(True) == 9
+
+
+@contextmanager
+def crew_of_two(directory: Path, url: str) -> Iterator[Crew]:
+    """Real workers, that serve, with a parent that loses its patience soon."""
+    (directory / "data").mkdir()
+    listening = Listening.open([("127.0.0.1", 0)])
+    settings = configuration(
+        directory, port=free_port(), server_name="localhost", database_url=as_url(url), workers=2
+    )
+    text = ConfigText(yaml.safe_dump(settings), "a test", str(directory))
+    crew = Crew(Edition(text, 2, listening), dsn=url, seats=4, patience=PATIENCE)
+    try:
+        advance(crew, lambda: crew.opened)
+        yield crew
+    finally:
+        crew.kill()
+        crew.close()
+
+
+def advance(crew: Crew, reached: Callable[[], bool]) -> None:
+    """Look after the workers as their parent does, until something is so."""
+
+    def step() -> bool:
+        crew.advance(time.monotonic())
+        assert crew.failure is None, crew.failure
+        return reached()
+
+    wait_until(step, "the crew has got there")
+
+
+def test_workers_that_hang_are_replaced(
+    tmp_path: Path, database_url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """They write where they hang, if they can, and end in any case; those that follow are not suspected.
+
+    To its parent a worker that is stopped looks like one that is in an endless loop.
+    """
+    hang, ended = "a worker has done nothing for 4 s", "a worker died: it ended by "
+    with crew_of_two(tmp_path, database_url) as crew:
+        able, unable = workers_of(os.getpid())
+        for pid in (able, unable):
+            os.kill(pid, signal.SIGSTOP)
+        advance(crew, lambda: caplog.text.count(hang) == 2)
+        os.kill(able, signal.SIGCONT)
+        advance(crew, lambda: f"{ended}SIGABRT" in caplog.text and f"{ended}SIGKILL" in caplog.text)
+        said = capfd.readouterr().err
+        assert said.count("Fatal Python error: Aborted") == 1
+        assert "homeserver/app/workers/child.py" in said
+        advance(crew, lambda: len(set(workers_of(os.getpid())) - {able, unable}) == 2)
+        assert caplog.text.count(hang) == 2
+
+
+# systemd.
+
+
+@contextmanager
+def manager(directory: Path) -> Iterator[socket.socket]:
+    """What systemd listens on."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(directory / "notify"))
+        listener.settimeout(60.0)
+        yield listener
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_systemd_is_told(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """That the server is ready, again and again that it lives, and that it stops."""
+    with manager(tmp_path) as listener:
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "200000")
+        with serving(tmp_path / "server", database_url=as_url(database_url), workers=workers):
+            monkeypatch.undo()
+            heard = [listener.recv(100)]
+            while heard.count(b"WATCHDOG=1") < 3 or b"READY=1" not in heard:
+                heard.append(listener.recv(100))
+        while heard[-1] != b"STOPPING=1":
+            heard.append(listener.recv(100))
+        assert set(heard) == {b"READY=1", b"WATCHDOG=1", b"STOPPING=1"}
+
+
+def test_only_who_is_asked_tells(tmp_path: Path) -> None:
+    """Another process of the service tells nothing of its life, and what it starts inherits nothing."""
+    with manager(tmp_path) as listener:
+        place = str(tmp_path / "notify")
+        environment = {"NOTIFY_SOCKET": place, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1", "HOME": "/"}
+        another = ServiceManager.take_from(environment)
+        assert environment == {"HOME": "/"}
+        assert another.interval is None
+        another.alive()
+        another.ready()
+        assert listener.recv(100) == b"READY=1"
+    another.stopping()  # the manager is gone: nothing is raised
+    nobody = ServiceManager.take_from({})
+    nobody.ready()
+    nobody.alive()
