@@ -165,10 +165,9 @@ class Server:
         REGISTRY.register(http_metrics)
         REGISTRY.register(core.database.metrics)
         REGISTRY.register(CacheFigures(services.cache_sizes))
-        if company is None or company.siblings.number == 0:  # alike for all
-            storage = self._storage = StorageFigures(reactor, StorageStore(core.database).parts)
-            REGISTRY.register(storage)
-            storage.start()
+        storage = self._storage = StorageFigures(reactor, StorageStore(core.database).parts)
+        REGISTRY.register(storage)
+        storage.start()
         web = self._web = WebServer(
             reactor,
             routes=routes,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of the disk for Prometheus: bytes and rows of the database by what they are for.
 
-They are read again every ten minutes, by one process of many, so that nobody who looks at `/metrics` waits for them.
+They are read again every ten minutes, so that nobody who looks at `/metrics` waits for them. By each process of many:
+one that was to do it for all might have ended.
 """
 
 from __future__ import annotations

@@ -105,8 +105,10 @@ def test_connections_are_shared_out(server: ServerProcess) -> None:
 
 
 def test_figures_are_those_of_all(server: ServerProcess) -> None:
-    """Whoever is asked; a worker that does not answer is left out."""
+    """Whoever is asked; a worker that does not answer is left out, and nothing is known to one of them alone."""
     assert len({worker for name, worker, _ in samples(server) if name == "process_open_fds"}) == WORKERS
+    size = 'lares_storage_bytes{kind="tables",part="events"}'
+    wait_until(lambda: len(figures_by_worker(server, size)) == WORKERS, "each has read the sizes")
     stopped = server.worker_pids()[-1]
     os.kill(stopped, signal.SIGSTOP)
     try:
@@ -334,8 +336,8 @@ def lives(pid: int) -> bool:
         return False
 
 
-def test_what_a_worker_refuses_the_command_refuses(tmp_path: Path) -> None:
-    """At the first start: its sentence, exit code 1, and nothing is left running."""
+def test_a_certificate_that_is_none_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    """At the first start: a sentence, exit code 1, and no folder."""
     (tmp_path / "a.pem").write_text("no certificate")
     tls = {"certificate": "a.pem", "private_key": "a.pem"}
     server = ServerProcess(
@@ -346,6 +348,23 @@ def test_what_a_worker_refuses_the_command_refuses(tmp_path: Path) -> None:
         assert server.wait_exit(timeout=60.0) == 1
         sentence = server.log().splitlines()[-1]
         assert sentence.startswith("lares: cannot use "), sentence
+        assert server.printed() == []
+        assert not server.data_dir.exists()
+    finally:
+        server.close()
+
+
+def test_what_a_worker_refuses_the_command_refuses(tmp_path: Path) -> None:
+    """At the first start: its sentence, exit code 1, and nothing is left running."""
+    key = {"key_id": "ed25519:a_1", "key": "l8Hft5qXKn1vfHrg3p4+W8gELQVo8N13JkluMfmn2sQ", "expired_ts": 1}
+    server = ServerProcess(tmp_path, workers=2, settings={"federation": {"old_keys": [key]}})
+    server.data_dir.mkdir()
+    (server.data_dir / "signing.key").write_text(f"ed25519 a_1 {'A' * 42}E\n")
+    try:
+        server.launch()
+        assert server.wait_exit(timeout=60.0) == 1
+        sentence = server.log().splitlines()[-1]
+        assert sentence.startswith("lares: the keys of federation.old_keys cannot be used"), sentence
         assert server.printed() == []
         assert database_processes(server) == []
     finally:
