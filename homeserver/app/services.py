@@ -359,6 +359,7 @@ def build_services(
         cache_sizes={
             "rooms": lambda: core.cache.weight,
             "member_events": lambda: core.member_events.weight,
+            "timelines": lambda: reading.stretches.weight,
             "fragments": lambda: fragments.weight,
             "standings": lambda: core.user_rooms.size * STANDING_BYTES,
             "ledgers": lambda: data.unread.size * LEDGER_BYTES,

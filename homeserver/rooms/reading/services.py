@@ -53,6 +53,8 @@ class ReadingServices:
     event_stream: EventStream
     initial_sync: InitialSync
     aggregations: Aggregations
+    stretches: Stretches
+    """What is kept of timelines."""
 
 
 def build_reading_services(
@@ -85,13 +87,14 @@ def build_reading_services(
     presenter = Presenter(now=now, pause=pause, aggregations=aggregations)
     walks = Places(timelines)
     stays = PastStays(snapshots=history, members=timelines)
+    stretches = Stretches(parents=parents, elsewhere=missing.obtainable, budget=budget)
     timeline = TimelineReader(
         pages=gaps,
         gate=gate,
         walks=walks,
         stays=stays,
         missing=missing,
-        stretches=Stretches(parents=parents, elsewhere=missing.obtainable, budget=budget),
+        stretches=stretches,
         seconds=clock.seconds,
     )
     search = EventSearch(gate=gate, events=events, stays=stays, missing=missing)
@@ -132,6 +135,7 @@ def build_reading_services(
         ),
         threads=RoomThreads(gate=gate, store=relations, ignored_users=account_data, presenter=presenter),
         aggregations=aggregations,
+        stretches=stretches,
         event_stream=EventStream(
             clock=clock,
             stream=stream,

@@ -19,15 +19,11 @@ from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from prometheus_client import Gauge
-
 from homeserver.events import RoomEvent
 from homeserver.protocol.relations import relation_of
 from homeserver.rooms.engine import Room, RoomHead
 from homeserver.rooms.reading import places
 from storage.events import TimelinePlace
-
-_BYTES = Gauge("lares_stretches_memory_bytes", "About how much memory stretches of timelines take")
 
 MOST: Final = 500
 """Events of one stretch."""
@@ -91,7 +87,11 @@ class Stretches:
         self._budget = budget
         self._weight = 0
         self._held: OrderedDict[int, _Stretch] = OrderedDict()
-        _BYTES.set_function(lambda: self._weight)
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes they take."""
+        return self._weight
 
     def before(self, room: Room, start: TimelinePlace, count: int) -> Piece | None:
         """The nearest `count` events before a place, or all there are; None if they are not in memory."""
