@@ -8,7 +8,7 @@ A page of shared memory holds two numbers per process, each written by that proc
 
 Both are written once the commit or the NOTIFY stands and before a client is answered, and only grow, also over a
 restart of the process. So whoever has heard as much as the page says knows whatever any client of this machine was
-told. Owns the memory; waiting is `freshness.py`'s.
+told. Owns the memory; waiting is `stream/hearing.py`'s.
 
 A number is an aligned machine word, so that it is never read half written. Nothing is locked, and a process that
 dies leaves nothing behind but numbers that hold.
