@@ -31,7 +31,7 @@ from homeserver.app.workers.crew import Crew
 from homeserver.app.workers.listening import Listening
 from homeserver.app.workers.members import Edition
 from homeserver.app.workers.orders import ConfigText
-from homeserver.app.workers.reloading import Reloading
+from homeserver.app.workers.reloading import Reloading, check_certificates
 from homeserver.config import Config, StartRefused
 from homeserver.config.loader import Written
 from homeserver.observability.logging import set_up_alone
@@ -128,6 +128,8 @@ class _Parent:
         allow_open_files(config.limits.open_files)
         listening = Listening.open([(each.bind, each.port) for each in config.listeners])
         try:
+            if any(listener.tls is not None for listener in config.listeners):
+                check_certificates(self._text)  # before anything is made
             _secrets, dsn = self._premises.open()
             crew = Crew(Edition(self._text, config.workers, listening), dsn=dsn, seats=self._seats)
             reloading = Reloading(self._path, config, dsn=dsn, seats=self._seats)

@@ -3,7 +3,8 @@
 `python -m homeserver.app.workers.preparation --control 5`, started by `parent`.
 
 Owns the questions. A process of its own, because a release that was put in place meanwhile may know other keys and
-bring migrations, which are applied here, while the workers of the release before still serve.
+bring migrations, which are applied here, while the workers of the release before still serve; and because the parent
+stays small, so that at the first start, too, it has certificates looked at here.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from homeserver.app.premises import bring_up_to_date, read_secrets
-from homeserver.app.workers.orders import Gone, read_line, say
-from homeserver.config import Config, ConfigError, StartRefused
+from homeserver.app.workers.orders import ConfigText, Gone, read_line, say
+from homeserver.config import Config, ConfigError, StartRefused, parse
 from homeserver.config.loader import read_text
 
 
@@ -28,7 +29,7 @@ def main() -> int:
     control = socket.socket(fileno=parser.parse_args().control)
     try:
         asked = json.loads(read_line(control))
-        say(control, _answer(asked))
+        say(control, _answer(asked) if "path" in asked else _of_certificates(ConfigText(**asked)))
     except (Gone, OSError):
         return 1
     return 0
@@ -56,6 +57,15 @@ def _answer(asked: dict[str, Any]) -> dict[str, object]:
         "workers": config.workers,
         "listeners": [[listener.bind, listener.port] for listener in config.listeners],
     }
+
+
+def _of_certificates(text: ConfigText) -> dict[str, object]:
+    """`problems` of the certificates that a configuration names, none if they can be used."""
+    try:
+        _check_certificates(parse(text.text, source=text.source, folder=Path(text.folder)))
+    except StartRefused as error:
+        return {"problems": [str(error)]}
+    return {"problems": []}
 
 
 def _unchangeable(config: Config, asked: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From SIGHUP to an edition: a `preparation` is asked, and what it found becomes sockets and a configuration's text.
 
-Owns one such question at a time.
+Owns one such question at a time, and the one that is asked before the first start.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import logging
 import socket
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,6 +97,20 @@ class Reloading:
             return None
         text = ConfigText(answer["text"], answer["source"], answer["folder"])
         return Edition(text, answer["workers"], listening)
+
+
+def check_certificates(text: ConfigText) -> None:
+    """Raise StartRefused if a certificate that a configuration names cannot be used. Blocks while a Python starts."""
+    child = Child("homeserver.app.workers.preparation", [], [], json.dumps(asdict(text)).encode() + b"\n")
+    try:
+        child.process.wait()
+        for answer in child.heard():
+            for problem in answer["problems"]:
+                raise StartRefused(problem)
+            return
+    finally:
+        child.close()
+    raise StartRefused("the look at the certificates ended early; the log above says why")
 
 
 def _stays(*problems: str) -> None:
