@@ -56,6 +56,11 @@ class Child:
             )
         self._process = psutil.Process(self._popen.pid)
 
+    @property
+    def pid(self) -> int:
+        """Of the process itself; those below it have their own."""
+        return self._popen.pid
+
     def wait_for_line(self, prefix: str, *, seconds: float) -> str:
         """The first line of the output that starts with `prefix`; raise `ProcessFailed` if none comes."""
         deadline = time.monotonic() + seconds

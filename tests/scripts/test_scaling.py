@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,7 @@ from scripts.benchmarks.scaling.measurements import (
     write_json,
 )
 from scripts.benchmarks.scaling.model import Plan, plan, rates_of
+from scripts.benchmarks.scaling.pinning import pin_tree, workers_and_others
 from scripts.benchmarks.scaling.workers import Comparison, Share
 from scripts.benchmarks.scaling.workers import table as workers_table
 
@@ -157,15 +161,34 @@ def test_measurements_are_shown_in_whole_tables() -> None:
         assert len({line.count("|") for line in block.splitlines() if line.startswith("|")}) <= 1
 
 
-def test_two_workers_are_judged_by_the_busier() -> None:
-    """With all clients on one of them two do what one does; evenly divided they do what their costs allow."""
-    one = Share((1.0,), others=0.0, database=0.2, rate=500.0)
-    lopsided = Comparison("sends", one, Share((1.0, 0.1), others=0.0, database=0.2, rate=500.0))
-    assert (lopsided.divided, lopsided.even) == pytest.approx((1.0, 2 / 1.1))
-    divided = Comparison("sends", one, Share((0.55, 0.55), others=0.0, database=0.2, rate=900.0))
-    assert (divided.divided, divided.even) == pytest.approx((1 / 0.55, 2 / 1.1))
-    head, rows = workers_table([lopsided, divided])
+def trial(*processes: float, clients: float = 1.0) -> Share:
+    return Share(processes, database=0.2, commits=0.1, full=0.9, clients=clients)
+
+
+def test_two_workers_are_judged_by_what_both_use() -> None:
+    """Each figure is the middle of its pairs of trials; who has all the clients does all the work."""
+    pairs = [(trial(1.0), trial(0.6, 0.4, clients=0.5)), (trial(1.0), trial(0.7, 0.55, clients=0.5))]
+    found = Comparison("sends", [*pairs, (trial(4.0), trial(0.5, 0.3, clients=0.5))])
+    assert found.times == pytest.approx([1.6, 2.0, 10.0])
+    assert (found.even, found.divided) == pytest.approx((2.0, 2.0))
+    lopsided = Comparison("sends", [(trial(1.0), trial(0.9, 0.1, clients=1.0))])
+    assert (lopsided.even, lopsided.divided) == pytest.approx((2.0, 1.0))
+    head, rows = workers_table([found, lopsided])
     assert {len(row) for row in rows} == {len(head)}
+
+
+def test_processes_are_kept_on_their_cores() -> None:
+    """With all their threads; what this process may use is left as it was."""
+    if (divided := workers_and_others()) is None:
+        assert len(os.sched_getaffinity(0)) == 1
+        return
+    workers, others = divided
+    assert len(workers) == 1 and not workers & others
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        pin_tree(child.pid, workers)
+        assert os.sched_getaffinity(child.pid) == workers
+        child.kill()
+    assert os.sched_getaffinity(0) == workers | others
 
 
 def test_the_command_writes_into_a_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
