@@ -50,9 +50,10 @@ class RoomMoves:
         """A commit."""
         self._answers.clear()
         if change.unknown:
-            self._commits.clear()
-            self._size = 0
             self._floor = max(self._floor, change.position)
+            # What was told already of commits above the hole is not told again.
+            self._commits = deque(each for each in self._commits if each[0] > self._floor)
+            self._size = sum(len(rooms) for _, rooms in self._commits)
         elif change.rooms and change.position > self._floor:
             self._remember(change.position, change.rooms)
         return ()

@@ -156,5 +156,6 @@ def test_which_rooms_moved_is_remembered_as_far_as_there_is_room() -> None:
     assert moves.since(12) == (3,) and moves.since(13) == ()
     moves.changed(Change(before=13, count=1, rooms=range(100, 100 + MOST_ROOMS - 1)))
     assert moves.since(11) is None and len(moves.since(12) or ()) == MOST_ROOMS
-    moves.changed(Change(before=20, count=0, unknown=True))
-    assert moves.since(19) is None and moves.since(20) == ()
+    moves.changed(Change(before=21, count=1, rooms=[7]))
+    moves.changed(Change(before=20, count=0, foreign=True, unknown=True))  # heard of late
+    assert moves.since(19) is None and moves.since(20) == (7,)
