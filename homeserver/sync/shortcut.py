@@ -148,7 +148,11 @@ class Shortcut:
         ephemeral = self._ephemeral(request.user_id, standings, told, upto)
         if ephemeral is None or (ephemeral and not wish.ephemeral):
             return None
-        rooms = [room for room in moved if room in standings and standings[room].membership == "join"]
+        touched = [room for room in moved if room in standings]
+        # The database is ahead of the stream: what a user came to be since then is not what they were at `upto`.
+        if any(standings[room].since > since for room in (*touched, *ephemeral)):
+            return None
+        rooms = [room for room in touched if standings[room].membership == "join"]
         sections = self._sections(request, told, upto, rooms, self._providers.extensions)
         if sections is None:
             return None
@@ -235,7 +239,8 @@ class Shortcut:
     ) -> list[bytes] | None:
         """The entries of rooms in which something is new; None if not all can be made here."""
         if len(rooms) > 1:  # in the order in which the whole sync goes through them
-            rooms = [room for room in standings if room in set(rooms)]
+            wanted = set(rooms)
+            rooms = [room for room in standings if room in wanted]
         ignored = self._providers.account_data.ignored_at_once(request.user_id)
         if ignored is None:
             return None

@@ -11,12 +11,14 @@ from random import Random
 from typing import Any
 
 import pytest
+from twisted.internet.task import deferLater
 
 from homeserver.rooms.engine import Room
 from homeserver.stream.changes import Change
 from homeserver.sync.moves import MOST_ROOMS, RoomMoves
 from homeserver.unread.counts import Counts, UnreadCounts
 from storage.database import Database
+from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, member
 from tests.sync.sync_fixture import Client, Process, filtered, topic
 
@@ -144,6 +146,38 @@ async def test_a_listener_of_a_message_is_answered_at_once(database: Database) -
         assert (await listener.sync())["rooms"]["join"].keys() == {room.room_id}
         await listener.sync()
     assert [listener.shortened for listener in listeners] == [count + 2 for count in before]
+
+
+async def test_standings_ahead_of_the_stream_do_not_count_yet(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who joins after a message does not get it, and who leaves after it does, though the database tells already."""
+    process, other = await Process.open(database), await Process.open(database)
+    room = await process.engine.new_room(visibility="joined")
+    await process.engine.join(room.room_id, CAROL)
+    bob, carol = process.client(BOB), process.client(CAROL)
+    await bob.sync()
+    await carol.sync()
+    await process.send(room.room_id, ALICE, "before")
+    held: list[Change] = []
+    stream = process.engine.stream
+    with monkeypatch.context() as unheard:
+        unheard.setattr(stream, "announce", held.append)
+        await other.set_membership(room.room_id, BOB, "join")
+        await other.set_membership(room.room_id, CAROL, "leave")
+        while len(held) < 2:
+            await deferLater(reactor, 0)
+        for user_id in (BOB, CAROL):
+            process.engine.user_rooms.forget(user_id)
+            await process.engine.user_rooms.of(user_id)
+        await bob.sync()
+        await carol.sync()
+        assert not bob.has(room.room_id) and carol.bodies(room.room_id) == ["before"]
+    for change in held:
+        stream.announce(change)
+    await bob.sync()
+    await carol.sync()
+    assert bob.bodies(room.room_id) == [] and carol.has(room.room_id, "leave")
 
 
 def test_which_rooms_moved_is_remembered_as_far_as_there_is_room() -> None:
