@@ -162,6 +162,8 @@ class Shortcut:
             return None
         if not join and not sections.has_news:
             return token
+        if wish.lazy:
+            self._remember(request, token)
         return SyncResponse(response.small(token, join, sections.fields), token, True)
 
     def empty(self, request: SyncRequest, token: SyncToken) -> SyncResponse | None:
@@ -263,8 +265,6 @@ class Shortcut:
             if unread is None:
                 return None
             join.append(response.closed(opening, ephemeral.get(room, ()), unread, wish.threads_apart))
-        if join and wish.lazy:
-            self._remember(request, token)
         return join
 
     def _suits(self, part: _Part, wish: _Wish, request: SyncRequest, ignored: frozenset[str]) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from homeserver.protocol.tokens import SyncToken
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.beside import Providers
+from homeserver.sync.providers import ExtensionNews
 from homeserver.unread.counts import UnreadCounts
 
 JsonObject = dict[str, Any]
@@ -124,6 +126,37 @@ class FakeUnread:
 
 
 @dataclass(slots=True)
+class FakeKeys:
+    """Counts of keys, the same for all devices; none until they moved."""
+
+    stands: ClassVar[bool] = True
+    moved: int = 0
+    """The position at which they moved last."""
+
+    async def changed(
+        self, user_id: str, device_id: str | None, since: SyncToken | None, upto: int
+    ) -> ExtensionNews:
+        return self._told(since, upto)
+
+    def at_once(
+        self, user_id: str, device_id: str | None, since: SyncToken, upto: int, rooms: Sequence[int]
+    ) -> ExtensionNews:
+        return self._told(since, upto)
+
+    def _told(self, since: SyncToken | None, upto: int) -> ExtensionNews:
+        if not self.moved:
+            return ExtensionNews({}, False)
+        counts = {"device_one_time_keys_count": b'{"signed_curve25519":%d}' % self.moved}
+        return ExtensionNews(counts, since is not None and since.position < self.moved <= upto)
+
+    def is_acknowledged(self, user_id: str, device_id: str | None, since: SyncToken) -> bool:
+        return True
+
+    async def acknowledge(self, user_id: str, device_id: str | None, since: SyncToken) -> None:
+        return None
+
+
+@dataclass(slots=True)
 class Fakes:
     """All of them."""
 
@@ -132,10 +165,18 @@ class Fakes:
     typing: FakeTyping
     presence: FakePresence
     unread: FakeUnread
+    keys: FakeKeys
 
     @classmethod
     def make(cls, clock: EphemeralClock) -> Fakes:
-        return cls(FakeReceipts(), FakeAccountData(), FakeTyping(clock), FakePresence(clock), FakeUnread())
+        return cls(
+            FakeReceipts(),
+            FakeAccountData(),
+            FakeTyping(clock),
+            FakePresence(clock),
+            FakeUnread(),
+            FakeKeys(),
+        )
 
     def providers(self) -> Providers:
         return Providers(
@@ -145,4 +186,5 @@ class Fakes:
             typing=self.typing,
             presence=self.presence,
             unread=self.unread,
+            extensions=(self.keys,),
         )

@@ -8,6 +8,7 @@ from typing import Any
 from homeserver.protocol.tokens import SyncToken
 from homeserver.rooms.engine import Draft
 from homeserver.sync.lazy_members import NOTHING_SENT, TOKENS_PER_DEVICE, SentMembers
+from homeserver.sync.request import SyncRequest
 from storage.database import Database
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, member
 from tests.sync.sync_fixture import Client, Process, filtered
@@ -93,6 +94,19 @@ async def test_a_token_that_is_not_remembered_gets_members_anew(database: Databa
     alice.since = start
     await alice.sync()
     assert alice.members(room_id) >= {BOB, CAROL}
+
+
+async def test_news_without_rooms_has_no_member_sent_anew(database: Database) -> None:
+    process, room_id, alice = await room_of_four(database)
+    await alice.sync()
+    process.fakes.keys.moved = await process.touch()
+    request = SyncRequest(user_id=ALICE, device_id="DEVICE", since=alice.since, filter=alice.filter)
+    response = process.sync.at_once(request)
+    assert response is not None and response.has_news
+    alice.since = response.next_batch
+    await process.send(room_id, BOB, "known")
+    await alice.sync()
+    assert alice.members(room_id) == set()
 
 
 async def test_members_that_changed_in_a_gap_are_sent_whoever_they_are(database: Database) -> None:

@@ -48,6 +48,7 @@ class History:
             (4, self._receipt),
             (3, self._typing),
             (3, self._unread),
+            (2, self._keys),
             (1, self._presence),
             (1, self._state),
             (1, self._redaction),
@@ -82,6 +83,9 @@ class History:
 
     async def _presence(self, _room: Room, user: str) -> None:
         self._process.fakes.presence.set(user, "online")
+
+    async def _keys(self, _room: Room, _user: str) -> None:
+        self._process.fakes.keys.moved = await self._process.touch()
 
     async def _state(self, room: Room, _user: str) -> None:
         await self._process.write(room.room_id, topic(f"{self._count}"))
