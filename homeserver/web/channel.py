@@ -14,6 +14,10 @@ channel goes by lines, which took longer than all else of a small request.
 Requests on one connection are answered one after the other. What comes meanwhile waits; beyond a little of it no more
 is read.
 
+A client that sends no more, as scripts that pipe a request into `nc`, may have closed its half of the connection or all
+of it; which of them shows only when something is written. What it asked in full is answered, but for what only waits
+(`Site.goes_on_for`); then the connection is closed. Over TLS the end of one half is the end, as Twisted has it.
+
 Deadlines are absolute per phase: a head gets `Timeouts.headers` seconds, a body a grace and a least rate, silence
 between requests `Timeouts.idle`. The site looks at all of them now and then, which is cheaper than two timers per
 request and means a deadline is held only to within `Timeouts.look`.
@@ -23,12 +27,14 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer  # type: ignore[import-untyped]
 
 from homeserver.errors import MatrixError, TooLarge, Unknown, Unrecognized
 from homeserver.web.chunks import BadChunks, Chunks
+from homeserver.web.crowding import unread_bytes
 from homeserver.web.exchange import Exchange
 from homeserver.web.heads import BadHead, Fields, apart_from_length, read_line
 from homeserver.web.replies import BuildProtocol
@@ -70,6 +76,7 @@ class Timeouts:
     look: float = 5.0
 
 
+@implementer(IHalfCloseableProtocol)
 class Channel(Protocol):
     """One connection of a `Site`."""
 
@@ -102,6 +109,8 @@ class Channel(Protocol):
     """Whether the client does not read what it is sent."""
     _holds_next = False
     _closing = False
+    _ended = False
+    """Whether nothing more will come."""
     _saying_goodbye = False
 
     def __init__(self, site: "Site") -> None:
@@ -145,6 +154,25 @@ class Channel(Protocol):
             exchange.lose()
         if other is not None:
             other.connectionLost(reason)
+
+    def readConnectionLost(self) -> None:
+        """Nothing more will come."""
+        self._ended = True
+        self._go_to_end()
+
+    def writeConnectionLost(self) -> None:
+        """Never: both halves are closed together."""
+
+    def _go_to_end(self) -> None:
+        """Nothing more will come: close, unless there is something to be answered, or sent, first."""
+        if self._next == _AHEAD and (
+            self._holds_next or (self.exchange is not None and self.site.goes_on_for(self.exchange))
+        ):
+            return  # it comes back to here
+        if self._next == _OTHERS or not unread_bytes(self.transport):
+            self.transport.connectionLost(connectionDone)
+        elif self._next != _NOTHING:
+            self._lose()
 
     def pauseProducing(self) -> None:
         """The client does not read what it is sent: nothing more is read from it, too."""
@@ -381,6 +409,8 @@ class Channel(Protocol):
             ahead = bytes(self._held)
             self._held.clear()
             self.dataReceived(ahead)
+        if self._ended and not self._reading:
+            self._go_to_end()
 
     # Deadlines
 

@@ -73,6 +73,8 @@ _HEAVY: Final = frozenset(
 NAMED: Final = _FREE | _HEAVY
 """Method and template of every route named here."""
 _SYNC_LIMIT: Final = "sync"
+_EVENTS: Final = ("GET", "/events")
+"""Which under overload takes a place all the same: it reads much when it comes first."""
 
 
 def kind_of(route: Route, query: Query) -> Kind:
@@ -96,6 +98,11 @@ def waits(route: Route, query: Query) -> bool:
         return not _asks_for_all(query) and query.integer("timeout", 0) > 0
     except InvalidParam:
         return False
+
+
+def is_long_poll(route: Route, query: Query) -> bool:
+    """Whether the answer comes when there is news."""
+    return (route.method, route.template) == _EVENTS or waits(route, query)
 
 
 def _asks_for_all(query: Query) -> bool:

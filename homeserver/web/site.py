@@ -51,8 +51,9 @@ from homeserver.web.crowding import Crowding, giving_way, shed
 from homeserver.web.door import Doorway
 from homeserver.web.exchange import COMMON, JSON_HEAD, Exchange
 from homeserver.web.hearing import Hearing, NoOthers
-from homeserver.web.kinds import Kind
+from homeserver.web.kinds import Kind, is_long_poll
 from homeserver.web.putting_off import busy, retry_after, unavailable
+from homeserver.web.query import Query
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.refusals import check_policy, refusal_of
 from homeserver.web.replies import JSON, FileReply, JsonBytes, Reply, Response, Upgrade
@@ -244,6 +245,17 @@ class Site(ServerFactory):
             return
         channel.hold_body()
         self._start(exchange, self._admit(exchange, channel))
+
+    def goes_on_for(self, exchange: Exchange) -> bool:
+        """Whether a request is answered whose client sends no more, and may well be gone.
+
+        Not if it waits for news, of which clients close any number; nor, while there is too much to do, if it waits for
+        its turn or may be given up: most of those are gone.
+        """
+        match = exchange.match
+        if match is None or exchange not in self.running or (self._admission.busy and match.route.abandon):
+            return False
+        return not is_long_poll(match.route, Query(exchange.query))
 
     def refused(self, exchange: Exchange, status: int) -> None:
         """A request was refused before it was complete."""

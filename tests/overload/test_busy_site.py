@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests over HTTP to a server that has too much to do: whose turn they take, and how they are refused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from homeserver.web.routing import Auth, Route
 from storage.database import DatabaseOverloaded
 from tests.overload.test_admission import Busy
 from tests.reactor import reactor, run
-from tests.web.loopback import Loopback, request_bytes
+from tests.web.loopback import Connection, Loopback, request_bytes
 
 UPLOAD = "/_matrix/client/v3/upload"
 SEND = "/_matrix/client/v3/rooms/!room:test/send/m.room.message/"
@@ -106,14 +106,17 @@ async def test_a_request_waits_for_its_turn(world: World) -> None:
     assert (await waiting).status == 200
 
 
-async def test_nothing_is_sent_for_who_hung_up_before(world: World) -> None:
+@pytest.mark.parametrize("hang_up", [Connection.drop, Connection.end_sending])
+async def test_nothing_is_sent_for_who_hung_up_before(
+    world: World, hang_up: Callable[[Connection], None]
+) -> None:
     world.fill()
     gone, stays = await world.site.connect(), await world.site.connect()
     gone.send(request_bytes("PUT", SEND + "1", body=b"{}", token="alice"))
     await _until_waiting(world, 1)
     stays.send(request_bytes("PUT", SEND + "2", body=b"{}", token="bob"))
     await _until_waiting(world, 2)
-    gone.drop()
+    hang_up(gone)
     while len(world.site.open.site.connections) > 1:
         turn: Deferred[None] = Deferred()
         reactor.callLater(0.001, turn.callback, None)

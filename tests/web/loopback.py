@@ -97,6 +97,11 @@ class Connection(Protocol):
         transport: Any = self.transport
         transport.write(data)
 
+    def end_sending(self) -> None:
+        """Close this half of the connection, when what was sent is gone."""
+        transport: Any = self.transport
+        transport.loseWriteConnection()
+
     def drop(self) -> None:
         """Go away without a word."""
         transport: Any = self.transport

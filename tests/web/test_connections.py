@@ -105,6 +105,7 @@ def routes(pending: Pending) -> tuple[Route, ...]:
         Route("GET", "/wait", pending.handle, under=ROOT, auth=Auth.NONE),
         Route("GET", "/read", pending.handle, under=ROOT, auth=Auth.NONE, abandon=True),
         Route("GET", "/poll", pending.poll, under=ROOT, auth=Auth.NONE),
+        Route("GET", "/sync", pending.handle, under=ROOT, auth=Auth.NONE, limit="sync", abandon=True),
         Route("GET", "/socket", socket, under=ROOT),
     )
 
@@ -346,6 +347,76 @@ async def test_a_read_is_cancelled_when_its_client_goes(server: Loopback, pendin
     assert "status=499" in server.lines.getvalue()
 
 
+async def end_is_here(server: Loopback) -> None:
+    """Wait until the server knows that its only client sends no more."""
+    while not all(channel._ended for channel in server.open.site.connections):
+        await deferLater(reactor, 0)
+
+
+@pytest.mark.parametrize(
+    ("behind", "others"),
+    [
+        (b"", 0),
+        (request_bytes("PUT", "/here", body=b"abc") * 2, 2),
+        (request_bytes("PUT", "/here", body=b"abc") + request_bytes("GET", "/here")[:-3], 1),
+        (request_bytes("PUT", "/here", headers={"Content-Length": "4"}), 0),
+    ],
+    ids=["one", "pipelined", "half a head", "no body"],
+)
+async def test_who_only_sends_no_more_is_answered(
+    server: Loopback, pending: Pending, behind: bytes, others: int
+) -> None:
+    """All that was asked in full, of what changes something and of what does not."""
+    connection = await server.connect()
+    connection.send(request_bytes("GET", "/read") + behind)
+    connection.end_sending()
+    await pending.entered
+    await end_is_here(server)
+    pending.gate.callback(None)
+    assert (await connection.response()).json == {"waited": True}
+    assert [(await connection.response()).json["bytes"] for _ in range(others)] == [3] * others
+    await connection.end()
+    assert (connection.received, pending.outcomes) == (b"", ["finished"])
+
+
+async def test_who_only_sends_no_more_gets_all_of_a_long_answer(server: Loopback) -> None:
+    connection = await server.connect()
+    transport: Any = connection.transport
+    transport.pauseProducing()
+    connection.send(request_bytes("GET", "/large"))
+    connection.end_sending()
+    await end_is_here(server)
+    transport.resumeProducing()
+    assert len((await connection.response()).raw) == 4_000_000
+    await connection.end()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"GET /here HTTP/1.1\r\nHost: x\r\n",
+        b"PUT /here HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc",
+        request_bytes("GET", "/sync?since=s1&timeout=30000"),
+    ],
+    ids=["nothing", "head", "body", "poll"],
+)
+async def test_an_end_before_anything_was_asked_is_the_end(
+    server: Loopback, pending: Pending, raw: bytes
+) -> None:
+    """So it is of a long-poll: of most, all of the connection was closed."""
+    connection = await server.connect()
+    connection.send(raw)
+    if b"sync" in raw:
+        await pending.entered
+    connection.end_sending()
+    await connection.end()
+    assert connection.received == b""
+    if b"sync" in raw:
+        await pending.ended
+        assert pending.outcomes == ["disconnected", "cancelled"]
+
+
 async def test_other_work_goes_on_and_is_told(server: Loopback, pending: Pending) -> None:
     connection = await server.connect()
     connection.send(request_bytes("GET", "/wait"))
@@ -530,6 +601,14 @@ async def test_a_connection_becomes_a_websocket(server: Loopback) -> None:
     connection = await server.connect()
     await check_echo(connection)
     assert "status=101" in server.lines.getvalue()
+
+
+async def test_a_websocket_ends_with_one_half_of_it(server: Loopback) -> None:
+    connection = await server.connect()
+    await check_echo(connection)
+    connection.end_sending()
+    await connection.end()
+    assert not server.open.site.connections
 
 
 async def test_a_websocket_on_a_connection_that_was_used(server: Loopback) -> None:
