@@ -15,6 +15,7 @@ from scripts.benchmarks.budgets import (
     judge_scenario,
     mebibytes,
 )
+from scripts.benchmarks.marks import replaced
 from scripts.benchmarks.results import Results, ScenarioResult, ServerResult
 
 BEGIN: Final = "<!-- benchmark results: begin (written by scripts/benchmark --markdown) -->"
@@ -44,19 +45,10 @@ def markdown(results: Results, chart: str | None = None) -> str:
     return "\n\n".join([*image, *_sections(results, piped)])
 
 
-def replace_results(document: str, results: str) -> str:
-    """`document` with other results between the marks; `ValueError` unless they are there, once each."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
-        raise ValueError(f"the document needs the lines {BEGIN!r} and {END!r}, in this order, once each")
-    before, rest = document.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{results}\n\n{END}{after}"
-
-
 def update_document(path: Path, results: str) -> None:
     """Replace the results in the document at `path`, beginning it if there is none."""
     document = path.read_text() if path.exists() else NEW_DOCUMENT
-    path.write_text(replace_results(document, results))
+    path.write_text(replaced(document, BEGIN, END, results))
 
 
 def _sections(results: Results, render: Renderer) -> list[str]:

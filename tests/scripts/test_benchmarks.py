@@ -13,6 +13,7 @@ from scripts.benchmarks import chart, report
 from scripts.benchmarks.__main__ import main
 from scripts.benchmarks.budgets import CPU_DIVISORS, P99_DIVISORS, fraction, judge
 from scripts.benchmarks.client import RequestFailed, WebSocket, next_batch, parse_response
+from scripts.benchmarks.marks import replaced
 from scripts.benchmarks.measuring import Figures, Load, Trial, drive, percentile, summarize
 from scripts.benchmarks.processes import Child, ProcessFailed
 from scripts.benchmarks.results import (
@@ -258,7 +259,7 @@ def test_document_keeps_its_prose(tmp_path: Path) -> None:
 )
 def test_document_without_its_marks_is_left_alone(document: str) -> None:
     with pytest.raises(ValueError, match="once each"):
-        report.replace_results(document, "new")
+        replaced(document, report.BEGIN, report.END, "new")
 
 
 def test_chart_is_svg_with_a_bar_per_comparison() -> None:

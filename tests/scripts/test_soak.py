@@ -3,7 +3,6 @@
 
 import pytest
 
-from scripts.benchmarks.soak.command import BEGIN, END, replace_results
 from scripts.benchmarks.soak.pictures import picture
 from scripts.benchmarks.soak.sampling import Sample, trend
 
@@ -38,13 +37,6 @@ def test_one_peak_is_no_growth() -> None:
 def test_too_few_samples_say_nothing() -> None:
     with pytest.raises(ValueError, match="two samples"):
         trend([])
-
-
-def test_document_keeps_its_prose() -> None:
-    document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    assert replace_results(document, "new") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
-    with pytest.raises(ValueError, match="once each"):
-        replace_results("nothing", "new")
 
 
 def test_pictures_differ_and_can_be_read() -> None:

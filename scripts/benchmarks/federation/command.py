@@ -31,6 +31,7 @@ from scripts.benchmarks.federation.scenarios import (
     intake,
     way,
 )
+from scripts.benchmarks.marks import replaced
 from scripts.benchmarks.report import aligned, milliseconds, piped
 from scripts.benchmarks.servers import Homeserver, Lares, Synapse
 
@@ -84,7 +85,8 @@ def main(arguments: Sequence[str], progress: Progress, say: Progress) -> int:
     if options.json:
         options.json.write_bytes(orjson.dumps(dataclasses.asdict(results), option=orjson.OPT_INDENT_2))
     if options.markdown:
-        options.markdown.write_text(replace_results(options.markdown.read_text(), markdown(results)))
+        document = options.markdown.read_text()
+        options.markdown.write_text(replaced(document, BEGIN, END, markdown(results)))
     missed = options.check and not all(met for *_, met in budgets(results))
     return 1 if results.failures or missed else 0
 
@@ -310,11 +312,3 @@ def _sections(results: Results, render: Callable[[Any, Any, int], str]) -> list[
         sections.append(render(("budget", "limit", "actual", ""), verdicts, 1))
     sections += [f"- {what} failed: {why}" for what, why in results.failures.items()]
     return sections
-
-
-def replace_results(document: str, results: str) -> str:
-    """The document with other results between the marks, which are there once each."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1:
-        raise ValueError(f"the document needs the lines {BEGIN!r} and {END!r}, once each")
-    before, rest = document.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{results}\n\n{END}{rest.split(END)[1]}"

@@ -19,6 +19,7 @@ import orjson
 from scripts.benchmarks import machine
 from scripts.benchmarks.budgets import mebibytes
 from scripts.benchmarks.client import Client
+from scripts.benchmarks.marks import replaced
 from scripts.benchmarks.measuring import percentile
 from scripts.benchmarks.overload.crowd import Person, Tally, closed_loop, open_loop, together
 from scripts.benchmarks.report import Renderer, aligned, piped
@@ -110,18 +111,9 @@ def main(arguments: Sequence[str], progress: Progress, say: Progress) -> int:
     if options.json:
         options.json.write_bytes(orjson.dumps(dataclasses.asdict(overload), option=orjson.OPT_INDENT_2))
     if options.markdown:
-        document = options.markdown.read_text()
-        options.markdown.write_text(replace_results(document, "\n\n".join(_sections(overload, piped))))
+        document, results = options.markdown.read_text(), "\n\n".join(_sections(overload, piped))
+        options.markdown.write_text(replaced(document, BEGIN, END, results))
     return 0 if overload.goodput >= GOODPUT else 1
-
-
-def replace_results(document: str, results: str) -> str:
-    """`document` with other results between the marks. Raises ValueError unless they are there."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the document needs the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n\n{results}\n\n{END}{after}"
 
 
 def _parser() -> argparse.ArgumentParser:

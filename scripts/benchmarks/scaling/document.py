@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scripts.benchmarks.marks import replaced as between_marks
+
 
 def marks(title: str) -> tuple[str, str]:
     """The lines around a part."""
@@ -15,13 +17,8 @@ def marks(title: str) -> tuple[str, str]:
 
 
 def replaced(document: str, title: str, text: str) -> str:
-    """The document with another text between the marks; ValueError unless they are there, once each, in order."""
-    begin, end = marks(title)
-    if document.count(begin) != 1 or document.count(end) != 1 or document.index(begin) > document.index(end):
-        raise ValueError(f"the document needs the lines {begin!r} and {end!r}, in this order, once each")
-    before, rest = document.split(begin)
-    _, after = rest.split(end)
-    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
+    """The document with another text between the marks of a part. Raises as `between_marks`."""
+    return between_marks(document, *marks(title), text)
 
 
 def update(path: Path, title: str, text: str) -> None:

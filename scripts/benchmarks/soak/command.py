@@ -17,6 +17,7 @@ import orjson
 
 from scripts.benchmarks import machine
 from scripts.benchmarks.budgets import mebibytes
+from scripts.benchmarks.marks import replaced
 from scripts.benchmarks.report import aligned, piped
 from scripts.benchmarks.servers import Lares
 from scripts.benchmarks.soak.load import FULL_SIZE, QUICK_SIZE, Counts, Load, batched_counts
@@ -75,8 +76,8 @@ def main(arguments: Sequence[str], progress: Progress, say: Progress) -> int:
     if options.json:
         options.json.write_bytes(orjson.dumps(_saved(soak), option=orjson.OPT_INDENT_2))
     if options.markdown:
-        document = options.markdown.read_text()
-        options.markdown.write_text(replace_results(document, "\n\n".join(_sections(soak, found, piped))))
+        document, results = options.markdown.read_text(), "\n\n".join(_sections(soak, found, piped))
+        options.markdown.write_text(replaced(document, BEGIN, END, results))
     return 0 if found.flat and soak.served else 1
 
 
@@ -153,11 +154,3 @@ def _sections(
         for name, count in soak.counts.failed.items()
     ]
     return sections
-
-
-def replace_results(document: str, results: str) -> str:
-    """The document with other results between the marks; `ValueError` unless they are there once each."""
-    if document.count(BEGIN) != 1 or document.count(END) != 1:
-        raise ValueError(f"the document needs the lines {BEGIN!r} and {END!r}, once each")
-    before, rest = document.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{results}\n\n{END}{rest.split(END)[1]}"
