@@ -164,8 +164,13 @@ class RecentReceipts:
         return wake
 
     def _forget(self, position: int) -> None:
-        self._rooms.clear()
-        self._size = 0
-        self._floor = max(self._floor, position)
+        """Of what lies up to a position something may be missing; what is known above it is not told again."""
+        floor = self._floor = max(self._floor, position)
+        for key, room in tuple(self._rooms.items()):
+            room.floor = max(room.floor, floor)
+            room.receipts = deque(receipt for receipt in room.receipts if receipt.position > room.floor)
+            if not room.receipts:
+                del self._rooms[key]
+        self._size = sum(len(room.receipts) for room in self._rooms.values())
         self.latest = max(self.latest, position)
-        self._untold.clear()
+        self._untold = [receipt for receipt in self._untold if receipt.position > floor]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -70,3 +71,17 @@ def test_after_a_hole_nothing_older_is_claimed() -> None:
     assert board.since([1], 5, 6) == ({}, [])
     board.listening_since(7)
     assert board.since([1], 6, 7) == ({}, [1])
+
+
+def test_what_is_known_above_a_hole_stays_known() -> None:
+    """A commit of this process is known before what another wrote below it turns out not to be."""
+    board = RecentReceipts(0, lambda room: [f"@reader-of-{room}:b"])
+    receipts = [Receipt(position, 1, "@a:b", False, "", "$e", position, 0) for position in range(8)]
+    for receipt in receipts[4:7]:
+        board.add(receipt)
+    board.heard(orjson.dumps(list(receipts[7])).decode())
+    board.changed(Change(before=4, count=1, foreign=True, unknown=True))
+    assert board.since([1, 2], 4, 7) == ({}, [1, 2])
+    assert board.since([1, 2], 5, 7) == ({1: receipts[6:]}, [])
+    assert board.size == 2
+    assert set(board.changed(Change(before=6, count=1, foreign=True))) == {"@reader-of-1:b"}
