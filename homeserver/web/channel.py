@@ -18,9 +18,9 @@ A client that sends no more, as scripts that pipe a request into `nc`, may have 
 of it; which of them shows only when something is written. What it asked in full is answered, but for what only waits
 (`Site.goes_on_for`); then the connection is closed. Over TLS the end of one half is the end, as Twisted has it.
 
-Deadlines are absolute per phase: a head gets `Timeouts.headers` seconds, a body a grace and a least rate, silence
-between requests `Timeouts.idle`. The site looks at all of them now and then, which is cheaper than two timers per
-request and means a deadline is held only to within `Timeouts.look`.
+Deadlines are absolute per phase: a head gets `Timeouts.headers` seconds, a body a grace and a least rate, within
+`Timeouts.body_held` where it takes memory, silence between requests `Timeouts.idle`. The site looks at all of them now
+and then, which is cheaper than two timers per request and means a deadline is held only to within `Timeouts.look`.
 """
 
 from dataclasses import dataclass
@@ -67,6 +67,8 @@ class Timeouts:
     body_grace: float = 30.0
     """For a body of any size; beyond it, at least `body_rate` bytes a second."""
     body_rate: float = 2048.0
+    body_held: float = 180.0
+    """For a body that is held in memory, of any size; one that goes to disk may take as long as its rate allows."""
     idle: float = 75.0
     """Between requests."""
     unread: float = 600.0
@@ -348,7 +350,9 @@ class Channel(Protocol):
             return b""
         if rest is None:
             timeouts = self.site.timeouts
-            self.deadline = self._body_started + timeouts.body_grace + exchange.received / timeouts.body_rate
+            longest = timeouts.body_held if exchange.spool is None else inf
+            allowed = min(timeouts.body_grace + exchange.received / timeouts.body_rate, longest)
+            self.deadline = self._body_started + allowed
             return b""
         self._chunks = None
         self._owes_continue = False

@@ -88,7 +88,7 @@ def shed(connections: Iterable[Connected], most: int = MOST_UNREAD) -> None:
 def giving_way(bodies: Iterable[tuple[str, A]], count: int) -> list[A]:
     """Which bodies are given up for `count` bytes of others: the largest of the address that has most coming in.
 
-    `bodies`: each with its address. What comes in may take an hour, and nobody need say who they are for that: else a
+    `bodies`: each with its address. What comes in may take minutes, and nobody need say who they are for that: else a
     single machine could have all others refused.
     """
     held: Counter[str] = Counter()

@@ -254,6 +254,31 @@ async def test_who_does_not_read_on_and_then_goes_away(world: World) -> None:
         await _a_moment()
 
 
+async def test_what_takes_memory_is_here_in_time_whatever_its_size(tmp_path: Path) -> None:
+    """Else a large body might take an hour at the least rate, and so might thousands of them; a file may."""
+
+    async def received(request: MatrixRequest) -> Reply:
+        return {"bytes": len(request.content) if request.spool is None else request.spool.size}
+
+    server = Loopback(
+        (
+            Route("POST", "/upload", received, under=ROOT, spool=True),
+            Route("PUT", "/here", received, under=ROOT, auth=Auth.NONE),
+        ),
+        timeouts=Timeouts(body_rate=1e-3, body_held=0.05, linger=0.05, look=0.01),
+        spools=SpoolRoom(tmp_path / "incoming"),
+    )
+    length = {"Content-Length": "4"}
+    file, held = await server.connect(), await server.connect()
+    file.send(request_bytes("POST", "/upload", headers=length, token="alice") + b"ab")
+    held.send(request_bytes("PUT", "/here", headers=length) + b"ab")
+    assert (await held.response()).status == 408
+    await held.end()
+    file.send(b"cd")
+    assert (await file.response()).json["bytes"] == 4
+    await server.stop()
+
+
 async def test_a_stop_lets_a_file_be_sent_to_its_end(world: World) -> None:
     world.size = len(CONTENT) * 3
     world.file.write_bytes(CONTENT * 3)
