@@ -160,7 +160,7 @@ class DeviceNews:
     def _forget(self, position: int) -> None:
         self._floor = max(self._floor, position)
         self._lists = deque(moved for moved in self._lists if moved.position > self._floor)
-        self._untold.clear()
+        self._untold = deque(moved for moved in self._untold if moved.position > self._floor)
         self.messages.forget_all(position)
         self.counts.forget_all(position)
 

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is remembered of devices' news, as other processes tell it."""
+
+from __future__ import annotations
+
+from homeserver.devices.news import DeviceNews
+from homeserver.stream.changes import Change
+
+ALICE = "@alice:localhost"
+
+
+def test_what_was_heard_before_its_commit_outlives_a_hole_below_it() -> None:
+    """The database is read up to where a connection broke; what comes after that is being heard already."""
+    news = DeviceNews(origin="here", position=10, readers=lambda _room: (), listening=set)
+    news.heard(f'["messages", "there", 15, ["{ALICE}"]]')
+    news.heard(f'["counts", "there", 12, [["{ALICE}", "PHONE"]]]')
+    news.changed(Change(before=12, count=0, foreign=True, unknown=True))
+    assert set(news.changed(Change(before=12, count=3, foreign=True))) == {ALICE}
+    assert news.messages.may_have_changed(ALICE, 14) and not news.counts.may_have_changed(
+        (ALICE, "PHONE"), 12
+    )
