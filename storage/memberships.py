@@ -48,9 +48,6 @@ _INTERVALS = Prepared(
     """SELECT m.room, m.membership, m.since, m.until, m.ordinal, m.sender, m.forgotten
     FROM memberships m WHERE m.user_id = %s AND m.room = ANY (%s::bigint[]) ORDER BY m.room, m.since"""
 )
-_SHARING = """SELECT DISTINCT o.user_id FROM memberships m JOIN memberships o USING (room)
-    WHERE m.user_id = %s AND m.until IS NULL AND m.membership = 'join'
-      AND o.until IS NULL AND o.membership = 'join'"""
 
 
 class MembershipStore:
@@ -72,8 +69,3 @@ class MembershipStore:
         ):
             found[room].append(Interval._make(interval))
         return found
-
-    async def sharing_rooms(self, user_id: str) -> set[str]:
-        """The users joined to a room that the user is joined to, the user among them."""
-        rows = await self._database.fetch("memberships_sharing", _SHARING, (user_id,))
-        return {str(row[0]) for row in rows}

@@ -60,11 +60,6 @@ class Budget:
             raise OverBudget("no time left")
 
     @property
-    def seconds_left(self) -> float:
-        """Until the deadline, at least 0."""
-        return max(0.0, self._deadline - self._clock())
-
-    @property
     def spent(self) -> float:
         """In the units of `OriginCosts`: events looked at, a request counting as ten."""
         return self.events + _REQUEST_COST * self.requests

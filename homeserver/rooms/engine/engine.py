@@ -58,10 +58,6 @@ class RoomEngine:
     def policy_servers(self) -> PolicyServers:
         return self._tools.policy_servers
 
-    @property
-    def active_writers(self) -> int:
-        return len(self._writers)
-
     def longest_queue(self) -> int:
         """How much waits for its room's writer where the most does."""
         return max((writer.waiting for writer in self._writers.values()), default=0)

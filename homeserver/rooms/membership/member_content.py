@@ -11,7 +11,6 @@ from homeserver.protocol.errors import IdentifierError
 from homeserver.protocol.identifiers import check_user_id
 
 _OURS = ("membership", "join_authorised_via_users_server", "third_party_invite")
-PROFILE_KEYS = ("displayname", "avatar_url")
 
 
 class MemberProfiles(Protocol):
