@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Final
 
 from scripts.benchmarks import chart, report, runner
+from scripts.benchmarks.big_room import command as big_room
 from scripts.benchmarks.budgets import judge
 from scripts.benchmarks.federation import command as federation
 from scripts.benchmarks.overload import command as overload
@@ -38,6 +39,7 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str], Progress, Progress], int]]] =
     "model": model.main,
     "two-workers": workers.main,
     "overload": overload.main,
+    "big-room": big_room.main,
 }
 """What has a command line of its own: the first argument names it."""
 
@@ -56,6 +58,7 @@ examples:
   scripts/benchmark model --users 100000             what so many users need, by a model on those measurements
   scripts/benchmark two-workers --help               what a second worker brings, by the CPU of both
   scripts/benchmark overload --help                  what is done when three times that is asked for
+  scripts/benchmark big-room --help                  whether ten thousand members cost what a hundred do
 
 Both servers run on Postgres clusters of their own with the same binaries and full durability. The machine
 should be quiet; the load generator runs on it too, its CPU is not counted. Everything started is ended and
