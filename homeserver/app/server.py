@@ -36,6 +36,7 @@ from homeserver.observability.storage_figures import StorageFigures
 from homeserver.outgoing import OutgoingClient, make_client
 from homeserver.rooms.engine.recommending import NoPolicyServers
 from homeserver.siblings import Neighbourhood
+from homeserver.web.bucket_table import BucketTable
 from homeserver.web.fair_port import Crowd
 from homeserver.web.listeners import WebServer
 from storage.database import DatabaseFailure
@@ -75,6 +76,7 @@ class Company:
     """One per listener of the configuration, in its order."""
     figures: Exposition
     """Gives the figures of all of them."""
+    limits: BucketTable
 
 
 class Server:
@@ -138,7 +140,13 @@ class Server:
         links = None if reach is None else await build_links(reactor, config, core, signing_key, reach)
         elsewhere = nowhere_else(config, core) if links is None else links.elsewhere
         services = self._services = build_services(
-            reactor, config, core, http, self._secrets.registration_secret, elsewhere=elsewhere
+            reactor,
+            config,
+            core,
+            http,
+            self._secrets.registration_secret,
+            elsewhere=elsewhere,
+            limits_of_all=None if company is None else company.limits,
         )
         await services.start()
         if config.echo_user_id is not None:

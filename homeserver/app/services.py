@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +74,7 @@ from homeserver.typing.service import CHANNEL as TYPING
 from homeserver.typing.service import Typing, TypingNews
 from homeserver.unread.service import Unread
 from homeserver.web.authentication import Authenticator
+from homeserver.web.bucket_table import BucketTable
 from homeserver.web.limit_news import CHANNEL as LIMITS
 from homeserver.web.limit_news import SharedLimits
 from homeserver.web.rate_limits import RateLimits
@@ -195,11 +197,17 @@ def build_services(
     registration_secret: str,
     *,
     elsewhere: Elsewhere,
+    limits_of_all: BucketTable | None,
 ) -> Services:
-    """Build every service; nothing runs before `start`."""
+    """Build every service; nothing runs before `start`. `limits_of_all`: where several processes count requests."""
     remote = elsewhere.rooms
     shared_limits = SharedLimits(origin=core.origin, notify=core.telling.notify_all, others=core.hearing)
-    limits = RateLimits(reactor.seconds, enabled=config.rate_limits.enabled, taken=shared_limits.taken)
+    limits = RateLimits(
+        time.monotonic,
+        enabled=config.rate_limits.enabled,
+        taken=shared_limits.taken,
+        memory=None if limits_of_all is None else limits_of_all.of_class,
+    )
     clock = EphemeralClock(now_ms)
 
     def pause() -> Awaitable[None]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rate limits that hold for all processes together: guesses of passwords, log-ins and registrations.
+"""Rate limits that hold for the processes of all machines together: guesses of passwords, log-ins and registrations.
 
-Owns telling the others what was taken here, and taking it there. Each process has the whole of every other limit to
-itself, as it has a whole processor to serve with: somebody who divides requests over N processes gets N times as much.
+Owns telling the others what was taken here, and taking it there. Every other limit is the same for the processes of one
+machine (`bucket_table`), and each machine has the whole of it: somebody who divides requests over N machines gets N
+times as much.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -2,8 +2,9 @@
 """Brakes on what one user, address or account may ask for: token buckets by class and key.
 
 Owns the classes, their rates, and the arithmetic. A bucket holds `burst` tokens and gains `per_second`; a request takes
-one; an empty bucket refuses with the exact time until the next. Memory is bounded: full buckets are forgotten, and
-beyond `MOST_KEYS` the bucket used longest ago is.
+one; an empty bucket refuses with the exact time until the next. One process remembers buckets by itself; the processes
+of one machine have a memory together (`bucket_table`), so that a limit is the same however many they are; what guards
+passwords and accounts is counted together with other machines, too (`limit_news`). Either memory is bounded.
 
 Routes are counted under their `limit` by user or address. What a route cannot know (the account a log-in names, a
 failed password) its handler checks: `limits.check("login_account", user_id)` takes a token, `limits.peek` only asks,
@@ -15,11 +16,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from homeserver.errors import LimitExceeded
 
 MOST_KEYS: Final = 50_000
+_NOTHING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,51 +85,84 @@ key had to be fetched, `key_queries` what is asked of us as a notary.
 
 
 SHARED: Final = frozenset(("registration", "login_address", "login_account", "login_failed", "password"))
-"""Classes that all processes count together: see `limit_news`."""
+"""Classes that the processes of all machines count together: see `limit_news`."""
+
+
+class Memory(Protocol):
+    """When which bucket is full again: all that there is to know of one."""
+
+    def full_at(self, key: str) -> float:
+        """A time that is past if nothing is known of it."""
+
+    def keep(self, key: str, full_at: float, now: float) -> None:
+        """To be called after `full_at` was asked of the same key."""
+
+
+class OwnMemory:
+    """Of one process. Full buckets are forgotten, and beyond `most` the one used longest ago."""
+
+    __slots__ = ("_buckets", "_most")
+
+    def __init__(self, most: int = MOST_KEYS) -> None:
+        self._most = most
+        self._buckets: OrderedDict[str, float] = OrderedDict()
+        """The one used longest ago first."""
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def full_at(self, key: str) -> float:
+        """See `Memory`."""
+        return self._buckets.get(key, 0.0)
+
+    def keep(self, key: str, full_at: float, now: float) -> None:
+        """See `Memory`. Up to two of the oldest go if they are full again; the oldest goes if there are too many."""
+        buckets = self._buckets
+        buckets[key] = full_at
+        buckets.move_to_end(key)
+        for _ in range(2):
+            oldest = next(iter(buckets))
+            if len(buckets) > self._most or buckets[oldest] <= now:
+                del buckets[oldest]
+                if not buckets:
+                    return
 
 
 class Buckets:
     """The buckets of one class."""
 
-    __slots__ = ("_buckets", "_limit", "_most", "shared")
+    __slots__ = ("_full", "_memory", "_per_second", "shared")
 
-    def __init__(self, limit: Limit, most: int = MOST_KEYS, *, shared: bool = False) -> None:
+    def __init__(self, limit: Limit, memory: Memory | None = None, *, shared: bool = False) -> None:
+        """Without `memory` they are remembered here."""
         self.shared = shared
-        self._limit = limit
-        self._most = most
-        # Key → (tokens, when they were counted); the one used longest ago first.
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._buckets)
+        self._per_second = limit.per_second
+        self._full = limit.burst / limit.per_second
+        """Seconds in which an empty bucket becomes full."""
+        self._memory: Memory = OwnMemory() if memory is None else memory
 
     def wait(self, key: str, now: float, cost: float = 1.0) -> float:
         """Seconds until `cost` tokens are there; 0 if they are."""
-        missing = cost - self._tokens(key, now)
-        return missing / self._limit.per_second if missing > 1e-9 else 0.0
+        missing = self._empty(key, now) + cost / self._per_second - self._full
+        return missing if missing > _NOTHING else 0.0
+
+    def ask(self, key: str, now: float, cost: float = 1.0) -> float:
+        """Take tokens if they are there; else the seconds until they are, which is when they may be taken."""
+        empty = self._empty(key, now) + cost / self._per_second
+        missing = empty - self._full
+        if missing > _NOTHING:
+            return missing
+        self._memory.keep(key, now + empty, now)
+        return 0.0
 
     def take(self, key: str, now: float, cost: float = 1.0) -> None:
         """Take tokens, below nothing if need be, but never into a debt of more than a full bucket."""
-        tokens = max(self._tokens(key, now) - cost, -self._limit.burst)
-        self._buckets[key] = (tokens, now)
-        self._buckets.move_to_end(key)
-        self._forget(now)
+        empty = min(self._empty(key, now) + cost / self._per_second, 2 * self._full)
+        self._memory.keep(key, now + empty, now)
 
-    def _tokens(self, key: str, now: float) -> float:
-        bucket = self._buckets.get(key)
-        if bucket is None:
-            return self._limit.burst
-        tokens, then = bucket
-        return min(self._limit.burst, tokens + max(0.0, now - then) * self._limit.per_second)
-
-    def _forget(self, now: float) -> None:
-        """Up to two of the oldest go if they are full again; the oldest goes if there are too many."""
-        for _ in range(2):
-            key = next(iter(self._buckets), None)
-            if key is None:
-                return
-            if len(self._buckets) > self._most or self._tokens(key, now) >= self._limit.burst:
-                del self._buckets[key]
+    def _empty(self, key: str, now: float) -> float:
+        """Seconds until the bucket is full."""
+        return min(max(0.0, self._memory.full_at(key) - now), 2 * self._full)
 
 
 class RateLimits:
@@ -140,13 +175,20 @@ class RateLimits:
         enabled: bool = True,
         limits: Mapping[str, Limit] = DEFAULTS,
         taken: Callable[[str, str, float], object] | None = None,
+        memory: Callable[[str], Memory] | None = None,
     ) -> None:
-        """`taken(name, key, tokens)` is called for what is taken of the classes in `SHARED`."""
+        """`taken(name, key, tokens)` is called for what is taken of the classes in `SHARED`; `memory(name)` is where
+        the other classes are counted, if not here.
+        """
         self._taken = taken
         self._clock = clock
         self._enabled = enabled
         self._classes = {
-            name: Buckets(limit, shared=taken is not None and name in SHARED)
+            name: Buckets(
+                limit,
+                None if memory is None or name in SHARED else memory(name),
+                shared=taken is not None and name in SHARED,
+            )
             for name, limit in limits.items()
         }
 
@@ -155,11 +197,9 @@ class RateLimits:
         buckets = self._classes[name]
         if not self._enabled:
             return
-        now = self._clock()
-        wait = buckets.wait(key, now, cost)
+        wait = buckets.ask(key, self._clock(), cost)
         if wait > 0:
             raise LimitExceeded(ceil(wait * 1000))
-        buckets.take(key, now, cost)
         if buckets.shared and self._taken is not None:
             self._taken(name, key, cost)
 

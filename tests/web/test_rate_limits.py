@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeserver.errors import LimitExceeded
-from homeserver.web.rate_limits import Buckets, Limit, RateLimits
+from homeserver.web.rate_limits import Buckets, Limit, OwnMemory, RateLimits
 
 
 class Clock:
@@ -102,11 +102,12 @@ def test_no_more_than_the_rate_in_any_stretch(
 
 
 def test_memory_is_bounded_and_given_back() -> None:
-    buckets = Buckets(Limit(1, 2), most=10)
+    memory = OwnMemory(most=10)
+    buckets = Buckets(Limit(1, 2), memory)
     for number in range(100):
         buckets.take(str(number), now=0.0)
-    assert len(buckets) == 10
+    assert len(memory) == 10
     # Once the old ones are full again, using one key lets go of two others.
     for _ in range(10):
         buckets.take("new", now=100.0)
-    assert len(buckets) == 1
+    assert len(memory) == 1

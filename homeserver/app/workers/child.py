@@ -44,6 +44,7 @@ from homeserver.config import Config, ConfigError, StartRefused, parse
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.logging import set_up
 from homeserver.siblings import Siblings
+from homeserver.web.bucket_table import BucketTable
 
 logger = logging.getLogger("homeserver.app.workers.child")  # which is not what __name__ says
 
@@ -81,6 +82,7 @@ class Worker:
                 crowd=seat,
                 sockets=self._sockets,
                 figures=self._figures.of_all,
+                limits=BucketTable(orders.limits),
             ),
         )
         self._starting: Deferred[None] | None = None

@@ -21,6 +21,7 @@ from homeserver.app.workers.pulse import PATIENCE
 from homeserver.app.workers.roster import Roster, new_roster
 from homeserver.config import StartRefused
 from homeserver.siblings import shared_page
+from homeserver.web.bucket_table import new_bucket_table
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ class Crew:
         self._dsn = dsn
         self._seats = seats
         self._patience = patience
-        self._siblings, self._roster_memory = shared_page(), new_roster(seats)
+        self._siblings, self._limits = shared_page(), new_bucket_table()
+        self._roster_memory = new_roster(seats)
         self._roster = Roster(self._roster_memory, seats)
         self._roster.want(edition.workers)
         self._meeting = f"lares-{secrets.token_hex(16)}"
@@ -235,6 +237,7 @@ class Crew:
             sockets=[opened.fileno() for opened in edition.listening.sockets],
             siblings=self._siblings,
             roster=self._roster_memory,
+            limits=self._limits,
             meeting=self._meeting,
             welcomes=not self.opened and not self._members,
         )

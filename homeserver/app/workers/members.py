@@ -103,7 +103,7 @@ class Member:
         self, orders: Orders, edition: Edition, *, now: float, longest: float, patience: float
     ) -> None:
         """It has `longest` seconds to be ready in, and hangs when it has not turned for `patience` seconds."""
-        descriptors = (*orders.sockets, orders.siblings, orders.roster)
+        descriptors = (*orders.sockets, orders.siblings, orders.roster, orders.limits)
         self.number = orders.number
         self.edition = edition
         self.state = State.STARTING

@@ -47,6 +47,7 @@ class Orders:
     sockets: Sequence[int]
     siblings: int
     roster: int
+    limits: int
     meeting: str
     """What the addresses begin with at which workers ask each other for their figures."""
     welcomes: bool
