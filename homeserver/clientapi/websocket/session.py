@@ -264,12 +264,11 @@ class Session:
     async def _check_token(self) -> bool:
         """Whether the connection may go on; if its token has ended, so does the connection."""
         try:
-            doubts = self._doubts
-            self._requester = await self._token.authenticate()
-            if (
-                doubts == self._doubts
-            ):  # else what was found may be out of date, and is being looked for again
-                self._trust()
+            doubts = -1
+            while doubts != self._doubts:  # what was found while they grew may be out of date
+                doubts = self._doubts
+                self._requester = await self._token.authenticate()
+            self._trust()
         except MatrixError as error:
             if not self._over:
                 self._peer.send(error_frame(None, error))

@@ -262,6 +262,19 @@ def test_nothing_is_sent_while_it_is_in_doubt_whether_the_token_has_ended() -> N
     assert connection.peer.closing == (4001, "gone")
 
 
+def test_what_was_found_of_a_token_before_it_ended_does_not_count() -> None:
+    connection = Connection().open()
+    first = connection.slowly = Deferred()
+    connection.updates.answer(1)
+    second = connection.slowly = Deferred()
+    connection.watchers[0]()
+    first.callback(None)
+    assert connection.peer.sent == []
+    connection.revoked = True
+    second.callback(None)
+    assert connection.peer.closing == (4001, "gone") and len(connection.peer.sent) == 1
+
+
 @pytest.mark.parametrize("what", ["update", "call"])
 @pytest.mark.parametrize("why", ["it has expired", "another process may have said so"])
 def test_nothing_is_done_for_a_token_that_has_ended(what: str, why: str) -> None:
