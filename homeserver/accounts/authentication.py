@@ -16,6 +16,8 @@ from storage.database import Database
 from storage.tokens import REVOKED, TokenOwner, TokenStore
 
 _MOST_HASHED: Final = 4096
+_LONGEST_HASHED: Final = 256
+"""Characters of a token whose hash is remembered: those given out are shorter, those of strangers may be anything."""
 
 
 class Authentication:
@@ -27,7 +29,7 @@ class Authentication:
         self._sightings = sightings
         self._clock = clock
         # A hash never changes; whose it is is asked each time.
-        self._hash = lru_cache(_MOST_HASHED)(token_hash)
+        self._remembered_hash = lru_cache(_MOST_HASHED)(token_hash)
 
     async def start(self, database: Database) -> None:
         """Hear of what other processes revoke. Must be done before the first request is served."""
@@ -64,6 +66,9 @@ class Authentication:
         if self._is_expired(owner):
             raise UnknownToken("The access token has expired", soft_logout=True)
         return owner
+
+    def _hash(self, token: str) -> bytes:
+        return self._remembered_hash(token) if len(token) <= _LONGEST_HASHED else token_hash(token)
 
     def _is_expired(self, owner: TokenOwner) -> bool:
         return owner.expires_ts is not None and owner.expires_ts <= self._clock()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access and refresh tokens: what they open, when they end, who hears of it."""
 
+import tracemalloc
+
 import pytest
 
 from homeserver.accounts.sessions import DeviceRequest
@@ -158,6 +160,19 @@ async def test_a_remembered_token_costs_no_query(accounts: Setting) -> None:
     await owner(accounts, made.access_token)
     await accounts.database.execute("gone", "DELETE FROM access_tokens")
     assert await owner(accounts, made.access_token) == "@alice:example.org"
+
+
+async def test_long_tokens_of_strangers_are_not_kept(accounts: Setting) -> None:
+    """Hashes are remembered by token, and anybody may send what is none."""
+    authentication = accounts.accounts.authentication
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            assert authentication.remembered(f"{number:032768}") is None
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2**20
 
 
 async def test_a_watcher_hears_of_a_users_changes_until_it_stops(accounts: Setting) -> None:
