@@ -22,8 +22,6 @@ class Requester(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     user_id: str
     device_id: str | None = None
     """None for an application service that names no device."""
-    token_id: int | None = None
-    """Which access token, for what is scoped to it; None for an application service's."""
     is_guest: bool = False
     is_admin: bool = False
     is_locked: bool = False

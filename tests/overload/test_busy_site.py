@@ -21,7 +21,7 @@ from tests.web.loopback import Connection, Loopback, request_bytes
 
 UPLOAD = "/_matrix/client/v3/upload"
 SEND = "/_matrix/client/v3/rooms/!room:test/send/m.room.message/"
-USERS = {name: Requester(user_id=f"@{name}:test", device_id="D", token_id=1) for name in ("alice", "bob")}
+USERS = {name: Requester(user_id=f"@{name}:test", device_id="D") for name in ("alice", "bob")}
 
 
 class Handlers:

@@ -15,7 +15,7 @@ from homeserver.web.kinds import Kind
 from homeserver.web.rate_limits import RateLimits
 from tests.overload.test_admission import Busy
 
-ALICE = Requester(user_id="@alice:test", device_id="D", token_id=1)
+ALICE = Requester(user_id="@alice:test", device_id="D")
 SEND = {"room_id": "!room:test", "event_type": "m.room.message", "content": {}}
 
 

@@ -36,7 +36,7 @@ from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Route
 from tests.reactor import reactor
 
-ALICE = Requester(user_id="@alice:test", device_id="DEVICE", token_id=1)
+ALICE = Requester(user_id="@alice:test", device_id="DEVICE")
 
 
 class Tokens:
