@@ -6,9 +6,10 @@ that was read last is kept, its events in the form in which they go out, and whi
 again needs no query, and nothing is parsed or encoded anew.
 
 A stretch is of one head of its room. When that has moved, the stretch is brought up to date by the room's newest events
-if these are in memory and can have changed nothing in it, and is forgotten otherwise: after a redaction, history, what
-another process wrote, or anything new in a room of other servers too (which may come below others, or with a gap). What
-a user may see of it is decided by those who ask. Bounded by a budget in bytes, the rooms read longest ago out first.
+if these are in memory and can have changed nothing in it, and is forgotten otherwise: after a redaction, history, a
+load of the room as a whole, or anything new in a room of other servers too (which may come below others, or with a
+gap). What a user may see of it is decided by those who ask. Bounded by a budget in bytes, the rooms read longest ago
+out first.
 """
 
 from __future__ import annotations
