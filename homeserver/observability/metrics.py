@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures for Prometheus: the registry, and the requests' counts and latencies.
+"""Figures for Prometheus: the requests' counts and latencies, and all figures as text.
 
-Owns the registry of the process and the HTTP figures. Other parts register collectors of theirs
-(`registry.register`), such as the database's. Plain integers are counted on the reactor thread and become metric
-families when somebody looks; prometheus_client's own histograms take a lock and walk their buckets on each observation.
+Owns the HTTP figures; other parts register theirs with the registry, which is prometheus_client's. Plain integers are
+counted on the reactor thread and become metric families when somebody looks; prometheus_client's own histograms take a
+lock and walk their buckets on each observation.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
-from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, PROCESS_COLLECTOR, CollectorRegistry
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
@@ -20,14 +20,6 @@ BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-def new_registry() -> CollectorRegistry:
-    """A registry with the figures of the process itself."""
-    registry = CollectorRegistry()
-    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
-        registry.register(collector)
-    return registry
 
 
 def render(registry: CollectorRegistry) -> bytes:
@@ -91,16 +83,3 @@ class _Answers:
         """Those of another status."""
         self.buckets = [mine + more for mine, more in zip(self.buckets, other.buckets, strict=True)]
         self.seconds += other.seconds
-
-
-class Gauges(Collector):
-    """Figures of the moment that some part of the server gives when asked, by name, with their help texts."""
-
-    def __init__(self, read: Callable[[], dict[str, float]], help_texts: dict[str, str]) -> None:
-        self._read = read
-        self._help_texts = help_texts
-
-    def collect(self) -> Iterator[Metric]:
-        """The metric families of this moment."""
-        for name, value in self._read().items():
-            yield GaugeMetricFamily(f"lares_{name}", self._help_texts.get(name, name), value=value)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from prometheus_client import CollectorRegistry
 
 from homeserver.config.sections import Listener
-from homeserver.observability.metrics import new_registry, render
+from homeserver.observability.metrics import render
 from homeserver.web.operations import Operations
 from tests.web.loopback import Loopback
 
@@ -30,7 +30,7 @@ class Database:
 
 
 async def test_health_and_metrics() -> None:
-    database, registry = Database(), new_registry()
+    database, registry = Database(), CollectorRegistry()
     server = Loopback(Operations(figures_of(registry), database.check).routes())
     registry.register(server.metrics)
     well = await server.request("GET", "/health")
@@ -47,7 +47,7 @@ async def test_health_and_metrics() -> None:
 async def test_a_listener_serves_what_it_is_told() -> None:
     database = Database()
     listener = Listener(port=0, serves=("client",))
-    server = Loopback(Operations(figures_of(new_registry()), database.check).routes(), listener=listener)
+    server = Loopback(Operations(figures_of(CollectorRegistry()), database.check).routes(), listener=listener)
     assert (await server.request("GET", "/metrics")).status == 404
     assert (await server.request("GET", "/health")).status == 200
     await server.stop()
