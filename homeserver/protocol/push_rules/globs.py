@@ -9,17 +9,43 @@ and forth (CVE-2021-29471), the pattern is run as a bit set of the places reache
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 _WILDCARDS: Final = re.compile(r"[*?]+")
 # A character within a word, or between two words: at either side of the latter a word may begin or end.
 _WORD: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 
 
+class _Automaton(NamedTuple):
+    """A pattern in folded form: which places of it each character leads on from, and any; where `*` stands; the end."""
+
+    advance: dict[str, int]
+    anything: int
+    loops: int
+    accept: int
+
+    @classmethod
+    def of(cls, pattern: str, *, literal: bool) -> Self:
+        advance: dict[str, int] = {}
+        anything = loops = at = 0
+        for character in pattern:
+            if character == "*" and not literal:
+                loops |= 1 << at
+                continue
+            if character == "?" and not literal:
+                anything |= 1 << at
+            else:
+                advance[character] = advance.get(character, 0) | 1 << at
+            at += 1
+        return cls(
+            {character: places | anything for character, places in advance.items()}, anything, loops, 1 << at
+        )
+
+
 class Glob:
     """One pattern. Its texts must be given in the form `fold` gives."""
 
-    __slots__ = ("_accept", "_advance", "_any", "_loops", "_pieces", "_plain")
+    __slots__ = ("_automaton", "_pieces", "_plain")
 
     def __init__(self, pattern: str, *, literal: bool = False) -> None:
         """`literal`: `*` and `?` stand for themselves."""
@@ -27,21 +53,8 @@ class Glob:
         self._plain = pattern if literal or _WILDCARDS.search(pattern) is None else None
         self._pieces = (pattern,) if literal else tuple(filter(None, _WILDCARDS.split(pattern)))
         """What any text that matches must contain: tells most texts apart at the speed of C."""
-        self._advance: dict[str, int] = {}
-        self._any = 0
-        self._loops = 0
-        at = 0
-        for character in pattern:
-            if character == "*" and not literal:
-                self._loops |= 1 << at
-                continue
-            if character == "?" and not literal:
-                self._any |= 1 << at
-            else:
-                self._advance[character] = self._advance.get(character, 0) | 1 << at
-            at += 1
-        self._advance = {character: places | self._any for character, places in self._advance.items()}
-        self._accept = 1 << at
+        self._automaton = None if self._plain is not None else _Automaton.of(pattern, literal=False)
+        """None where it is seldom needed and quickly made: display names are kept for each room of each user."""
 
     @property
     def plain(self) -> str | None:
@@ -54,16 +67,17 @@ class Glob:
 
     def matches(self, text: str) -> bool:
         """Whether the whole text matches."""
-        if self._plain is not None:
+        if self._automaton is None:
             return text == self._plain
         if not self.may_match(text):
             return False
-        places, advance, anything, loops = 1, self._advance, self._any, self._loops
+        advance, anything, loops, accept = self._automaton
+        places = 1
         for character in text:
             places = (places & advance.get(character, anything)) << 1 | places & loops
             if not places:
                 return False
-        return bool(places & self._accept)
+        return bool(places & accept)
 
     def occurs_in(self, text: str) -> bool:
         """Whether a part of the text matches that begins and ends at word boundaries.
@@ -73,9 +87,8 @@ class Glob:
         """
         if not self.may_match(text):
             return False
-        places, advance, anything, loops = 0, self._advance, self._any, self._loops
-        accept = self._accept
-        word_before = False
+        advance, anything, loops, accept = self._automaton or _Automaton.of(self._plain or "", literal=True)
+        places, word_before = 0, False
         for character in text:
             word = character in _WORD
             if not (word and word_before):  # a boundary: a part may end here, and one may begin
