@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 
 STANDING_BYTES: Final = 300
 """A user's standing in a room;"""
-LEDGER_BYTES: Final = 600
-"""what is unread of a room by a user, of whom some leave a thousand messages unread;"""
+LEDGER_BYTES: Final = 800
+"""what is unread of a room by a user, of whom some leave a thousand messages unread, and what they are called there;"""
 RECEIPT_BYTES: Final = 400
 SENT_BYTES: Final = 150
 """a member that a device was told of;"""

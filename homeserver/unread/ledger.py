@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from typing import Final
 
+from homeserver.protocol.push_rules import Reader
 from homeserver.unread.counts import Counts, UnreadCounts, main_counts
 
 UNTHREADED: Final = ""
@@ -39,11 +40,13 @@ class _Thread:
 class Ledger:
     """One user's room. `position`: how far events were looked at; `since`: where the user's membership began."""
 
-    __slots__ = ("_counts", "_read", "_size", "_unread", "position", "since")
+    __slots__ = ("_counts", "_read", "_size", "_unread", "position", "reader", "since")
 
     def __init__(self, since: int) -> None:
         self.since = since
         self.position = since
+        self.reader: tuple[int, Reader] | None = None
+        """The user as rules ask of them, where that is known, with the ordinal of the member event that says so."""
         self._read: dict[str, int] = {UNTHREADED: since}
         """By thread, the position up to which it is read; only what is ahead of the events looked at matters."""
         self._unread: dict[str, _Thread] = {}

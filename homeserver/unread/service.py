@@ -30,15 +30,15 @@ from storage.receipts import Receipt
 from storage.unread import UnreadEvent, UnreadRange
 
 CAPACITY = 100_000
-"""Rooms of users kept in memory, some 600 bytes each."""
+"""Rooms of users kept in memory, some 800 bytes each."""
 SLICE = 200
 """Events from the database judged in one turn of the reactor."""
 ROUNDS = 4
 """Attempts at an answer while rooms and receipts move underneath."""
 AT_ONCE = 16
 """Events of a room that are judged without letting the reactor turn."""
-READERS = 20_000
-"""Users in rooms whose display names are kept at hand."""
+LONGEST_NAME = 256
+"""Characters of a display name that is kept at hand, as long as servers allow one to be."""
 _LATEST = 2**63 - 1
 
 
@@ -138,8 +138,6 @@ class Unread:
         self._users: OrderedDict[str, _User] = OrderedDict()
         self._size = 0
         self._views = Views(view_budget)
-        self._readers: dict[tuple[str, int], tuple[int, Reader]] = {}
-        """By user and room: the ordinal of their member event, and them as rules ask of them."""
         self._facts: tuple[RoomHead, RoomFacts] | None = None
 
     async def counts(self, user_id: str, rooms: Sequence[int], upto: int) -> dict[int, UnreadCounts]:
@@ -204,28 +202,18 @@ class Unread:
             return False
         if recent is None or len(recent) > AT_ONCE:
             return False
-        reader = self._readers.get((user.user_id, key))
-        if reader is None or reader[0] != member.ordinal:
+        known = ledger.reader
+        if known is None or known[0] != member.ordinal:
             entry = self._member_events.peek(key, member.ordinal)
             if entry is None:
                 return False
-            reader = self._remember_reader(user.user_id, key, entry)
-        judge = Judge(
-            rules, reader[1], room_id=head.room_id, facts=self._facts_of(head), ignored=user.ignored
-        )
+            known = _remember_reader(ledger, user.user_id, entry)
+        judge = Judge(rules, known[1], room_id=head.room_id, facts=self._facts_of(head), ignored=user.ignored)
         verdicts = judge.judge_simple(recent, self._views)
         if verdicts is None:
             return False
         _take(ledger, verdicts, head.position)
         return True
-
-    def _remember_reader(self, user_id: str, key: int, entry: RoomEvent) -> tuple[int, Reader]:
-        name = entry.event.content.get("displayname")
-        if len(self._readers) >= READERS:
-            self._readers.clear()
-        reader = (entry.stored.ordinal, Reader(user_id, name if isinstance(name, str) else None))
-        self._readers[user_id, key] = reader
-        return reader
 
     def _facts_of(self, head: RoomHead) -> RoomFacts:
         """As rules ask for them; the same for all who ask after one event."""
@@ -344,7 +332,7 @@ class Unread:
         for work in works:
             head = work.room.head
             # A redaction, which may have taken the name away, is among what is judged here, never at once.
-            self._readers.pop((user.user_id, head.room), None)
+            work.ledger.reader = None
             facts = RoomFacts(head.joined_count, head.power_levels)
             reader = Reader(user.user_id, names.get(head.room))
             judge = Judge(rules, reader, room_id=head.room_id, facts=facts, ignored=user.ignored)
@@ -468,6 +456,17 @@ def _is_joined(room: Room, user: _User) -> bool:
         return True
     user.ledgers.pop(room.key, None)
     return False
+
+
+def _remember_reader(ledger: Ledger, user_id: str, entry: RoomEvent) -> tuple[int, Reader]:
+    """The user as their member event names them."""
+    name = entry.event.content.get("displayname")
+    if not isinstance(name, str):
+        name = None
+    reader = (entry.stored.ordinal, Reader(user_id, name))
+    if name is None or len(name) <= LONGEST_NAME:
+        ledger.reader = reader
+    return reader
 
 
 def _matters(redactor: str, work: _Work, user: _User) -> bool:

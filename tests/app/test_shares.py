@@ -22,6 +22,7 @@ from homeserver.app.shares import (
     shares_of,
 )
 from homeserver.events import RoomEvent
+from homeserver.protocol.push_rules import Reader
 from homeserver.protocol.tokens import SyncToken
 from homeserver.rooms.engine import Draft
 from homeserver.sync.lazy_members import NOTHING_SENT, SentMembers
@@ -66,6 +67,7 @@ def test_entries_weigh_what_they_are_said_to() -> None:
     ledger = Ledger(number)
     for place in range(10):
         ledger.add(MAIN, number + place, highlight=False)
+    ledger.reader = (number, Reader(user, "Someone [they/them]"))
     sent = NOTHING_SENT.plus((room + n, f"@member{number + n}:one.example", number + n) for n in range(1000))
     standing = Standing._make([room, user, "join", *[number] * (len(Standing._fields) - 3)])
     receipt = Receipt._make(

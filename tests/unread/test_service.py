@@ -5,13 +5,14 @@ process that starts afresh and so works it out from the database alone.
 
 from __future__ import annotations
 
+import gc
 from random import Random
 
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.account_data import IGNORED_USER_LIST
-from homeserver.protocol.push_rules import PushRule
+from homeserver.protocol.push_rules import PushRule, Reader
 from homeserver.receipts.service import Kind
 from homeserver.rooms.engine import Draft, Room
 from homeserver.unread import Counts, UnreadCounts, judging, service
@@ -337,6 +338,27 @@ async def test_memory_is_bounded_by_forgetting_users(database: Database) -> None
     assert len(counter.store.queries) == asked
     assert await counter.all_counts(BOB, *rooms) == [plain(1)] * 2
     assert len(counter.store.queries) == asked + 2
+
+
+async def test_what_users_are_called_is_forgotten_with_their_counts(database: Database) -> None:
+    """Names at hand are within the capacity too; one of any length is heeded, and not kept."""
+    counter = await Counter.open(database, capacity=2)
+    rooms = [await room_of_three(counter) for _ in range(2)]
+    highlight = ("notify", {"set_tweak": "highlight"})
+    named = PushRule("name", highlight, conditions=({"kind": "contains_display_name"},))
+    await counter.process.push_rules.put(CAROL, "override", named)
+    rename = member(CAROL, "join", displayname="carol " * 100)
+    await counter.engine.engine.write(rooms[1].room_id, lambda _: [rename], users=(CAROL,))
+    for user_id in (BOB, CAROL):
+        await counter.all_counts(user_id, *rooms)
+        for room in rooms:
+            await counter.write(room, ALICE, text("carol " * 100))
+        await counter.all_counts(user_id, *rooms)
+    assert (await counter.total(CAROL, rooms[0]), await counter.total(CAROL, rooms[1])) == ((2, 0), (2, 2))
+    gc.collect()
+    names = [each.display_name for each in gc.get_objects() if isinstance(each, Reader)]
+    assert len(names) == 1
+    assert names[0] is None
 
 
 async def test_an_invite_or_an_unknown_room_has_no_counts(database: Database) -> None:
