@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-import psycopg2
-
-from homeserver.config import Config, StartRefused
-from storage.embedded_access import running_embedded_database
+from homeserver.cli.running_database import running_database
+from homeserver.config import Config
 from storage.federation_status import (
     MOST_COUNTED,
     DestinationStatus,
@@ -27,13 +25,8 @@ from storage.federation_status import (
 
 def act(arguments: argparse.Namespace, config: Config, name: str | None) -> int:
     """Carry out the command; its exit code. Raises StartRefused."""
-    try:
-        return _act(arguments, _database(config), name)
-    except psycopg2.errors.UndefinedTable as error:
-        raise StartRefused("the database is of an older release: start the server first") from error
-    except psycopg2.Error as error:
-        sentence = str(error).strip().partition("\n")[0]
-        raise StartRefused(f"the database cannot be read: {sentence}") from error
+    with running_database(config) as dsn:
+        return _act(arguments, dsn, name)
 
 
 def _act(arguments: argparse.Namespace, dsn: str, name: str | None) -> int:
@@ -59,16 +52,6 @@ def _act(arguments: argparse.Namespace, dsn: str, name: str | None) -> int:
 def _print_all(parts: list[object], as_json: bool) -> None:
     for part in parts:
         print(json.dumps(part, indent=2) if as_json else part)
-
-
-def _database(config: Config) -> str:
-    """The connection string of the database that the running server uses."""
-    if config.database.url is not None:
-        return config.database.url
-    dsn = running_embedded_database(config.data_dir)
-    if dsn is None:
-        raise StartRefused(f"no server runs on {config.data_dir}: start it first")
-    return dsn
 
 
 def _sentences(status: SendingStatus) -> Iterator[str]:

@@ -9,27 +9,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-import psycopg2
-
-from homeserver.config import Config, StartRefused
-from storage.embedded_access import running_embedded_database
+from homeserver.cli.running_database import running_database
+from homeserver.config import Config
 from storage.storage_report import EventCost, StorageReport, storage_report
 
 
 def act(arguments: argparse.Namespace, config: Config) -> int:
     """Carry out the command; its exit code. Raises StartRefused."""
-    dsn = config.database.url or running_embedded_database(config.data_dir)
-    if dsn is None:
-        raise StartRefused(f"no server runs on {config.data_dir}: start it first")
-    try:
+    with running_database(config) as dsn:
         report = storage_report(dsn, exact=arguments.exact)
-    except psycopg2.errors.UndefinedTable as error:
-        raise StartRefused("the database is of an older release: start the server first") from error
-    except psycopg2.errors.UndefinedFunction as error:
-        raise StartRefused("the database is of an older release: start the server first") from error
-    except psycopg2.Error as error:
-        sentence = str(error).strip().partition("\n")[0]
-        raise StartRefused(f"the database cannot be read: {sentence}") from error
     if arguments.json:
         print(json.dumps({"total": report.total, **asdict(report)}, indent=2))
     else:
