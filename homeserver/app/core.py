@@ -37,7 +37,7 @@ from storage.rooms import RoomStore
 from storage.server_processes import CHANNEL as PROCESSES
 from storage.server_processes import ServerProcessStore
 from storage.state import StateStore
-from storage.stream import StreamStore
+from storage.stream import PARTS, StreamStore
 from storage.work_turns import WorkTurnStore
 
 
@@ -132,6 +132,7 @@ async def build_core(
         learn=hearing.learn,
     )
     await database.listen("stream", stream.heard, catch_up)
+    await database.listen(PARTS, stream.heard_part)  # second: a whole without its parts is seen to be one
     await database.listen(TOLD, hearing.heard, hearing.listening)
     hearing.listening()
     await database.listen(PROCESSES, companies.heard)
@@ -182,7 +183,7 @@ async def build_core(
         hearing=hearing,
         telling=Telling(notifications, siblings, origin=origin, others=hearing, elsewhere=processes),
         companies=companies,
-        turns=WorkTurnStore(database, siblings.name or origin),
+        turns=WorkTurnStore(database, siblings.name or origin, siblings.number),
         committer=committer,
         engine=engine,
         cache=cache,
