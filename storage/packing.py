@@ -2,8 +2,9 @@
 """An event's canonical JSON without what every event's has, and what stands in columns beside it.
 
 Two thirds of a short message are the names of keys, punctuation, and values that its row has anyway. `packed` leaves
-them out where an event has the ordinary shape, `PDU` (an SQL expression over the function `event_pdu`, migration 0026)
-puts them back on the way out, byte for byte. Whatever has another shape is stored as it is, as all events were before.
+them out where an event has the ordinary shape, `pdu_of` (an SQL expression over the function `event_pdu`, migration
+0026) puts them back on the way out, byte for byte. Whatever has another shape is stored as it is, as all events were
+before.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Engine:
         clock: Callable[[], int] | None = None,
         policy_servers: PolicyServers | None = None,
     ) -> Engine:
-        """Assembled as `homeserver/app.py` does, without HTTP."""
+        """Assembled as `homeserver/app/core.py` does, without HTTP."""
         origin = secrets.token_hex(8)
         stream_store = StreamStore(database, origin)
         stream = Stream(origin=origin, position=await stream_store.position())

@@ -92,7 +92,7 @@ class Reading:
         missing: MissingHistory | None = None,
         budget: int = 1_000_000,
     ) -> Reading:
-        """Put together as `homeserver/app.py` does."""
+        """Put together as `homeserver/app/services.py` does."""
         engine, world = engine or await Engine.open(database), World()
         services = build_reading_services(
             clock=reactor,
