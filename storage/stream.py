@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stream's door: one function call commits a batch of rooms and other writes (migration 0001).
+"""The stream's door: one function call commits a batch of rooms and other writes (migrations 0001 and 0030).
 
 Owns the form of a batch on its way to the database. Who may write what, and in which order batches are made,
 is decided by `homeserver/stream`.
@@ -17,10 +17,22 @@ from storage.database import Database, JsonRows, Prepared
 
 Row = Mapping[str, Any]
 
-_COMMIT = Prepared("SELECT before, written, keys FROM commit_stream(%s, %s, %s, %s, %s, %s, %s, %s)")
+_COMMIT = Prepared(
+    "SELECT before, written, keys FROM commit_stream(%s, %s, %s, %s, %s, %s, %s, %s, %s::text[])"
+)
 _POSITION = "SELECT position FROM stream"
 # Waits for a commit that is still under way, so that none can turn up below the position afterwards.
 _SETTLED = "SELECT position FROM stream FOR UPDATE"
+
+
+PARTS = "stream_parts"
+"""The channel of what belongs to the next notification of the stream by the same process, and was too much for it.
+
+A payload is the process' name and then lines. Those that begin with a brace hold rooms and users that moved, the others
+are what a writer tells of a room.
+"""
+MOST_IN_A_PART = 7900
+"""Bytes; a notification must be below 8,000."""
 
 
 class AlreadyStored(Exception):
@@ -38,6 +50,8 @@ class StreamBatch:
     state: dict[str, list[Row]] = field(default_factory=dict)
     redactions: list[Row] = field(default_factory=list)
     writes: dict[str, list[Row]] = field(default_factory=dict)
+    news: Sequence[str] = ()
+    """Lines for the other processes; those that are too long are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,7 @@ class StreamStore:
                     _json(batch.state),
                     _json(batch.redactions),
                     _json(batch.writes),
+                    _parts(self._origin, batch.news) if batch.news else None,
                 ),
                 retry=False,
             )
@@ -94,6 +109,23 @@ class StreamStore:
             raise
         assert row is not None
         return CommitResult(int(row[0]), dict(zip(row[1], row[2], strict=True)))
+
+
+def _parts(origin: str, lines: Sequence[str]) -> list[str] | None:
+    """Lines put together into as few notifications as hold them."""
+    most = MOST_IN_A_PART - len(origin)
+    parts: list[str] = []
+    left = 0
+    for line in lines:
+        size = 1 + len(line.encode())
+        if size > most:
+            continue
+        if size > left:
+            parts.append(origin)
+            left = most
+        parts[-1] += "\n" + line
+        left -= size
+    return parts or None
 
 
 def _json(value: Sequence[object] | Mapping[str, object]) -> JsonRows | None:

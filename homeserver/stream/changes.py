@@ -7,7 +7,7 @@ which "don't know" is answered, which callers treat as "it may have changed".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -21,7 +21,8 @@ class Change:
     `rooms` are room keys whose events moved; `users` those with something of their own that moved (account data,
     an invite, …); `kinds` names what else was written ("receipts", …) with the keys it concerns.
     `foreign` is set when another process wrote it, `unknown` when what it touched was not told, `whole` when the rooms
-    did not simply go on from where they were. `lost` are rooms that the writer tried to write, too late.
+    did not simply go on from where they were. `lost` are rooms that the writer tried to write, too late. `news` says of
+    some of the rooms, in the words of their writer, what was written there.
     """
 
     before: int
@@ -33,6 +34,7 @@ class Change:
     unknown: bool = False
     whole: bool = False
     lost: Sequence[int] = ()
+    news: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     @property
     def position(self) -> int:

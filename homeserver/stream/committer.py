@@ -64,6 +64,9 @@ class RoomBatch:
     """Positions it takes; 0: one for each of its events."""
     offsets: Sequence[int] = ()
     """Of its events, where something else takes positions, too."""
+    news: Callable[[int], Sequence[str]] | None = None
+    """Lines for other processes that know the room as it was, given how many positions of the commit come before the
+    batch's. Without any they look."""
 
     @property
     def positions(self) -> int:
@@ -168,6 +171,7 @@ class Committer:
         self._recovery = recovery
         self._rooms: list[_PendingRoom] = []
         self._writes: list[_PendingWrite] = []
+        self._turns: list[Deferred[None]] = []
         self._running = False
         self._began = 0.0
         self._unsure = False
@@ -225,6 +229,25 @@ class Committer:
             done.callback(None)
         return done
 
+    def turn(self) -> Deferred[None]:
+        """Fires right before the next commit takes what there is: what is planned then is planned on the newest."""
+        turn: Deferred[None] = Deferred()
+        self._turns.append(turn)
+        self._start()
+        return turn
+
+    async def heard(self) -> None:
+        """Return once what others committed before our last commit is known here: a moment at most, it may be lost."""
+        if self._later is None or self._stream.position >= self._end:
+            return
+        way = self._stream.reached(self._end)
+        call = self._later(WAY[1], way.cancel)
+        try:
+            await way
+        except CancelledError:
+            return
+        call.cancel()
+
     def _start(self) -> None:
         if not self._running:
             self._running = True
@@ -232,7 +255,7 @@ class Committer:
 
     async def _run(self) -> None:
         try:
-            while self._rooms or self._writes:
+            while self._rooms or self._writes or self._turns:
                 await self._commit_next()
         finally:
             self._running = False
@@ -250,7 +273,15 @@ class Committer:
         self._began = self._now()
         if self._unsure and not await self._make_sure():
             return
-        await self._commit(*self._take())
+        self._fire_turns()
+        rooms, writes = self._take()
+        if rooms or writes:
+            await self._commit(rooms, writes)
+
+    def _fire_turns(self) -> None:
+        turns, self._turns = self._turns, []
+        for turn in turns:
+            turn.callback(None)
 
     async def _give_way(self, rivals_at: float) -> None:
         """Gather until another process has had a turn since our last, for some milliseconds at most."""
@@ -284,6 +315,7 @@ class Committer:
             rooms, self._rooms = self._rooms, []
             writes, self._writes = self._writes, []
             _fail(rooms, writes, unavailable)
+            self._fire_turns()  # what they plan fails as well
         else:
             self._unsure = False
         return not self._unsure
@@ -293,6 +325,8 @@ class Committer:
     ) -> None:
         try:
             batch, starts = _assemble(rooms, writes)
+            if rooms and self._others is not None and self._others.has_others:
+                batch.news = _news(rooms, starts)
             result = await self._store.commit(batch)
         except ConnectionLost as error:
             await self._recover(rooms, writes, error)
@@ -425,6 +459,16 @@ def _assemble(rooms: list[_PendingRoom], writes: list[_PendingWrite]) -> tuple[S
         users.update(write.users)
     batch.users = sorted(users)
     return batch, starts
+
+
+def _news(rooms: list[_PendingRoom], starts: list[int]) -> list[str]:
+    """What the others are told of the rooms, so far as that can be told."""
+    return [
+        line
+        for pending, start in zip(rooms, starts, strict=False)
+        if pending.batch.news is not None
+        for line in pending.batch.news(start)
+    ]
 
 
 def _add_room(batch: StreamBatch, number: int, addition: RoomBatch) -> None:

@@ -9,8 +9,8 @@ moves, then listeners wake: whoever is woken for position N finds everything at 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import orjson
 from prometheus_client import Gauge
@@ -56,7 +56,12 @@ class Stream:
         self._has_siblings = len(self._siblings.shown) > 1
         self._reaching = Waiting()
         self._own_news = f'{{"origin" : "{origin}",'
+        self._own_parts = f"{origin}\n"
+        self._parts: dict[str, list[str]] = {}
+        """Lines that belong to the next notification of the stream, by the process that tells them."""
         self._positions = Positions(position)
+        self._held_back: set[str] = set()
+        """Whom commits concern that cannot be shown yet, for want of one before them."""
         self._subscribers: list[Subscriber] = []
         self.rooms: LatestPositions[int] = LatestPositions(position)
         self.users: LatestPositions[str] = LatestPositions(position)
@@ -93,6 +98,11 @@ class Stream:
         self.rooms.record(change.rooms, change.position)
         self.users.record(change.users, change.position)
         self._positions.learn(change.before, change.count)
+        if self._positions.waiting:
+            self._held_back |= wake  # whoever looks now does not find it, and shall look again
+        elif self._held_back:
+            wake |= self._held_back
+            self._held_back.clear()
         if self._has_siblings:
             # Of its own commit a client is told at once, though this process may not show it yet.
             told = 0 if change.foreign else change.position
@@ -112,26 +122,53 @@ class Stream:
         """A notification of the channel `stream`; our own were announced already."""
         if payload.startswith(self._own_news):  # as the database writes it; most are known by that
             return
-        news: Mapping[str, object] = orjson.loads(payload)
-        if news["origin"] == self.origin:
+        news: Mapping[str, Any] = orjson.loads(payload)
+        origin = news["origin"]
+        if origin == self.origin:
             return
-        rooms, users, lost = news.get("rooms"), news.get("users"), news.get("lost")
-        self.announce(
-            Change(
-                before=int(news["before"]),  # type: ignore[call-overload]
-                count=int(news["count"]),  # type: ignore[call-overload]
-                rooms=rooms if isinstance(rooms, list) else (),
-                users=users if isinstance(users, list) else (),
-                foreign=True,
-                unknown="rooms" not in news,
-                # Without an origin SQL functions notify that put rooms in place, not on.
-                whole=not news["origin"] or news.get("whole") is True,
-                lost=lost if isinstance(lost, list) else (),
-            )
-        )
+        self.announce(_foreign(news, self._parts.pop(origin, ())))
+
+    def heard_part(self, payload: str) -> None:
+        """A notification of the channel `stream_parts` (`storage.stream.PARTS`)."""
+        if not payload.startswith(self._own_parts):
+            origin, *lines = payload.split("\n")
+            self._parts.setdefault(origin, []).extend(lines)
 
     def missed(self, position: int) -> None:
         """Notifications may have been lost; `position` was read from the database since. Trust nothing older."""
         logger.warning("stream notifications may have been lost; caches dropped up to position=%d", position)
+        self._parts.clear()
         self._positions.jump(position)
         self.announce(Change(before=position, count=0, foreign=True, unknown=True))
+
+
+def _foreign(news: Mapping[str, Any], parts: Sequence[str]) -> Change:
+    """What another process committed, by its notification and what came before it."""
+    rooms, users, lost = (
+        list(news.get("rooms") or ()),
+        list(news.get("users") or ()),
+        list(news.get("lost") or ()),
+    )
+    told: dict[int, list[str]] = {}
+    lists = 0
+    for line in parts:
+        if line.startswith("{"):
+            part = orjson.loads(line)
+            rooms += part.get("rooms", ())
+            users += part.get("users", ())
+            lost += part.get("lost", ())
+            lists += 1
+        else:
+            told.setdefault(int(line[: line.index(" ")]), []).append(line)
+    return Change(
+        before=news["before"],
+        count=news["count"],
+        rooms=rooms,
+        users=users,
+        foreign=True,
+        unknown="rooms" not in news and news.get("parts") != lists,
+        # Without an origin SQL functions notify that put rooms in place, not on.
+        whole=not news["origin"] or news.get("whole") is True,
+        lost=lost,
+        news=told,
+    )

@@ -21,7 +21,7 @@ def statements(server: ServerProcess) -> Counter[str]:
     return Counter({name: int(float(value)) for name, value in found})
 
 
-def test_a_message_from_elsewhere_is_read_once_for_all_who_wait(machines: Processes) -> None:
+def test_a_message_from_elsewhere_is_read_by_nobody(machines: Processes) -> None:
     """One query, of its room alone; nobody asks for members, devices or counts because of it."""
     here, there = machines.servers
     sender = there.register(f"user{next(machines.names)}")
@@ -71,8 +71,8 @@ def test_a_message_from_elsewhere_is_read_once_for_all_who_wait(machines: Proces
     for warm in ("one", "two"):
         round_of(warm)
     asked = round_of("three")
-    assert asked["rooms_since"] == 1
     assert not asked.keys() & {
+        "rooms_since",
         "rooms_load",
         "rooms_moved",
         "events_by_ordinals",

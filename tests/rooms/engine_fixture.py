@@ -26,10 +26,14 @@ from storage.events import EventStore
 from storage.memberships import MembershipStore
 from storage.rooms import RoomStore
 from storage.state import StateStore
-from storage.stream import StreamStore
+from storage.stream import PARTS, StreamStore
 from tests.reactor import reactor
 
 ALICE, BOB, CAROL = "@alice:localhost", "@bob:localhost", "@carol:localhost"
+
+
+class _Others:
+    has_others = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,14 @@ class Engine:
         budget: int = 50_000_000,
         clock: Callable[[], int] | None = None,
         policy_servers: PolicyServers | None = None,
+        tells: bool = False,
     ) -> Engine:
-        """Assembled as `homeserver/app/core.py` does, without HTTP."""
+        """Assembled as `app/core.py` does, without HTTP. `tells`: other processes are told what was written."""
         origin = secrets.token_hex(8)
         stream_store = StreamStore(database, origin)
         stream = Stream(origin=origin, position=await stream_store.position())
         await database.listen("stream", stream.heard)
+        await database.listen(PARTS, stream.heard_part)
         events, memberships = EventStore(database), MembershipStore(database)
         member_events = MemberEvents(events, budget // 4)
         cache = RoomCache(RoomStore(database), member_events, budget, stream.listeners)
@@ -68,7 +74,7 @@ class Engine:
         stream.subscribe(cache)
         stream.subscribe(user_rooms)
         recovery = Recovery(stream_store, stream, _pause)
-        committer = Committer(stream_store, stream, recovery)
+        committer = Committer(stream_store, stream, recovery, others=_Others() if tells else None)
         ticks = count(1_700_000_000_000)
         engine = RoomEngine(
             WriterTools(

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from prometheus_client import REGISTRY
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from homeserver.rooms.engine import Draft, Room, RoomHead
 from storage.database import Database
-from storage.rooms import RoomStore
+from storage.rooms import NewsOfRoom, RoomStore
 from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member, message
 
@@ -80,13 +82,15 @@ def a_step(rng: random.Random, room: Room) -> Draft:
         if membership == "ban":
             return member(user, "leave", ALICE)
         return member(user, "invite", ALICE) if membership is None and choice == 2 else member(user, "join")
-    return message(ALICE, str(rng.random()))
+    return message(ALICE, str(rng.random()) * rng.choice((1, 1, 100, 400)))
 
 
-async def test_a_followed_room_is_the_room_as_it_would_be_loaded(database: Database) -> None:
+@pytest.mark.parametrize("tells", [False, True])
+async def test_a_followed_room_is_the_room_as_it_would_be_loaded(database: Database, tells: bool) -> None:
     """Over random histories, written by both processes in turn, with redactions of what is in memory."""
     rng = random.Random(6)
-    here, there = await Engine.open(database), await Engine.open(database)
+    here, there = await Engine.open(database, tells=tells), await Engine.open(database, tells=tells)
+    carried = figure("lares_rooms_carried_total")
     room = await here.new_room()
     await there.cache.get(room.room_id)
     reloaded = REGISTRY.get_sample_value("lares_rooms_reloaded_total")
@@ -118,6 +122,61 @@ async def test_a_followed_room_is_the_room_as_it_would_be_loaded(database: Datab
                 (event,) = await reader.events.by_ordinals([(room.key, standing.ordinal)])
                 assert entry.stored == event, user
     assert REGISTRY.get_sample_value("lares_rooms_reloaded_total") == reloaded
+    assert (figure("lares_rooms_carried_total") > carried) is tells
+
+
+async def test_a_message_comes_with_its_notification(database: Database, database_url: str) -> None:
+    """Many at once, and of ten kilobytes together: nobody asks the database."""
+    other = Database(reactor, database_url)
+    try:
+        here, there = await Engine.open(database, tells=True), await Engine.open(other, tells=True)
+        room = await here.new_room()
+        await reach(there, here.stream.position)
+        await there.cache.get(room.room_id)
+        await there.join(room.room_id, BOB)
+        await reach(here, there.stream.position)
+        await here.cache.get(room.room_id)
+        listener = here.stream.listen(ALICE)
+        before, wait = statements(database), listener.wait()
+        sends = [Deferred.fromCoroutine(there.send(room.room_id, BOB, "news " * 300)) for _ in range(7)]
+        ids = await gatherResults(sends)
+        await wait
+        await reach(here, there.stream.position)
+        followed = await here.cache.get(room.room_id)
+        assert followed is room
+        assert [entry.stored.event_id for entry in room.recent][-7:] == ids
+        assert not statements(database) - before
+        (loaded,) = await RoomStore(other).load(rooms=[room.key])
+        assert form(room.head) == form(RoomHead.of(loaded))
+    finally:
+        await other.close()
+
+
+async def test_what_is_told_while_a_room_is_read_up_goes_on_from_there(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A room that talks without a pause is read up once, not once for each time it spoke meanwhile."""
+    here, there = await Engine.open(database, tells=True), await Engine.open(database, tells=True)
+    room = await here.new_room()
+    await there.cache.get(room.room_id)
+    await there.join(room.room_id, BOB)  # which is not told in few words
+    await reach(here, there.stream.position)
+    since, looks = RoomStore.since, 0
+
+    async def overtaken(store: RoomStore, wanted: Sequence[tuple[int, int]]) -> list[NewsOfRoom]:
+        nonlocal looks
+        looks += 1
+        news = await since(store, wanted)
+        for body in ("one", "two"):
+            await there.send(room.room_id, BOB, body)
+        await reach(here, there.stream.position)
+        return news
+
+    monkeypatch.setattr(RoomStore, "since", overtaken)
+    for _ in range(2):
+        await here.cache.get(room.room_id)
+    assert looks == 1
+    assert [entry.event.content.get("body") for entry in room.recent][-2:] == ["one", "two"]
 
 
 async def test_news_of_many_rooms_cost_one_query_whoever_asks(database: Database, database_url: str) -> None:

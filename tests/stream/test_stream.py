@@ -5,7 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import orjson
+
 from homeserver.stream import Change, Stream
+
+
+class Noting:
+    """A subscriber that remembers."""
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+
+    def changed(self, change: Change) -> Iterable[str]:
+        self.changes.append(change)
+        return ()
 
 
 class Failing:
@@ -34,3 +47,53 @@ def test_a_subscriber_that_fails_does_not_stop_the_stream() -> None:
     assert stream.position == 12
     assert [wait.called for wait in waits] == [True, True, False]
     assert stream.rooms.may_have_changed(7, 11)
+
+
+def test_what_is_committed_beyond_a_hole_wakes_when_the_hole_is_filled() -> None:
+    """A commit of this process may be known before the other process's that comes before it."""
+    stream = Stream(origin="here", position=10)
+    listener = stream.listen("@own:localhost")
+    stream.announce(Change(before=11, count=1, users=["@own:localhost"]))
+    assert listener.wait().called  # and finds nothing yet
+    again = listener.wait()
+    assert stream.position == 10
+    assert not again.called
+    stream.heard('{"origin":"there","before":10,"count":1,"rooms":[],"users":[]}')
+    assert stream.position == 12
+    assert again.called
+
+
+def test_a_commit_is_heard_together_with_its_parts() -> None:
+    """Rooms and users that one notification has no room for, and what the writer tells of its rooms."""
+    stream, noting = Stream(origin="here", position=10), Noting()
+    stream.subscribe(noting)
+    stream.heard_part('there\n{"rooms" : [1, 2]}\n1 5 0 []\n2 7 1 []')
+    stream.heard_part('elsewhere\n{"rooms" : [9]}')
+    stream.heard_part('there\n1 5 3 []\n{"users" : ["@a:localhost"]}')
+    stream.heard('{"origin":"there","before":10,"count":4,"parts":2}')
+    (change,) = noting.changes
+    assert (change.rooms, change.users, change.unknown) == ([1, 2], ["@a:localhost"], False)
+    assert change.news == {1: ["1 5 0 []", "1 5 3 []"], 2: ["2 7 1 []"]}
+    stream.heard(
+        orjson.dumps({"origin": "there", "before": 14, "count": 1, "rooms": [1], "users": []}).decode()
+    )
+    assert not noting.changes[1].news
+
+
+def test_a_commit_whose_parts_were_not_all_heard_may_have_touched_anything() -> None:
+    stream, noting = Stream(origin="here", position=10), Noting()
+    stream.subscribe(noting)
+    stream.heard_part('there\n{"rooms" : [1, 2]}')
+    stream.heard('{"origin":"there","before":10,"count":4,"parts":2}')
+    stream.heard_part('there\n{"rooms" : [3]}')
+    stream.missed(20)
+    stream.heard('{"origin":"there","before":20,"count":1,"parts":1}')
+    assert [change.unknown for change in noting.changes] == [True, True, True]
+
+
+def test_the_parts_of_this_process_are_its_own() -> None:
+    stream, noting = Stream(origin="here", position=10), Noting()
+    stream.subscribe(noting)
+    stream.heard_part('here\n{"rooms" : [1]}')
+    stream.heard('{"origin":"here","before":10,"count":1,"rooms":[]}')
+    assert not noting.changes

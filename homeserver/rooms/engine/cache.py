@@ -4,9 +4,11 @@
 A `Room` is the cell through which the newest head is read, with the newest events in their order. Heads only move
 forward: of two candidates the one with the greater compare-and-swap counter stays.
 
-What another process wrote is read up, not loaded again (`following.py`): the new events of all rooms where somebody
-waits in one query, which everybody who asks meanwhile shares. Those who wait are woken when it is in memory, where they
-find it as they find what is written here.
+What another process wrote is taken from its notification where that says it (`news.py`), without a query: at once if
+somebody here waits for it, else when somebody asks.
+Else it is read up, not loaded again (`following.py`): the new events of all rooms where somebody waits in one query,
+which everybody who asks meanwhile shares. Those who wait are woken when it is in memory, where they find it as they
+find what is written here.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from homeserver.protocol.errors import UnsupportedRoomVersionError
 from homeserver.rooms.engine.following import Followed, follow
 from homeserver.rooms.engine.head import RoomHead, concerned
 from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.news import Told, read
 from homeserver.rooms.engine.room import RECENT_EVENTS, Room
 from homeserver.stream.changes import Change
 from storage.events import StoredEvent
@@ -36,10 +39,13 @@ _ROOMS = Gauge("lares_rooms_in_memory", "Rooms held in memory")
 _BYTES = Gauge("lares_rooms_memory_bytes", "About how much memory those rooms take")
 
 _FOLLOWED = Counter("lares_rooms_followed", "Rooms brought up to date by what another process had written")
+_CARRIED = Counter("lares_rooms_carried", "Rooms brought up to date by the notification itself")
 _RELOADED = Counter("lares_rooms_reloaded", "Rooms in memory that were loaded again as a whole")
 
 MOST_FOLLOWED = 100
 """Rooms brought up to date in one query."""
+MOST_TOLD = 32
+"""Commits to a room whose news are kept until somebody asks for it; beyond that they are left to be read."""
 
 
 class Listening(Protocol):
@@ -106,7 +112,7 @@ class RoomCache:
     def peek(self, room_id: str) -> Room | None:
         """The room, if it is in memory and not known to be out of date."""
         room = self._by_id.get(room_id)
-        if room is None or room.stale:
+        if room is None or (room.stale and not self._told_all(room)):
             return None
         self._by_id.move_to_end(room_id)
         return room
@@ -118,7 +124,7 @@ class RoomCache:
     def peek_key(self, key: int) -> Room | None:
         """As `peek`, by key."""
         room = self._by_key.get(key)
-        return None if room is None or room.stale else room
+        return None if room is None or (room.stale and not self._told_all(room)) else room
 
     async def get(self, room_id: str) -> Room | None:
         """The room at its newest; None if it is unknown here (or of a version this server does not speak)."""
@@ -238,12 +244,38 @@ class RoomCache:
                     whole.append(each.room)
                 else:
                     room.cleared = max(room.cleared, refresh.begun[each.room][1])
+                    _FOLLOWED.inc(followed.head is not room.head)
                     self._follow(room, followed, targets)
         if whole:
             for key in whole:
                 self._member_events.drop(key)
             _RELOADED.inc(len(whole))
             await self._load_whole((), whole)
+
+    def _told_all(self, room: Room) -> bool:
+        """Take what other processes have told of the room; whether it is up to date then."""
+        if not room.told or room.doubted > room.cleared:
+            return False
+        told, room.told = room.told, []
+        news = read(told, room.head)
+        followed = None if news is None else follow(room.head, news)
+        if followed is not None:
+            self._follow(room, followed, {})
+            _CARRIED.inc()
+        # What does not go on from here may do so once what lies between is read.
+        room.told.extend(each for each in told if each.expected > room.head.head)
+        return not room.stale
+
+    def _keep(self, room: Room, news: Told) -> None:
+        """Until somebody asks for the room."""
+        if len(room.told) >= MOST_TOLD:
+            room.told.clear()
+        room.told.append(news)
+        weight = news.weight
+        room.weight += weight
+        self._weight += weight
+        if self._weight > self._budget:
+            self._weigh(room)
 
     async def _struck(self, refresh: _Refresh, news: Iterable[NewsOfRoom]) -> dict[str, StoredEvent]:
         """What the redactions among the news have struck, by the id of the redaction."""
@@ -264,7 +296,6 @@ class RoomCache:
         """As if this process had written it."""
         if followed.head is room.head:
             return
-        _FOLLOWED.inc()
         known = room.head.next_ordinal
         shown = [entry for entry in followed.events if not entry.stored.flags]
         room.follow(followed.head, shown)
@@ -406,11 +437,10 @@ class RoomCache:
                 room.doubt()
             return ()
         for key in change.lost:
-            # Who lost the race must load the room before its next attempt. If this process, which won, need not,
-            # it would win for ever; so it loads it too, and they start level.
+            # Who lost the race must first hear of what it lost to. This process, which won, knows, and would win for
+            # ever; so it leaves the other its turn (see `RoomWriter`).
             held = self._by_key.get(key)
             if held is not None and change.foreign:
-                held.suspected += 1
                 held.rival_lost_at = monotonic()
         wake: set[str] = set()
         if change.whole and not change.count and self._loads:
@@ -437,21 +467,23 @@ class RoomCache:
         if held is None:
             return ()
         self.has_rivals = True
-        held.rival_wrote(monotonic())
         if change.whole:
             held.doubt()
+        lines = change.news.get(key)
+        if lines is not None and held.stale:
+            self._keep(held, Told(lines, change.before))
+        held.rival_wrote(monotonic())
         if not change.count:
             return ()  # history, of which no client is told
         if self._listening is None:
             return held.head.joined_users()
-        self._await(held, concerned(held.head, self._listening.users))
+        waking = concerned(held.head, self._listening.users)
+        if not waking or not held.stale or self._told_all(held):
+            return waking
+        # Those who wait are woken once it is up to date.
+        self._awaited[held.key] = None
+        self._to_wake.update(waking)
         return ()
-
-    def _await(self, room: Room, waking: Iterable[str]) -> None:
-        """Those who wait for news of a room are woken once it is up to date."""
-        if waking:
-            self._awaited[room.key] = None
-            self._to_wake.update(waking)
 
     async def _follow_awaited(self, listening: Listening) -> None:
         """Bring up to date what somebody waits for, a query for all that was written while the one before ran."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+from msgspec import Struct
+
 from storage.events import StoredEvent
 
 
@@ -33,8 +35,7 @@ class SendTransaction:
         object.__setattr__(self, "key", uuid)
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """An event before it is built: the engine adds the place in the room, hashes and signature."""
 
     type: str
@@ -50,8 +51,7 @@ class Draft:
     """JSON array kept with an invite or knock: what the invited user is shown of the room."""
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryEntry:
+class DirectoryEntry(Struct, frozen=True):
     """What this server's directories say of a new room from its first moment on."""
 
     creator: str

@@ -9,9 +9,9 @@ place) is found out, and is loaded as a whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from immutables import Map
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.rooms.engine.head import DERIVED_FROM, RoomHead
@@ -21,8 +21,7 @@ from storage.rooms import Member, NewsOfRoom
 MEMBER = "m.room.member"
 
 
-@dataclass(frozen=True, slots=True)
-class Followed:
+class Followed(Struct, frozen=True):
     """The head now, and what led there; events that are not shown (`flags`), too."""
 
     head: RoomHead

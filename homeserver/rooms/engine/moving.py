@@ -8,7 +8,7 @@ stands is decided by those who put it there: `working` for events of ours, `room
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -22,6 +22,7 @@ from homeserver.protocol.redaction import redact
 from homeserver.protocol.relations import relation_of
 from homeserver.rooms.engine.drafts import SendTransaction
 from homeserver.rooms.engine.head import DERIVED_FROM, SUMMARY_TYPES, RoomHead, StateKey, host_of
+from homeserver.rooms.engine.news import lines_of
 from homeserver.rooms.engine.rows import Rows, current_row, event_row, placed_row, relation_row
 from homeserver.rooms.engine.snapshots import NOTHING, State, checkpoint_due, checkpoint_of
 from homeserver.stream.committer import RoomBatch, Row
@@ -118,7 +119,11 @@ class MovingHead:
             users=self._users(),
             size=len(self.appended),
             offsets=rows.offsets,
+            news=self._news,
         )
+
+    def _news(self, start: int) -> Sequence[str]:
+        return lines_of(self.head, self._expected, start, self.rows, self.appended)
 
     def _users(self) -> list[str]:
         """Our users whose own list of rooms changes."""

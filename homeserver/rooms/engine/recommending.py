@@ -8,9 +8,9 @@ is `federation`'s. Rooms without a policy server have nothing to do with this.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.errors import Forbidden
@@ -41,8 +41,7 @@ class PolicyServers(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why an event is not recommended."""
 
     reason: str

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.events import RoomEvent
 from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.news import Told
 
 RECENT_EVENTS = 64
 """Newest events kept per room, enough for a long-poll that comes back after a burst."""
@@ -33,6 +34,7 @@ class Room:
         "rival_lost_at",
         "rival_wrote_at",
         "suspected",
+        "told",
         "took",
         "unshown",
         "weight",
@@ -56,6 +58,8 @@ class Room:
         """How many of these times a load has answered since."""
         self.doubted = 0
         """Of these times, the last when more than new events may have come: that takes loading it as a whole."""
+        self.told: list[Told] = []
+        """What other processes have told of their commits, in their order, until somebody asks for the room."""
         self.weight = 0
         self.written_at = self.rival_wrote_at = self.rival_lost_at = 0.0
         """When this process last wrote here while others did, when those did, and when one was too late; seconds of the
@@ -131,4 +135,8 @@ class Room:
             self.recent_floor = head.position
 
     def measure(self) -> int:
-        return self.head.weight + sum(entry.weight for entry in self.recent)
+        return (
+            self.head.weight
+            + sum(entry.weight for entry in self.recent)
+            + sum(told.weight for told in self.told)
+        )

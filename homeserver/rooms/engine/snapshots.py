@@ -9,8 +9,8 @@ its share of a checkpoint, which is at most one entry; and reading any snapshot 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from pyroaring import BitMap
 
 from storage.state import SnapshotDelta
@@ -40,8 +40,7 @@ def state_at(chain: Sequence[SnapshotDelta]) -> BitMap:
     return bitmap
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True):
     """A state of a room in memory. The bitmap belongs to the state and is not to be changed."""
 
     snapshot: int

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
@@ -42,16 +42,14 @@ class MissingEvents(Exception):
         self.ordinals = tuple(ordinals)
 
 
-@dataclass(frozen=True, slots=True)
-class Signer:
+class Signer(Struct, frozen=True):
     """This server's name and the key it signs events with."""
 
     server_name: str
     key: SigningKey
 
 
-@dataclass(frozen=True, slots=True)
-class Guarded:
+class Guarded(Struct, frozen=True):
     """An event of ours that must not be written before the room's policy server has signed it."""
 
     policy_server: PolicyServer

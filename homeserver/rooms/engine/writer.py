@@ -206,6 +206,8 @@ class RoomWriter:
             while self._queue:
                 if self._tools.cache.has_rivals:
                     await self._give_way()
+                if self._contested():
+                    await self._tools.committer.turn()
                 taken = self._take()
                 try:
                     again = await self._write(taken)
@@ -245,6 +247,11 @@ class RoomWriter:
         await way
         if call.active():
             call.cancel()
+
+    def _contested(self) -> bool:
+        """Whether another process is writing the room: what is planned before its commit is planned in vain."""
+        room = self._tools.cache.held(self._room_id)
+        return room is not None and bool(room.rival_wrote_at) and monotonic() - room.rival_wrote_at <= RIVALRY
 
     def _take(self) -> list[_Pending]:
         """What goes into one batch: the first of the queue, and what is not too much together with it."""
@@ -457,7 +464,10 @@ class RoomWriter:
         self, planned: list[_Pending], most_tries: int = MAX_TRIES, *, base: int | None = None
     ) -> list[_Pending]:
         """The head had moved from `base`, or a transaction stood: answer those that stand, try the others again."""
-        self._tools.cache.mark_stale(self._room_id)
+        if base is not None and not self._known_beyond(base):
+            await self._tools.committer.heard()
+        if base is None or not self._known_beyond(base):
+            self._tools.cache.mark_stale(self._room_id)
         room = None if base is None else await self._tools.cache.get(self._room_id)
         # Where it has moved that is why; should a transaction stand as well, the next attempt fails for it alone.
         moved = room is not None and base is not None and room.head.head > base
@@ -473,6 +483,11 @@ class RoomWriter:
             else:
                 again.append(pending)
         return again
+
+    def _known_beyond(self, base: int) -> bool:
+        """Whether the room in memory is past the head of that counter."""
+        room = self._tools.cache.held(self._room_id)
+        return room is not None and room.head.head > base
 
     @staticmethod
     def _resolve(planned: list[_Pending], events: Sequence[RoomEvent]) -> None:
