@@ -134,7 +134,7 @@ def configuration(
             "shared_secret": SHARED_SECRET,
             "allow_guests": True,
         },
-        "passwords": {"argon2_time_cost": 1},
+        "passwords": {"argon2_time_cost": 1, "argon2_memory": "1MiB"},
         "rate_limits": {"enabled": False},
     }
 
@@ -272,6 +272,10 @@ class ServerProcess:
     def worker_pids(self) -> list[int]:
         """Process ids of the workers there are, those that are starting or leaving included."""
         return workers_of(self.pid)
+
+    def serving_pids(self) -> list[int]:
+        """Process ids of those who serve: the workers, or the only process."""
+        return self.worker_pids() or [self.pid]
 
     @property
     def running(self) -> bool:

@@ -105,7 +105,11 @@ def build_accounts(
     users, devices, tokens = UserStore(database), DeviceStore(database), TokenStore(database)
     uia_sessions, registration_tokens = UiaSessionStore(database), RegistrationTokenStore(database)
     cache = TokenCache(clock, size=remembered_tokens, told=told)
-    hasher = PasswordHasher(reactor, time_cost=config.passwords.argon2_time_cost)
+    hasher = PasswordHasher(
+        reactor,
+        time_cost=config.passwords.argon2_time_cost,
+        memory=config.passwords.argon2_memory,
+    )
     passwords = PasswordCheck(users, hasher, guesses)
     usernames = Usernames(config.server_name, users)
     sightings = Sightings(reactor, devices, clock)

@@ -3,7 +3,7 @@
 
 Owns Argon2id and the threads it runs in: a hash takes tens of milliseconds by intent, so it never runs on the reactor
 thread, and no more than two run at once, so that a flood of log-ins neither takes all cores nor all memory (each
-needs 32 MiB while it runs). Plain passwords pass through and are kept nowhere.
+needs `argon2_memory` while it runs). Plain passwords pass through and are kept nowhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ T = TypeVar("T")
 
 MIN_LENGTH: Final = 8
 MAX_BYTES: Final = 512
-_MEMORY_KIB: Final = 32 * 1024
 _THREADS: Final = 2
 _MOST_WAITING: Final = 200
 _RETRY_AFTER_MS: Final = 2000
@@ -34,10 +33,11 @@ _RETRY_AFTER_MS: Final = 2000
 class PasswordHasher:
     """Hashes and verifies passwords in threads of its own; `close` ends them."""
 
-    def __init__(self, reactor: IReactorFromThreads, *, time_cost: int) -> None:
-        """`time_cost`: passes of Argon2id over its memory."""
+    def __init__(self, reactor: IReactorFromThreads, *, time_cost: int, memory: int) -> None:
+        """`time_cost`: passes of Argon2id over its memory, which is of `memory` bytes."""
         self._reactor = reactor
         self._time_cost = time_cost
+        self._memory_kib = memory // 1024
         self._pool = ThreadPool(minthreads=0, maxthreads=_THREADS, name="passwords")
         self._pool.start()
         self._under_way = 0
@@ -49,7 +49,7 @@ class PasswordHasher:
     def _argon2(self) -> Argon2:
         from argon2 import PasswordHasher as Argon2  # when the first password comes
 
-        return Argon2(time_cost=self._time_cost, memory_cost=_MEMORY_KIB, parallelism=1)
+        return Argon2(time_cost=self._time_cost, memory_cost=self._memory_kib, parallelism=1)
 
     async def hash(self, password: str) -> str:
         """A salted hash of the password, with its parameters, as text.

@@ -145,6 +145,11 @@ class Passwords:
         check=values.at_least(1),
         doc="Passes of Argon2id per password: what a guess costs an attacker, and a log-in costs the server.",
     )
+    argon2_memory: Bytes = option(
+        default=Bytes(32 * 2**20),
+        check=values.at_least(2**20),
+        doc="Memory that Argon2id fills per password; each process works on two at once at most.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from homeserver.accounts import Accounts, build_accounts
 from homeserver.accounts.registration import RegistrationRequest
 from homeserver.accounts.sessions import DeviceRequest, LoggedIn
 from homeserver.config.sections import Config, Passwords, Registration
+from homeserver.config.units import Bytes
 from homeserver.errors import LimitExceeded, UiaRequired
 from storage.database import Database
 from storage.registration_tokens import NewRegistrationToken, RegistrationTokenStore
@@ -26,7 +27,7 @@ SECRET = "the secret of these tests"
 CONFIG = Config(
     server_name=SERVER,
     registration=Registration(enabled=True, requires_token=False),
-    passwords=Passwords(argon2_time_cost=1),
+    passwords=Passwords(argon2_time_cost=1, argon2_memory=Bytes(2**20)),
 )
 
 

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from homeserver.accounts.passwords import PasswordHasher
 from homeserver.accounts.sessions import DeviceRequest
+from homeserver.config.sections import Passwords
 from homeserver.errors import Forbidden, LimitExceeded, MatrixError, MissingParam, UiaRequired, UserLocked
 from tests.accounts.serving import PASSWORD, Setting, actor_of, password_auth, session_of
+from tests.reactor import reactor
 
 USER = {"type": "m.id.user", "user": "alice"}
 
@@ -163,13 +166,23 @@ async def test_the_password_is_neither_logged_nor_stored(
         assert secret not in everything
 
 
+async def test_a_hash_costs_what_is_configured() -> None:
+    """By default three passes over 32 MiB."""
+    config = Passwords()
+    hasher = PasswordHasher(reactor, time_cost=config.argon2_time_cost, memory=config.argon2_memory)
+    try:
+        assert (await hasher.hash(PASSWORD)).startswith("$argon2id$v=19$m=32768,t=3,p=1$")
+    finally:
+        hasher.close()
+
+
 async def test_a_hash_of_old_parameters_is_renewed_at_log_in(accounts: Setting) -> None:
     """So that a raised cost reaches the accounts that are used."""
     await accounts.register("alice")
     weak = "$argon2id$v=19$m=8,t=1,p=1$"
-    from argon2 import PasswordHasher
+    from argon2 import PasswordHasher as Argon2
 
-    old = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+    old = Argon2(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
     assert old.startswith(weak)
     await accounts.database.execute("old", "UPDATE users SET password_hash = %s", (old,))
     await accounts.log_in("alice")

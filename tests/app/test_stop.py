@@ -66,7 +66,7 @@ def slow_log_in(server: ServerProcess, account: Account) -> Call:
     return call
 
 
-SLOW = {"passwords": {"argon2_time_cost": 16}}
+SLOW = {"passwords": {"argon2_time_cost": 16, "argon2_memory": "32MiB"}}
 
 
 @pytest.mark.parametrize("number", SIGNALS)

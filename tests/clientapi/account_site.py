@@ -17,6 +17,7 @@ from homeserver.clientapi.accounts import account_routes, discovery_routes
 from homeserver.clientapi.token_authenticator import GuessBrake, TokenAuthenticator
 from homeserver.clientapi.versions import UnstableFeatures
 from homeserver.config.sections import Config, Listener, Passwords, Registration
+from homeserver.config.units import Bytes
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.log_output import LogOutput
 from homeserver.observability.metrics import HttpMetrics
@@ -32,7 +33,7 @@ CONFIG = Config(
     server_name=SERVER,
     public_baseurl="https://matrix.example.org/",
     registration=Registration(enabled=True, requires_token=False, allow_guests=True),
-    passwords=Passwords(argon2_time_cost=1),
+    passwords=Passwords(argon2_time_cost=1, argon2_memory=Bytes(2**20)),
 )
 
 

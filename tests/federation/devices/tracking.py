@@ -54,7 +54,7 @@ class Pair:
             server.process.launch()
         for name, server in zip(NAMES, self.servers, strict=True):
             server.process.wait_ready()
-            network.knows(name, server.pid)
+            network.knows(name, server.process.serving_pids())
         self._acquaint()
 
     def _acquaint(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import psutil
 
@@ -38,9 +38,9 @@ class Network:
 
         self._doors.append(asyncio.run_coroutine_threadsafe(opened(), self._loop).result(10))
 
-    def knows(self, owner: str, pid: int) -> None:
-        """Connections from that process are the server's."""
-        self._pids[pid] = owner
+    def knows(self, owner: str, pids: Iterable[int]) -> None:
+        """Connections from those processes are the server's."""
+        self._pids.update(dict.fromkeys(pids, owner))
 
     def split(self, *sides: set[str]) -> None:
         """Servers reach only those on their own side; connections to the others end at once."""

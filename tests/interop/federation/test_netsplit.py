@@ -47,7 +47,7 @@ class World:
             server.process.launch()
         for name, server in self.servers.items():
             server.process.wait_ready(timeout=180)
-            net.knows(name, server.pid)
+            net.knows(name, server.process.serving_pids())
 
     def heal(self) -> None:
         self.net.heal()
