@@ -131,7 +131,7 @@ class WebServer:
         factory: Any = site
         if listener.tls is not None:
             contexts: Any = _tls_contexts(listener.tls)
-            factory = TLSMemoryBIOFactory(contexts, False, factory)
+            factory = _TlsFactory(contexts, False, factory)
         opened = open_socket(listener) if shared is None else shared
         # The port gets a duplicate of the descriptor, so that the socket itself stays whose it was.
         if shared is None or self._crowd is None:
@@ -225,6 +225,14 @@ def _affordable() -> int:
     if soft == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
     return min(_MOST_CONNECTIONS, max(16, soft // 4, soft - _RESERVED_DESCRIPTORS))
+
+
+class _TlsFactory(TLSMemoryBIOFactory):
+    """Refuses what its site refuses. Twisted's wraps even nothing, which stays open, and nobody counts it."""
+
+    def buildProtocol(self, addr: Any) -> Any:  # noqa: N802 (Twisted's name)
+        wrapped = self.wrappedFactory.buildProtocol(addr)
+        return None if wrapped is None else self.protocol(self, wrapped)
 
 
 @implementer(IOpenSSLContextFactory)
