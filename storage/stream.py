@@ -31,8 +31,10 @@ PARTS = "stream_parts"
 A payload is the process' name and then lines. Those that begin with a brace hold rooms and users that moved, the others
 are what a writer tells of a room.
 """
-MOST_IN_A_PART = 7900
+MOST_IN_A_PART = 7_900
 """Bytes; a notification must be below 8,000."""
+MOST_IN_A_LINE = 7_800
+"""Bytes."""
 
 
 class AlreadyStored(Exception):
@@ -51,7 +53,7 @@ class StreamBatch:
     redactions: list[Row] = field(default_factory=list)
     writes: dict[str, list[Row]] = field(default_factory=dict)
     news: Sequence[str] = ()
-    """Lines for the other processes; those that are too long are left out."""
+    """Lines for the other processes, each of `MOST_IN_A_LINE` at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +113,18 @@ class StreamStore:
         return CommitResult(int(row[0]), dict(zip(row[1], row[2], strict=True)))
 
 
-def _parts(origin: str, lines: Sequence[str]) -> list[str] | None:
+def _parts(origin: str, lines: Sequence[str]) -> list[str]:
     """Lines put together into as few notifications as hold them."""
-    most = MOST_IN_A_PART - len(origin)
     parts: list[str] = []
     left = 0
     for line in lines:
         size = 1 + len(line.encode())
-        if size > most:
-            continue
         if size > left:
             parts.append(origin)
-            left = most
+            left = MOST_IN_A_PART - len(origin)
         parts[-1] += "\n" + line
         left -= size
-    return parts or None
+    return parts
 
 
 def _json(value: Sequence[object] | Mapping[str, object]) -> JsonRows | None:

@@ -24,9 +24,10 @@ from homeserver.rooms.engine.head import RoomHead
 from homeserver.rooms.engine.rows import Rows
 from storage.events import StoredEvent
 from storage.rooms import NewsOfRoom
+from storage.stream import MOST_IN_A_LINE
 
-MOST_IN_A_LINE = 7_500
-"""Bytes of events: with what is said besides it must fit into a notification."""
+_MOST_BESIDE = 400
+"""Bytes of a line that are left to what it says besides events."""
 
 _FIELDS = (
     "ordinal",
@@ -53,6 +54,10 @@ def lines_of(
     """The lines for events put on the head with that counter, of which `head` is what became; none if that won't do."""
     if not head.room or rows.snapshots or rows.summary or rows.redactions or rows.received:
         return ()
+    ends = orjson.dumps([ordinal for _, ordinal in head.extremities])
+    most = MOST_IN_A_LINE - _MOST_BESIDE
+    if len(ends) > _MOST_BESIDE - 100:
+        return ()
     told: list[list[bytes]] = []
     left = 0
     for entry in events:
@@ -60,14 +65,14 @@ def lines_of(
         if stored.state_key is not None or stored.flags or stored.type == _REDACTION:
             return ()
         words = orjson.dumps(_told(stored))
-        if len(words) > MOST_IN_A_LINE:
+        size = len(words) + 1
+        if size > most:
             return ()
-        if len(words) >= left:
+        if size > left:
             told.append([])
-            left = MOST_IN_A_LINE
+            left = most
         told[-1].append(words)
-        left -= len(words) + 1
-    ends = orjson.dumps([ordinal for _, ordinal in head.extremities])
+        left -= size
     lines = []
     for part in told:
         lines.append(
@@ -113,7 +118,7 @@ def read(told: Iterable[Told], held: RoomHead) -> NewsOfRoom | None:
             first = each.before + int(start) + 1
             events += [_stored(held.room, position, values) for position, values in enumerate(written, first)]
         head += 1
-    if not events:
+    if not events or events[0].ordinal != held.next_ordinal:
         return None
     ids = {ordinal: event_id for event_id, ordinal in held.extremities}
     ids.update((stored.ordinal, stored.event_id) for stored in events)
