@@ -22,6 +22,7 @@ from psycopg2.extensions import connection
 
 _FILE_NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 _OLDEST_CODE = re.compile(r"^-- oldest code: (\d{4})\s*$", re.MULTILINE)
+_OTHERS_LIVE = "SELECT EXISTS (SELECT FROM server_processes WHERE until > now())"
 _ADVISORY_LOCK = 0x6C61726573  # "lares"
 _WAIT_FOR_OTHERS = "10min"
 _LOCK_TIMEOUT = "10s"
@@ -66,14 +67,15 @@ def load_migrations(directory: Traversable | None = None) -> list[Migration]:
 
 
 class OthersLeftBehind(MigrationError):
-    """A migration would leave processes of an older release without a schema that they can work with."""
+    """A migration would leave processes of an older release without a schema that they can work with. Nothing was
+    applied."""
 
 
 def migrate(dsn: str, migrations: list[Migration] | None = None, *, others_serve: bool = False) -> int:
     """Apply what is missing; the schema's version then. Raises `MigrationError` or `psycopg2.OperationalError`.
 
     `others_serve`: processes that know just the present version go on meanwhile. What they cannot go on with is not
-    applied, and nothing before it.
+    applied, and nothing before it. Nor is it while processes of other machines serve.
     """
     if migrations is None:
         migrations = load_migrations()
@@ -109,13 +111,31 @@ def migrate(dsn: str, migrations: list[Migration] | None = None, *, others_serve
                 f"this one knows {known}. Start the newer release, or restore the backup made before the upgrade."
             )
         missing = migrations[version:]
-        if others_serve and any(migration.oldest_code > version for migration in missing):
-            raise OthersLeftBehind(
-                "the release before cannot work with what this one makes of the database: stop the server and start it"
-            )
+        if any(migration.oldest_code > version for migration in missing):
+            if others_serve:
+                raise OthersLeftBehind(
+                    "the release before cannot work with what this one makes of the database: "
+                    "stop the server and start it"
+                )
+            if _others_live(conn):
+                raise OthersLeftBehind(
+                    "servers of the release before are running on it, which cannot work with what this one makes "
+                    "of it: stop all of them first"
+                )
         for migration in missing:
             _apply(conn, migration)
         return max(version, known)
+
+
+def _others_live(conn: connection) -> bool:
+    """Whether some server is running, as far as the database knows."""
+    with conn.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('server_processes') IS NOT NULL")
+        known = cursor.fetchone()
+        if known != (True,):  # before migration 0028 nobody told
+            return False
+        cursor.execute(_OTHERS_LIVE)
+        return cursor.fetchone() == (True,)
 
 
 def _require_utf8(conn: connection) -> None:

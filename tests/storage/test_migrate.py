@@ -69,6 +69,22 @@ def test_those_who_serve_are_not_left_behind(empty_database_url: str) -> None:
     assert migrate(empty_database_url, steps(first, second, oldest_code=1), others_serve=True) == 2
 
 
+def test_servers_that_could_not_go_on_are_to_be_stopped_first(empty_database_url: str) -> None:
+    """Those of other machines, which nobody here can stop; one that died is waited for no longer than its lease."""
+    processes = """CREATE TABLE server_processes (until timestamptz);
+        INSERT INTO server_processes VALUES (now() + interval '1 minute')"""
+    migrate(empty_database_url, steps(processes))
+    breaking = steps(processes, "CREATE TABLE b (x int)", oldest_code=2)
+    with pytest.raises(OthersLeftBehind, match="stop all of them first"):
+        migrate(empty_database_url, breaking)
+    assert ask(empty_database_url, "SELECT to_regclass('b')::text") == [(None,)]
+    assert migrate(empty_database_url, steps(processes, "CREATE TABLE c (x int)")) == 2
+    ended = Migration(3, "ended", "UPDATE server_processes SET until = now()", 0)
+    old = steps(processes, "CREATE TABLE c (x int)")
+    assert migrate(empty_database_url, [*old, ended]) == 3
+    assert migrate(empty_database_url, [*old, ended, Migration(4, "breaking", "SELECT 1", 4)]) == 4
+
+
 def test_percent_signs_are_left_alone(empty_database_url: str) -> None:
     migrate(empty_database_url, steps("CREATE TABLE a AS SELECT '%s %' AS x"))
     assert ask(empty_database_url, "SELECT x FROM a") == [("%s %",)]
