@@ -78,7 +78,7 @@ class OtherCompanies:
 
     async def start(self) -> None:
         """Return once every other process knows of this one. `heard` must be called by now, and nothing be served."""
-        self._renewed = self._reactor.seconds()
+        self._renewed, hellos = self._reactor.seconds(), self._hellos
         found = await self._store.renew(self._host, os.getpid(), LEASE)
         dead = [each.origin for each in found if self._is_dead(each)]
         if dead:
@@ -86,7 +86,7 @@ class OtherCompanies:
         others = [each for each in found if each.origin not in dead]
         for each in others:
             self._learn(each.origin, each.told)
-        self._found(bool(others))
+        self._found(bool(others) or hellos != self._hellos)  # somebody may have come since that was read
         if not others:
             await self._notify(CHANNEL, (self._hello,))  # should somebody have been forgotten
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -20,9 +21,11 @@ from tests.reactor import reactor
 class Member:
     """A process as far as the others are concerned."""
 
-    def __init__(self, database: Database, clock: Any = reactor) -> None:
+    def __init__(
+        self, database: Database, clock: Any = reactor, kind: type[ServerProcessStore] = ServerProcessStore
+    ) -> None:
         self.origin = secrets.token_hex(4)
-        self.store = ServerProcessStore(database, origin=self.origin, company=self.origin)
+        self.store = kind(database, origin=self.origin, company=self.origin)
         self.found: list[bool] = []
         self.learnt: dict[str, int] = {}
         self.companies = OtherCompanies(
@@ -54,6 +57,27 @@ async def test_who_comes_is_known_before_it_serves(database: Database) -> None:
     await second.companies.stop()
     assert await first.store.renew(None, 0, LEASE) == []
     await first.companies.stop()
+
+
+class SlowStore(ServerProcessStore):
+    """What it finds arrives late."""
+
+    meanwhile: Callable[[], None]
+
+    async def renew(self, host: str | None, pid: int, seconds: float) -> list[ServerProcess]:
+        found = await super().renew(host, pid, seconds)
+        self.meanwhile()
+        return found
+
+
+async def test_who_comes_while_one_looks_who_is_there_is_not_forgotten(database: Database) -> None:
+    """The look did not find them, their greeting was heard before its answer."""
+    member = Member(database, kind=SlowStore)
+    assert isinstance(member.store, SlowStore)
+    member.store.meanwhile = lambda: member.companies.heard("hello other elsewhere")
+    await member.companies.start()
+    assert member.found == [True, True]
+    await member.companies.stop()
 
 
 async def test_who_does_not_answer_is_waited_for_as_long_as_its_lease(database: Database) -> None:
