@@ -137,6 +137,7 @@ class Stretches:
                 if len(entries) + len(rest) > MOST:
                     return None  # somebody reads far back
                 stretch = _Stretch(mark, max(held.high, start), [*reversed(entries), *rest])
+                stretch.is_open |= held.is_open
                 stretch.parents = held.parents | parents
                 return stretch
             if held.is_open and start < held.low:
