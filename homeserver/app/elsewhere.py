@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from homeserver.app.core import Core
@@ -30,7 +29,7 @@ from homeserver.rooms.elsewhere import (
     RemoteDirectories,
     RemoteSummaries,
 )
-from homeserver.rooms.engine.head import concerned
+from homeserver.rooms.listening import Readers, readers_in
 from homeserver.rooms.reading.missing_history import MissingHistory, NoMissingHistory
 from homeserver.rooms.remote import NoRemoteRooms, RemoteRooms
 from homeserver.typing.service import NobodyElsewhere as NoTyping
@@ -91,12 +90,6 @@ def device_ground(config: Config, core: Core, announcing: Announcing) -> DeviceG
     )
 
 
-def readers_of(core: Core) -> Callable[[int], Iterable[str]]:
-    """Gives, of the users who wait, those in a room; everybody if it is not known here who that is."""
-    listeners = core.stream.listeners
-
-    def readers(room_key: int) -> Iterable[str]:
-        room = core.cache.peek_key(room_key)
-        return tuple(listeners.users) if room is None else concerned(room.head, listeners.users)
-
-    return readers
+def readers_of(core: Core) -> Readers:
+    """Gives, of the users who wait, those in a room."""
+    return readers_in(core.cache, core.user_rooms, core.stream.listeners)

@@ -416,6 +416,7 @@ def _build_user_data(
         scheduler=reactor,
         cache=core.cache,
         listeners=stream.listeners,
+        readers=readers,
         elsewhere=elsewhere.typing,
     )
     sharing = Sharing()

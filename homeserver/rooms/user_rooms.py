@@ -7,7 +7,7 @@ Loaded in one query when first asked for, dropped when a commit changes it, here
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 
 from homeserver.stream.changes import Change
 from storage.memberships import MembershipStore, Standing
@@ -25,6 +25,8 @@ class UserRooms:
         self._capacity = capacity
         self.size = 0
         """Standings that are kept, a user with none counted as one."""
+        self._users_with: dict[int, int] = {}
+        """By room, how many of the users who are kept have a standing there."""
         self._generation = 0
 
     async def of(self, user_id: str) -> Mapping[int, Standing]:
@@ -39,9 +41,10 @@ class UserRooms:
             self._drop(user_id)
             self._by_user[user_id] = rooms
             self.size += len(rooms) or 1
+            for room in rooms:
+                self._users_with[room] = self._users_with.get(room, 0) + 1
             while self.size > self._capacity and len(self._by_user) > 1:
-                _, oldest = self._by_user.popitem(last=False)
-                self.size -= len(oldest) or 1
+                self._drop(next(iter(self._by_user)))
         return rooms
 
     def known(self, user_id: str) -> Mapping[int, Standing] | None:
@@ -51,15 +54,22 @@ class UserRooms:
             self._by_user.move_to_end(user_id)
         return known
 
-    def concerned(self, users: Iterable[str], rooms: Collection[int]) -> list[str]:
+    def concerned(self, users: Set[str], rooms: Collection[int]) -> Collection[str]:
         """Those of the users who have to do with one of the rooms, or of whom that is not known."""
+        kept = [room for room in rooms if room in self._users_with]
+        if not kept:  # as nearly always where one of many processes hears of rooms of the others
+            return self.unknown(users)
         by_user = self._by_user
-        wanted = frozenset(rooms)
         return [
             user_id
             for user_id in users
-            if (known := by_user.get(user_id)) is None or not wanted.isdisjoint(known)
+            if (known := by_user.get(user_id)) is None or not known.keys().isdisjoint(kept)
         ]
+
+    def unknown(self, users: Set[str]) -> Collection[str]:
+        """Those of the users of whom it is not in memory where they are."""
+        known = self._by_user.keys()
+        return () if users <= known else users - known
 
     async def joined(self, user_id: str) -> list[Standing]:
         """The rooms the user is joined to."""
@@ -72,14 +82,22 @@ class UserRooms:
 
     def _drop(self, user_id: str) -> None:
         known = self._by_user.pop(user_id, None)
-        if known is not None:
-            self.size -= len(known) or 1
+        if known is None:
+            return
+        self.size -= len(known) or 1
+        for room in known:
+            left = self._users_with[room] - 1
+            if left:
+                self._users_with[room] = left
+            else:
+                del self._users_with[room]
 
     def changed(self, change: Change) -> Iterable[str]:
         """A commit: drop those whose memberships it may have changed."""
         if change.unknown:
             self._generation += 1
             self._by_user.clear()
+            self._users_with.clear()
             self.size = 0
         elif change.users:
             self._generation += 1

@@ -7,7 +7,7 @@ looked, so the rooms they are in are in memory.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 from typing import Protocol
 
 from homeserver.stream.changes import Change
@@ -16,14 +16,14 @@ from homeserver.stream.changes import Change
 class UserRooms(Protocol):
     """The rooms of users; `rooms.user_rooms.UserRooms` is one."""
 
-    def concerned(self, users: Iterable[str], rooms: Collection[int]) -> Iterable[str]: ...
+    def concerned(self, users: Set[str], rooms: Collection[int]) -> Iterable[str]: ...
 
 
 class Listening(Protocol):
     """Who waits; `Stream.listeners` is one."""
 
     @property
-    def users(self) -> Iterable[str]: ...
+    def users(self) -> Set[str]: ...
 
 
 class HeldRooms(Protocol):

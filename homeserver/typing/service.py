@@ -16,7 +16,7 @@ import orjson
 
 from homeserver.errors import Forbidden
 from homeserver.rooms.engine import Room, RoomCache
-from homeserver.rooms.engine.head import concerned
+from homeserver.rooms.listening import Readers
 from homeserver.stream.changes import Change
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.stream.listeners import Listeners
@@ -83,12 +83,14 @@ class TypingNews:
         scheduler: Scheduler,
         cache: RoomCache,
         listeners: Listeners,
+        readers: Readers,
         elsewhere: TypingElsewhere,
     ) -> None:
         self._clock = clock
         self._scheduler = scheduler
         self._cache = cache
         self._listeners = listeners
+        self._readers = readers
         self._elsewhere = elsewhere
         self._rooms: OrderedDict[int, _Room] = OrderedDict()
 
@@ -168,9 +170,7 @@ class TypingNews:
         self._rooms.move_to_end(room_key)
         if len(self._rooms) > ROOMS_REMEMBERED:
             self._forget_one()
-        held = self._cache.peek_key(room_key)
-        waiting = self._listeners.users
-        self._listeners.wake(tuple(waiting) if held is None else concerned(held.head, waiting))
+        self._listeners.wake(self._readers(room_key))
 
     def _forget_one(self) -> None:
         oldest = next((key for key, room in self._rooms.items() if not room.users), None)

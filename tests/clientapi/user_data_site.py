@@ -106,6 +106,7 @@ def _routes(engine: Engine, database: Database) -> tuple[Route, ...]:
         scheduler=time,
         cache=engine.cache,
         listeners=stream.listeners,
+        readers=lambda _: stream.listeners.users,
         elsewhere=NoTypingElsewhere(),
     )
     for subscriber in (cache, recent, sharing, news):

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from homeserver.errors import Forbidden
 from homeserver.rooms.engine import Room
+from homeserver.rooms.listening import readers_in
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.typing import Typing, TypingNews
 from storage.database import Database
@@ -48,6 +49,7 @@ class Process:
             scheduler=time,
             cache=engine.cache,
             listeners=engine.stream.listeners,
+            readers=readers_in(engine.cache, engine.user_rooms, engine.stream.listeners),
             elsewhere=elsewhere,
         )
         engine.stream.subscribe(news)

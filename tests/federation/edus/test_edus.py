@@ -73,6 +73,7 @@ class Process:
             scheduler=time,
             cache=engine.cache,
             listeners=stream.listeners,
+            readers=lambda _: stream.listeners.users,
             elsewhere=NoTypingElsewhere(),
         )
         typing = Typing(
