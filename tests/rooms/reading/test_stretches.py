@@ -90,6 +90,22 @@ async def test_what_was_read_is_read_again_without_a_query(database: Database) -
     assert statements(database) == sent
 
 
+async def test_who_reads_on_backwards_leaves_the_newest_at_hand(database: Database) -> None:
+    """Also when more was said since the newest were read."""
+    reading = await Reading.open(database)
+    room = await reading.engine.new_room()
+    await reading.write(room.room_id, member(BOB, "join"))
+    for number in range(30):
+        await reading.write(room.room_id, message(ALICE, str(number)))
+    first = await reading.page(ALICE, room.room_id, limit=10)
+    await reading.write(room.room_id, message(ALICE, "more"))
+    newest = await reading.page(BOB, room.room_id, limit=5)
+    await reading.page(ALICE, room.room_id, start=first["end"], limit=10)
+    sent = statements(database)
+    assert await reading.page(BOB, room.room_id, limit=5) == newest
+    assert statements(database) == sent
+
+
 async def test_only_events_with_children_are_asked_about(database: Database) -> None:
     reading = await Reading.open(database)
     room = await reading.engine.new_room()
