@@ -33,8 +33,8 @@ from storage.database import ConnectionSettings, Database, PoolSettings
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 from tests import reactor as runner
-from tests.distribution import SERVED_BY_SEVERAL, ByUnit, arrange, is_for_several
-from tests.serving import WORKERS_VARIABLE, usual_workers
+from tests.distribution import SERVED_BY_SEVERAL, ByUnit, arrange
+from tests.serving import WORKERS_VARIABLE
 
 Administer = Callable[[str], None]
 
@@ -140,19 +140,16 @@ def pytest_configure(config: pytest.Config) -> None:
         if workers > 1 and config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = list(SERVED_BY_SEVERAL)
     place = _scratch_place()
-    if place is not None:  # databases of server processes wait for their disk, which is not what is tested
+    if place is not None:  # databases wait for their disk, which is not what is tested
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
+        os.environ["TMPDIR"] = tempfile.tempdir = place
     config.addinivalue_line(
         "markers", "reactor_timeout(seconds): another time limit for an async test than 60 s"
     )
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if usual_workers() > 1 and config.args == list(SERVED_BY_SEVERAL):
-        others = [item for item in items if not is_for_several(item.nodeid)]
-        items[:] = [item for item in items if is_for_several(item.nodeid)]
-        config.hook.pytest_deselected(items=others)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     arrange(items)
 
 

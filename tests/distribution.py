@@ -50,17 +50,8 @@ LAST_OF_ITS_UNIT: Final = "tests/federation/hostile/test_slow_answers.py"
 """What it judges goes on while the others run, and lasts longer than any of them."""
 
 
-SERVED_BY_SEVERAL: Final = (
-    "tests/sync_proof",
-    "tests/api",
-    "tests/interop/federation/test_conversations.py",
-    "tests/interop/federation/test_catching_up.py",
-    "tests/interop/federation/test_calls.py",
-)
-"""What is run again with several workers."""
-
-OF_ONE_PROCESS: Final = ("tests/api/test_limits.py", "synapse")
-"""Parts of names that are left out of it: limits are counted by process; another server is proven by ours."""
+SERVED_BY_SEVERAL: Final = ("tests/sync_proof", "tests/api", "tests/interop/federation")
+"""What is run again with several workers: the suites that see servers from outside alone."""
 
 
 def unit_of(nodeid: str) -> str:
@@ -69,11 +60,6 @@ def unit_of(nodeid: str) -> str:
     places = [place for place in (*LONGEST_FIRST, *BY_FILE) if file == place or file.startswith(f"{place}/")]
     innermost = max(places, key=len, default=file)
     return file if innermost in BY_FILE else innermost
-
-
-def is_for_several(nodeid: str) -> bool:
-    """Whether a test belongs to a run with several workers, if its file does."""
-    return not any(part in nodeid for part in OF_ONE_PROCESS)
 
 
 def arrange(items: list[pytest.Item]) -> None:

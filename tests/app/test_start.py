@@ -71,7 +71,7 @@ def test_the_first_start_says_what_it_made_and_what_to_type(
     tmp_path: Path, settings: dict[str, object]
 ) -> None:
     """The command works as printed and makes an administrator; the second start has nothing to say but ready."""
-    with serving(tmp_path, settings=settings) as server:
+    with serving(tmp_path, settings=settings, bare=True) as server:
         made = server.printed()[0]
         assert made.startswith("made the signing key in ")
         for path in re.findall(r"in (/[^ ,]+)", made):
@@ -132,7 +132,7 @@ def test_no_command_is_printed_that_could_not_work(tmp_path: Path) -> None:
 
 def test_an_idle_server_is_small_and_its_files_are_private(tmp_path: Path) -> None:
     """Resident memory within the budget; keys, secrets and the database's log readable by one user."""
-    with serving(tmp_path, settings={"registration": {"shared_secret": None}}) as server:
+    with serving(tmp_path, settings={"registration": {"shared_secret": None}}, bare=True) as server:
         resident = resident_mib(server.pid)
         say(f"resident memory at idle: {resident:.0f} MiB")
         assert resident < IDLE_BUDGET_MIB

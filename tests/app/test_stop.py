@@ -130,7 +130,7 @@ def test_those_who_wait_return_at_once(tmp_path: Path, answers: bool) -> None:
 @pytest.mark.parametrize("trace", ["signing.key", "postgres.lock", "postgres.new", "postgres/postmaster.pid"])
 def test_the_first_start_can_be_broken_off(tmp_path: Path, trace: str) -> None:
     """SIGTERM while the data is being made: nothing is left running, and the next start begins anew."""
-    server = ServerProcess(tmp_path)
+    server = ServerProcess(tmp_path, bare=True)
     try:
         server.launch()
         wait_until((server.data_dir / trace).exists, trace)

@@ -37,7 +37,7 @@ REPLACED = "all workers have been replaced"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One for the tests that leave it as they found it: three workers, registration open."""
-    with serving(tmp_path_factory.mktemp("workers"), workers=WORKERS) as running:
+    with serving(tmp_path_factory.mktemp("workers"), workers=WORKERS, bare=True) as running:
         yield running
     assert "Traceback (most recent call last)" not in running.log(), running.log()[-8000:]
 
