@@ -20,7 +20,7 @@ from federation.client.errors import RemoteFailure
 from federation.client.wire import Wire
 from federation.keys.errors import KeyExpired, KeyUnknown
 from federation.keys.fetching import BATCH, fetch_direct, fetch_notarised, log_failure
-from federation.keys.known import Attempts, KnownKeys, Need
+from federation.keys.known import MOST_KNOWN, Attempts, KnownKeys, Need
 from federation.keys.own import OwnKeys
 from federation.keys.published import LONGEST_MS, Published
 from federation.keys.verification import Claim, Task, Verification
@@ -66,13 +66,15 @@ class Keyring:
         wire: Wire,
         notaries: Sequence[str] = (),
         now: Callable[[], int],
+        most_known: int = MOST_KNOWN,
     ) -> None:
+        """`most_known`: how many keys and servers are kept in memory."""
         self._own = own
         self._store = store
         self._wire = wire
         self._notaries = tuple(name for name in notaries if name != own.server_name)
         self._now = now
-        self._known = KnownKeys()
+        self._known = KnownKeys(most_known)
         self._attempts = Attempts()
         self._flights: SingleFlight[str, None] = SingleFlight(_MOST_WAITING)
         self._turns = DeferredSemaphore(_AT_ONCE)
@@ -90,15 +92,20 @@ class Keyring:
         """
         read = [self._needs(event) for event in events]
         readable = [need for needs in read if not isinstance(needs, SignatureError) for need in needs]
-        await self._obtain(readable, self._turns)
         outcomes: list[SignatureError | None] = [None] * len(events)
         tasks: list[tuple[int, Task]] = []
-        for place, (event, needs) in enumerate(zip(events, read, strict=True)):
-            task = needs if isinstance(needs, SignatureError) else self._task(event, needs)
-            if isinstance(task, SignatureError):
-                outcomes[place] = task
-            else:
-                tasks.append((place, task))
+        names = {need.server_name for need in readable}
+        self._known.hold(names)
+        try:
+            await self._obtain(readable, self._turns)
+            for place, (event, needs) in enumerate(zip(events, read, strict=True)):
+                task = needs if isinstance(needs, SignatureError) else self._task(event, needs)
+                if isinstance(task, SignatureError):
+                    outcomes[place] = task
+                else:
+                    tasks.append((place, task))
+        finally:
+            self._known.release(names)
         checked = await self._verification.check([task for _, task in tasks])
         for (place, _), outcome in zip(tasks, checked, strict=True):
             outcomes[place] = outcome
@@ -153,8 +160,12 @@ class Keyring:
 
     async def request_keys(self, server_name: str, key_ids: Collection[str]) -> Mapping[str, VerifyKey]:
         """Those that are valid now, asking the server if that may help. Never raises for what another server does."""
-        await self._obtain([Need(server_name, tuple(key_ids), self._now())], self._request_turns)
-        return self._known.in_use(server_name, key_ids, self._now())
+        self._known.hold((server_name,))
+        try:
+            await self._obtain([Need(server_name, tuple(key_ids), self._now())], self._request_turns)
+            return self._known.in_use(server_name, key_ids, self._now())
+        finally:
+            self._known.release((server_name,))
 
     def may_renew(self, server_name: str) -> bool:
         """Whether it is time to ask the server for its keys again."""
@@ -164,17 +175,25 @@ class Keyring:
         self, server_name: str, key_ids: Collection[str]
     ) -> Mapping[str, VerifyKey]:
         """As `request_keys`, asking the server although the keys are known: it may have another under the same id."""
-        await self._ask_servers([server_name], self._request_turns)
-        return self._known.in_use(server_name, key_ids, self._now())
+        self._known.hold((server_name,))
+        try:
+            await self._ask_servers([server_name], self._request_turns)
+            return self._known.in_use(server_name, key_ids, self._now())
+        finally:
+            self._known.release((server_name,))
 
     async def keys_for(self, server_names: Iterable[str]) -> dict[str, Mapping[str, VerifyKey]]:
         """The keys each server signs with now, by id: none where they are not to be had."""
         names = [name for name in set(server_names) if name != self._own.server_name]
         now = self._now()
-        await self._load([name for name in names if name not in self._known])
-        lacking = [name for name in names if not self._known.in_use(name, None, now)]
-        await self.refresh(lacking)
-        return {name: self._known.in_use(name, None, self._now()) for name in names}
+        self._known.hold(names)
+        try:
+            await self._load([name for name in names if name not in self._known])
+            lacking = [name for name in names if not self._known.in_use(name, None, now)]
+            await self.refresh(lacking)
+            return {name: self._known.in_use(name, None, self._now()) for name in names}
+        finally:
+            self._known.release(names)
 
     async def verify_json(self, value: dict[str, Any], server_name: str) -> None:
         """Raise SignatureError unless the server signed the object with a key that it uses now."""

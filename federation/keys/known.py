@@ -15,6 +15,10 @@ from homeserver.protocol.unpadded_base64 import encode_base64
 from storage.server_keys import ServerKey
 
 MOST_SERVERS: Final = 20_000
+MOST_KNOWN: Final = 40_000
+"""Keys and the servers whose they are, some 500 bytes each."""
+_LOOKS: Final = 64
+"""Servers looked at for one to forget, beside one for each that is no longer held."""
 #: Milliseconds until a server that answered may be asked again: an unknown key id costs it no more than this.
 PAUSE_AFTER_ANSWER: Final = 60_000
 #: After a first failure; twice as long after each further one, up to the longest.
@@ -42,28 +46,59 @@ class _Key:
 
 
 class KnownKeys:
-    """Keys by server and id; the servers used longest ago are forgotten first."""
+    """Keys by server and id; the servers used longest ago are forgotten first.
 
-    def __init__(self, most: int = MOST_SERVERS) -> None:
+    But for those that are held: who has obtained keys and is about to use them would take them for unknown.
+    """
+
+    def __init__(self, most: int = MOST_KNOWN) -> None:
+        """`most`: keys and servers."""
         self._most = most
         self._servers: OrderedDict[str, dict[str, list[_Key]]] = OrderedDict()
+        self._held: dict[str, int] = {}
+        self.size = 0
+        """Keys and servers."""
+
+    def hold(self, server_names: Collection[str]) -> None:
+        """Keep what is known of each of these, or will be, until it is released as often."""
+        for name in server_names:
+            self._held[name] = self._held.get(name, 0) + 1
+
+    def release(self, server_names: Collection[str]) -> None:
+        """What was held may be forgotten."""
+        for name in server_names:
+            left = self._held[name] - 1
+            if left:
+                self._held[name] = left
+            else:
+                del self._held[name]
+        self._forget(_LOOKS + len(server_names))
+
+    def _forget(self, looks: int) -> None:
+        while self.size > self._most and looks and self._servers:
+            looks -= 1
+            name, by_id = self._servers.popitem(last=False)
+            if name in self._held:
+                self._servers[name] = by_id
+            else:
+                self.size -= _size(by_id)
 
     def __contains__(self, server_name: str) -> bool:
         """Whether the database was read for the server, be it in vain."""
         return server_name in self._servers
 
-    def put(self, server_names: Iterable[str], keys: Iterable[ServerKey]) -> None:
+    def put(self, server_names: Collection[str], keys: Iterable[ServerKey]) -> None:
         """What the database holds of these servers, which is all there is."""
         for name in server_names:
+            self.size += 1 - _size(self._servers.pop(name, None))
             self._servers[name] = {}
-            self._servers.move_to_end(name)
         for row in keys:
             key = VerifyKey.from_base64(encode_base64(row.public_key))
             if not is_compromised(key):  # known to be so only since it was kept
                 by_id = self._servers[row.server_name]
                 by_id.setdefault(row.key_id, []).append(_Key(key, row.valid_until_ts, row.retired))
-        while len(self._servers) > self._most:
-            self._servers.popitem(last=False)
+                self.size += 1
+        self._forget(_LOOKS + len(server_names))
 
     def valid(self, server_name: str, key_id: str, at: int | None) -> list[VerifyKey]:
         """The keys of that id that were valid at a time; at any, if None."""
@@ -90,6 +125,10 @@ class KnownKeys:
     def meets(self, need: Need) -> bool:
         """Whether one of the signatures can be checked."""
         return any(self.valid(need.server_name, key_id, need.at) for key_id in need.key_ids)
+
+
+def _size(by_id: dict[str, list[_Key]] | None) -> int:
+    return 0 if by_id is None else 1 + sum(map(len, by_id.values()))
 
 
 class Attempts:

@@ -242,6 +242,24 @@ async def test_keys_are_taken_from_what_another_process_fetched(database: Databa
     assert await world.keyring.request_keys("hydra.test", ["ed25519:test"])
 
 
+async def test_keys_are_forgotten_but_for_those_that_somebody_is_about_to_use(database: Database) -> None:
+    """However little room there is for them, nobody's signature is taken for one by an unknown key."""
+    servers = [RemoteServer(f"s{n}.test") for n in range(10)]
+    world = World(database, *servers)
+    keyring = world.another(most_known=4)
+    events = [message(server) for server in servers]
+    asked = [
+        *(Deferred.fromCoroutine(keyring.verify_events(events[n:] + events[:n])) for n in range(10)),
+        *(Deferred.fromCoroutine(keyring.verify_events([event])) for event in events),
+    ]
+    assert all(outcome is None for outcomes in await gatherResults(asked) for outcome in outcomes)
+    assert keyring._known.size == 4  # two servers with a key each
+    assert all((await keyring.keys_for(server.name for server in servers)).values())
+    assert await keyring.request_keys("s5.test", ["ed25519:test"])
+    assert keyring._known.size == 4
+    assert [asked_for_keys(server) for server in servers] == [1] * 10
+
+
 async def test_a_server_cannot_fill_the_table(database: Database) -> None:
     """Sixty-four keys of it are kept, the newest."""
     hydra = RemoteServer("hydra.test")

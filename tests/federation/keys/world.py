@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from federation.client.wire import Wire
 from federation.keys.keyring import Keyring
+from federation.keys.known import MOST_KNOWN
 from federation.keys.notary import Notary
 from federation.keys.own import OldKey, OwnKeys
 from storage.database import Database
@@ -47,10 +48,15 @@ class World:
         self.keyring = self.another()
         self.notary = Notary(own=self.own, keyring=self.keyring, store=self.store, now=self.clock)
 
-    def another(self) -> Keyring:
+    def another(self, most_known: int = MOST_KNOWN) -> Keyring:
         """A keyring that remembers nothing yet."""
         return Keyring(
-            own=self.own, store=self.store, wire=self._wire, notaries=self._notaries, now=self.clock
+            own=self.own,
+            store=self.store,
+            wire=self._wire,
+            notaries=self._notaries,
+            now=self.clock,
+            most_known=most_known,
         )
 
 
