@@ -42,7 +42,7 @@ REPEAT_ELSEWHERE = 1_500_000
 REMOTE_GONE_AFTER = 2_100_000
 """Milliseconds of silence until a user of another server counts as gone."""
 MOST_REMOTE = 50_000
-"""Users of other servers remembered."""
+"""Users of other servers remembered, some 1,800 bytes each."""
 
 
 Notify = Callable[[str, Sequence[str]], Awaitable[object]]
@@ -91,12 +91,15 @@ class Presence:
         scheduler: Scheduler,
         serial: Callable[[], int],
         now: Callable[[], int],
+        most_remote: int = MOST_REMOTE,
     ) -> None:
         """`sharing` must be subscribed to the stream, and `heard` be called with what the channel says.
 
-        `origin` names this process; `serial` gives the next one of the ephemeral clock, `now` the time in milliseconds.
+        `origin` names this process; `serial` gives the next one of the ephemeral clock, `now` the time in milliseconds;
+        `most_remote` users of other servers are remembered.
         """
         self._enabled = enabled
+        self._most_remote = most_remote
         self._board = board
         self._sharing = sharing
         self._publication = Publication(
@@ -276,9 +279,10 @@ class Presence:
 
     def _make_room_for_remote(self) -> None:
         """Bound how many are remembered: those go first of whom was heard the longest ago."""
-        if self._board.remote_count > MOST_REMOTE:
+        excess = self._board.remote_count - self._most_remote
+        if excess > 0:
             remote = sorted((p for p in self._board if p.remote), key=lambda p: p.choice.set_at)
-            for person in remote[: MOST_REMOTE // 10]:
+            for person in remote[: excess + self._most_remote // 10]:
                 self._forget(person)
 
     def _forget(self, person: Person) -> None:

@@ -12,7 +12,8 @@ import pytest
 from twisted.internet.task import Clock, deferLater
 
 from homeserver.errors import Forbidden, InvalidParam
-from homeserver.presence import Board, Presence, Sharing
+from homeserver.presence import Board, Presence, RemotePresence, Sharing
+from homeserver.presence.service import MOST_REMOTE
 from homeserver.stream.ephemeral import EphemeralClock
 from storage.database import Database, Transaction
 from storage.presence import PresenceStore
@@ -45,7 +46,14 @@ class Process:
     elsewhere: Elsewhere
 
     @classmethod
-    async def open(cls, database: Database, *, enabled: bool = True, time: Clock | None = None) -> Process:
+    async def open(
+        cls,
+        database: Database,
+        *,
+        enabled: bool = True,
+        time: Clock | None = None,
+        most_remote: int = MOST_REMOTE,
+    ) -> Process:
         engine = await Engine.open(database)
         if time is None:
             time = Clock()
@@ -77,6 +85,7 @@ class Process:
             scheduler=time,
             serial=clock.next,
             now=now,
+            most_remote=most_remote,
         )
         engine.stream.subscribe(sharing)
         await presence.start()
@@ -284,6 +293,26 @@ async def exchange(process: Process, other: Process) -> None:
                 assert len(payload.encode()) < 8000
                 await receiver.presence.heard(payload)
                 await sender.presence.heard(payload)
+
+
+async def test_of_other_servers_users_those_heard_of_last_are_remembered(database: Database) -> None:
+    """However many are told of at once."""
+    process = await world(database, most_remote=10)
+    room = await process.engine.new_room()
+    people = [f"@p{number}:other.test" for number in range(30)]
+    await process.engine.join(room.room_id, *people)
+
+    async def online() -> list[str]:
+        return [each for each in people if (await process.presence.get(ALICE, each))["presence"] == "online"]
+
+    for user_id in people:
+        process.time.advance(0.01)
+        await process.presence.receive([RemotePresence(user_id, "online", None, 0)])
+    assert people[-9:] == (await online())[-9:]
+    assert len(await online()) <= 10
+    await process.presence.receive([RemotePresence(user_id, "online", None, 0) for user_id in people])
+    assert 0 < len(await online()) <= 10
+    await process.presence.stop()
 
 
 async def test_processes_tell_each_other(database: Database) -> None:
