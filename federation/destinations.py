@@ -33,7 +33,7 @@ JITTER = 0.2
 SPOKE_PAUSE = 60_000
 """A server that speaks to us is tried at once, but only once in so many milliseconds: it may be one that cannot be
 reached from here. Where it failed only a few times, in no more than its pause, since networks heal."""
-MOST_KNOWN = 100_000
+MOST_KNOWN = 20_000
 """Failing servers remembered; of more, those that were not asked for the longest count as well."""
 WRITE_PAUSE = 1.0
 """Seconds for which news gathers before it is written."""

@@ -31,6 +31,7 @@ NOTHING_SECONDS: Final = 900.0
 FAILURE_SECONDS: Final = 60.0
 #: How long records outlive their TTL while no name server answers.
 STALE_SECONDS: Final = 24 * 3600.0
+#: Names and records.
 MAX_KEPT: Final = 20_000
 MAX_AT_ONCE: Final = 64
 MAX_WAITING: Final = 2_000
@@ -69,6 +70,8 @@ class SrvLookup:
         self._name_servers = name_servers or system_name_servers
         self._timeouts = tuple(timeouts)
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._size = 0
+        """Names and records kept."""
         self._under_way: SingleFlight[str, Srv] = SingleFlight(MAX_WAITING)
         self._at_once = DeferredSemaphore(MAX_AT_ONCE)
 
@@ -90,17 +93,24 @@ class SrvLookup:
         finally:
             self._at_once.release()
         now = self._reactor.seconds()
-        before = self._kept.get(name)
+        before = self._drop(name)
         stale_until = now + period + STALE_SECONDS
         if answer.problem is not None:
             stale_until = now
             if before is not None and before.stale_until > now:
                 answer, stale_until = Srv(before.answer.records, answer.problem), before.stale_until
         self._kept[name] = _Kept(answer, now + period, stale_until)
-        self._kept.move_to_end(name)
-        if len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+        self._size += 1 + len(answer.records)
+        while self._size > MAX_KEPT:
+            self._drop(next(iter(self._kept)))
         return answer
+
+    def _drop(self, name: str) -> _Kept | None:
+        """What was kept of the name and is no longer."""
+        kept = self._kept.pop(name, None)
+        if kept is not None:
+            self._size -= 1 + len(kept.answer.records)
+        return kept
 
     async def _ask(self, name: str) -> tuple[Srv, float]:
         """The answer, and for how many seconds it holds."""

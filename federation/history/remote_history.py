@@ -51,7 +51,7 @@ LOST_FOR: Final = 1800.0
 """Seconds for which what every server said not to have is not asked for again."""
 UNREACHED_FOR: Final = 60.0
 """The same where a server could not be asked."""
-MOST_LOST: Final = 50_000
+MOST_LOST: Final = 20_000
 LONGEST: Final = 90.0
 """Seconds after which a piece of work is given up, whatever it waits for."""
 SERVERS_BY_TIME: Final = 3

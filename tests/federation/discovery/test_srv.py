@@ -39,6 +39,22 @@ async def test_an_answer_too_long_for_a_datagram_is_asked_for_again(name_server:
     assert found == Srv(tuple(records[:16]))
 
 
+async def test_what_is_kept_is_bounded_by_its_records(
+    name_server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever owns a domain has any number of names in it, each with as many records as are read."""
+    monkeypatch.setattr("federation.discovery.srv.MAX_KEPT", 20)
+    lookup = lookup_of(("127.0.0.1", name_server.port))
+    for number in range(8):
+        name_server.records[f"_matrix-fed._tcp.s{number}.example"] = [RECORD] * 4
+        assert len((await lookup.look_up(Service.CURRENT, f"s{number}.example")).records) == 4
+    for number in (7, 6, 5, 4, 4):
+        await lookup.look_up(Service.CURRENT, f"s{number}.example")
+    assert len(name_server.asked) == 8
+    await lookup.look_up(Service.CURRENT, "s3.example")
+    assert len(name_server.asked) == 9
+
+
 async def test_no_record_is_an_answer(name_server: NameServer) -> None:
     """Kept, and no problem."""
     lookup = lookup_of(("127.0.0.1", name_server.port))
