@@ -46,10 +46,11 @@ class DirectoryCalls(Protocol):
 class FederatedDirectories:
     """`homeserver.rooms.elsewhere.RemoteDirectories`. One per process; `clock` gives seconds."""
 
-    def __init__(self, *, calls: DirectoryCalls, clock: Callable[[], float]) -> None:
+    def __init__(self, *, calls: DirectoryCalls, clock: Callable[[], float], budget: int = _BUDGET) -> None:
+        """`budget` is in bytes."""
         self._calls = calls
         self._cache: BriefCache[_Key, dict[str, Any]] = BriefCache(
-            clock, keep=_KEEP, keep_failures=_KEEP_FAILURES, budget=_BUDGET
+            clock, keep=_KEEP, keep_failures=_KEEP_FAILURES, budget=budget
         )
 
     async def page(self, server: str, wish: ListWish) -> Mapping[str, Any]:

@@ -29,10 +29,11 @@ class ProfileCalls(Protocol):
 class FederatedProfiles:
     """`homeserver.profiles.lookup.RemoteProfiles`. One per process; `clock` gives seconds."""
 
-    def __init__(self, *, calls: ProfileCalls, clock: Callable[[], float]) -> None:
+    def __init__(self, *, calls: ProfileCalls, clock: Callable[[], float], budget: int = _BUDGET) -> None:
+        """`budget` is in bytes."""
         self._calls = calls
         self._cache: BriefCache[str, dict[str, Any]] = BriefCache(
-            clock, keep=_KEEP, keep_failures=_KEEP_FAILURES, budget=_BUDGET
+            clock, keep=_KEEP, keep_failures=_KEEP_FAILURES, budget=budget
         )
 
     async def profile(self, user_id: str) -> dict[str, Any]:

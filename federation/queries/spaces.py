@@ -47,12 +47,15 @@ class HierarchyCalls(Protocol):
 class FederatedSummaries:
     """`homeserver.rooms.elsewhere.RemoteSummaries`. One per process."""
 
-    def __init__(self, reactor: Any, *, server_name: str, calls: HierarchyCalls) -> None:
+    def __init__(
+        self, reactor: Any, *, server_name: str, calls: HierarchyCalls, budget: int = _BUDGET
+    ) -> None:
+        """`budget` is in bytes."""
         self._reactor = reactor
         self._server_name = server_name
         self._calls = calls
         self._cache: BriefCache[_Key, RemoteTree] = BriefCache(
-            reactor.seconds, keep=_KEEP, keep_failures=_KEEP_FAILURES, budget=_BUDGET
+            reactor.seconds, keep=_KEEP, keep_failures=_KEEP_FAILURES, budget=budget
         )
 
     async def trees(

@@ -67,6 +67,7 @@ from homeserver.app.core import Core, now_ms
 from homeserver.app.elsewhere import Elsewhere, device_ground
 from homeserver.app.reach import Reach
 from homeserver.app.services import Services
+from homeserver.app.shares import shares_of
 from homeserver.config import Config, StartRefused
 from homeserver.devices.services import build_stored_keys
 from homeserver.protocol.signing import SigningKey
@@ -126,8 +127,14 @@ async def build_links(
     calls, availability = reach.calls, reach.availability
     own_keys = _own_keys(config, signing_key)
     key_store = ServerKeyStore(core.database)
+    shares = shares_of(config.memory_budget)
     keyring = Keyring(
-        own=own_keys, store=key_store, wire=reach.wire, notaries=config.federation.notaries, now=now_ms
+        own=own_keys,
+        store=key_store,
+        wire=reach.wire,
+        notaries=config.federation.notaries,
+        now=now_ms,
+        most_known=shares.keys,
     )
     pause = _pause(reactor)
     signer = Signer(config.server_name, signing_key)
@@ -223,9 +230,13 @@ async def build_links(
         loose_ends=loose_ends,
         elsewhere=Elsewhere(
             rooms=membership.rooms,
-            directories=FederatedDirectories(calls=calls, clock=reactor.seconds),
-            summaries=FederatedSummaries(reactor, server_name=config.server_name, calls=calls),
-            profiles=FederatedProfiles(calls=calls, clock=reactor.seconds),
+            directories=FederatedDirectories(
+                calls=calls, clock=reactor.seconds, budget=2 * shares.answers // 5
+            ),
+            summaries=FederatedSummaries(
+                reactor, server_name=config.server_name, calls=calls, budget=2 * shares.answers // 5
+            ),
+            profiles=FederatedProfiles(calls=calls, clock=reactor.seconds, budget=shares.answers // 5),
             history=history,
             typing=outbound.elsewhere,
             receipts=outbound.elsewhere,

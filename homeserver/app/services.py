@@ -440,6 +440,7 @@ def _build_user_data(
         scheduler=reactor,
         serial=clock.next,
         now=now_ms,
+        most_remote=shares.persons,
     )
     directory_store = UserDirectoryStore(database)
     push_rules = PushRules(account_data)

@@ -22,23 +22,31 @@ RECEIPT_BYTES: Final = 400
 SENT_BYTES: Final = 150
 """a member that a device was told of;"""
 TOKEN_BYTES: Final = 500
-"""who has an access token."""
+"""who has an access token;"""
+KEY_BYTES: Final = 500
+"""a key of another server, and as much again for the server;"""
+PERSON_BYTES: Final = 1_800
+"""how a user of another server is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """The first five in bytes, the others in entries."""
+    """The first six in bytes, the others in entries."""
 
     rooms: int
     member_events: int
     timelines: int
     fragments: int
     views: int
+    answers: int
+    """Of other servers, to what users asked."""
     standings: int
     ledgers: int
     receipts: int
     sent_members: int
     tokens: int
+    keys: int
+    persons: int
 
     @property
     def bytes(self) -> int:
@@ -49,28 +57,34 @@ class Shares:
             + self.timelines
             + self.fragments
             + self.views
+            + self.answers
             + self.standings * STANDING_BYTES
             + self.ledgers * LEDGER_BYTES
             + self.receipts * RECEIPT_BYTES
             + self.sent_members * SENT_BYTES
             + self.tokens * TOKEN_BYTES
+            + self.keys * KEY_BYTES
+            + self.persons * PERSON_BYTES
         )
 
 
 def shares_of(budget: int) -> Shares:
-    """Nearly half for rooms, without which nothing goes; a sixth for the events of their members."""
+    """Three eighths for rooms, without which nothing goes; a sixth for the events of their members."""
     part = budget // 32
     return Shares(
-        rooms=14 * part,
+        rooms=12 * part,
         member_events=5 * part,
         timelines=2 * part,
         fragments=2 * part,
         views=part,
+        answers=part // 2,
         standings=2 * part // STANDING_BYTES,
         ledgers=2 * part // LEDGER_BYTES,
         receipts=2 * part // RECEIPT_BYTES,
         sent_members=part // SENT_BYTES,
         tokens=part // TOKEN_BYTES,
+        keys=part // 2 // KEY_BYTES,
+        persons=part // PERSON_BYTES,
     )
 
 

@@ -12,9 +12,13 @@ from types import FunctionType, ModuleType
 import orjson
 import pytest
 
+from federation.keys.known import KnownKeys
+from homeserver.app.core import now_ms
 from homeserver.app.overload import resident_bytes
 from homeserver.app.shares import (
+    KEY_BYTES,
     LEDGER_BYTES,
+    PERSON_BYTES,
     RECEIPT_BYTES,
     SENT_BYTES,
     STANDING_BYTES,
@@ -22,15 +26,19 @@ from homeserver.app.shares import (
     shares_of,
 )
 from homeserver.events import RoomEvent
+from homeserver.presence import Board, Sharing
+from homeserver.presence.person import Choice, View
 from homeserver.protocol.push_rules import Reader
 from homeserver.protocol.tokens import SyncToken
 from homeserver.rooms.engine import Draft
+from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.lazy_members import NOTHING_SENT, SentMembers
 from homeserver.unread.judging import Item, Views, view_weight
 from homeserver.unread.ledger import MAIN, Ledger
 from storage.database import Database
 from storage.memberships import Standing
 from storage.receipts import Receipt
+from storage.server_keys import ServerKey
 from storage.tokens import TokenOwner
 from tests.rooms.engine_fixture import ALICE, Engine, member, message
 
@@ -108,6 +116,23 @@ def test_views_of_events_stay_within_their_budget(length: int) -> None:
     assert budget / 2 < views.weight <= budget
     assert deep_size(views) < 1.5 * budget
     assert view_weight(item.size) / 3 < deep_size(views.of(item, "!room")) < view_weight(item.size) * 2
+
+
+def test_what_is_known_of_other_servers_weighs_what_it_is_said_to() -> None:
+    sharing, known = Sharing(), KnownKeys()
+    board = Board(sharing=sharing, clock=EphemeralClock(now_ms), is_ours=lambda _: False, now=now_ms)
+    for number in range(300):
+        server = f"server{number}.example"
+        public_key = number.to_bytes(32)
+        known.put([server], [ServerKey(server, f"ed25519:{number}", public_key, 10**12 + number, False)])
+        person = board.person(f"@someone{number}:one.example")
+        person.choice = Choice("Gone fishing", "online", 10**12 + number)
+        person.views["process"] = View("online", 10**12 + number)
+        sharing.track(person.user_id)
+        sharing.loaded(person.user_id, frozenset({1000 + number, 2000 + number}), number)
+        board.publish(person)
+    assert KEY_BYTES / 2 < deep_size(known) / known.size < KEY_BYTES * 2
+    assert PERSON_BYTES / 2 < deep_size(board) / 300 < PERSON_BYTES * 2
 
 
 async def test_rooms_weigh_what_they_are_said_to(database: Database) -> None:
