@@ -13,10 +13,10 @@ may wait for one.
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import orjson
+from msgspec import Struct
 
 from homeserver.errors import LimitExceeded, Unauthorized
 from homeserver.protocol.canonical_json import encode_canonical, encode_checked
@@ -44,8 +44,7 @@ _SEPARATOR: Final = re.compile(r"[ \t]*+,[ \t,]*+")
 _ESCAPED: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(Struct, frozen=True):
     """What one X-Matrix header says."""
 
     origin: str

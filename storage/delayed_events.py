@@ -8,8 +8,9 @@ it was sent by the process that died is found out by sending it again under the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+
+from msgspec import Struct
 
 from storage.database import Database, Prepared, Transaction
 
@@ -17,8 +18,7 @@ LEASE_MS: Final = 5_000
 """How long a process that died holds an event up. One that lives on beyond it may be overtaken without harm."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewDelayedEvent:
+class NewDelayedEvent(Struct, frozen=True, kw_only=True):
     """What is scheduled. `content` is JSON, `transaction` the digest of the request as a UUID."""
 
     delay_id: str

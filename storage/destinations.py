@@ -8,11 +8,12 @@ a server is owed is read in `storage/outbound.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from storage.database import Database, JsonRows
 
@@ -45,8 +46,7 @@ DELETE FROM destinations d WHERE delivered_up_to IS NULL AND coalesce(failing_si
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """How a server is. Times in milliseconds since 1970, 0 where there is none."""
 
     server_name: str

@@ -8,8 +8,9 @@ stream (`write_device_lists`, migration 0013).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from storage.database import Database, JsonRows, Prepared, Transaction
 
@@ -37,8 +38,7 @@ class RemoteDevice(NamedTuple):
     keys: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class TrackedList:
+class TrackedList(Struct, frozen=True):
     """What is kept of a remote user's list."""
 
     stream_id: int | None

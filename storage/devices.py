@@ -8,7 +8,9 @@ are written is decided in `homeserver/accounts/sightings.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from storage.database import Database, JsonRows, Transaction
 
@@ -45,8 +47,7 @@ WHERE d.user_id = s.user_id AND d.device_id = s.device_id AND coalesce(d.last_se
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Struct, frozen=True):
     """A log-in of a user."""
 
     device_id: str
@@ -57,8 +58,7 @@ class Device:
     last_seen_user_agent: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(Struct, frozen=True):
     """A device was used: when (ms), from which address, by which software."""
 
     user_id: str

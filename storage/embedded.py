@@ -35,10 +35,10 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg2
+from msgspec import Struct
 from psycopg2.extensions import make_dsn
 
 VERSION = "18"
@@ -91,8 +91,7 @@ class DataDirectoryInUse(EmbeddedPostgresError):
     """Another process runs on the same `data_dir`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
+class _Account(Struct, frozen=True):
     """Whom the server runs as: None for whoever we are."""
 
     uid: int | None

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 import psycopg2
+from msgspec import Struct
 from psycopg2.extensions import connection
 
 _FILE_NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
@@ -37,8 +37,7 @@ class DatabaseTooNew(MigrationError):
     """A newer release changed the database in a way this code can't work with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Migration:
+class Migration(Struct, frozen=True):
     """One file. `oldest_code` is the newest migration that code must know to work with this one applied."""
 
     number: int

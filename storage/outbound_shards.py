@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from storage.database import Database, JsonRows, Transaction
 from storage.destinations import shard_of
@@ -29,8 +30,7 @@ _LEAVE = "DELETE FROM outbound_processes WHERE origin = %s"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """The shards a process holds, each with the position up to which its destinations have everything, and how many of
     all shards would be its even part."""
 

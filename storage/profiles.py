@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from msgspec import Struct, field
 
 from storage.database import Database, Prepared, Transaction
 
@@ -27,8 +27,7 @@ ON CONFLICT (user_id) DO UPDATE SET displayname = excluded.displayname, avatar_u
 _DELETE = "DELETE FROM profiles WHERE user_id = %s"
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """A user's profile. `fields` are those besides the two that rooms show."""
 
     displayname: str | None = None

@@ -7,7 +7,7 @@ user-interactive authentication that reserved one and are not expired.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from storage.database import Database, Transaction
 from storage.users import SERVERS_OWN
@@ -47,8 +47,7 @@ _FIRST_ACCOUNT_LOCK = "SELECT pg_advisory_xact_lock(hashtext('lares first accoun
 _NOBODY = f"SELECT NOT EXISTS (SELECT FROM users WHERE {_A_PERSON})"  # noqa: S608
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRegistrationToken:
+class NewRegistrationToken(Struct, frozen=True, kw_only=True):
     """A token to make. `uses_allowed` and `expires_ts` (ms since 1970): None is without end."""
 
     token: str

@@ -8,10 +8,10 @@ database. Writing rooms is the stream's (`storage/stream.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
+from msgspec import Struct
 
 from storage.database import Database
 from storage.events import EVENT_COLUMNS, EVENT_JOINS, StoredEvent
@@ -62,8 +62,7 @@ class Member(NamedTuple):
     since: int
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedRoom:
+class LoadedRoom(Struct, frozen=True):
     """A room as the database holds it at one moment."""
 
     room: int
@@ -84,8 +83,7 @@ class LoadedRoom:
     """Where only a part of the members is known: the servers in the room."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewsOfRoom:
+class NewsOfRoom(Struct, frozen=True):
     """How a room stands at one moment, and what was written above a position.
 
     The fields are those of `LoadedRoom`. `events` is None if there are too many.

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from storage.database import Database, Prepared
 
@@ -38,8 +39,7 @@ FROM unnest(%s::text[], %s::text[]) AS n(channel, payload)
 _BURY = "DELETE FROM server_processes WHERE origin = ANY (%s)"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerProcess:
+class ServerProcess(Struct, frozen=True):
     """Another process with a lease; `host` names the place where its `pid` means something."""
 
     origin: str
@@ -48,8 +48,7 @@ class ServerProcess:
     told: int
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """How far everybody had told at one moment: the stream's position, and by origin the serial of the rest."""
 
     position: int

@@ -8,8 +8,9 @@ what it remembers of that user's tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from storage.database import Database, Prepared, Transaction
 
@@ -69,8 +70,7 @@ WHERE user_id = %(user_id)s AND device_id = %(device_id)s
 """
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOwner:
+class TokenOwner(Struct, frozen=True):
     """An access token that exists, and its user's standing at the moment of reading."""
 
     user_id: str
@@ -86,8 +86,7 @@ class TokenOwner:
     suspended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedTokens:
+class IssuedTokens(Struct, frozen=True):
     """Digests of new tokens, and when the access token ends (ms since 1970, None: never)."""
 
     access_hash: bytes
@@ -95,8 +94,7 @@ class IssuedTokens:
     expires_ts: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshOwner:
+class RefreshOwner(Struct, frozen=True):
     """Whose a presented refresh token is; nothing was issued if `deactivated` or `locked`."""
 
     user_id: str

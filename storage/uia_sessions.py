@@ -7,7 +7,7 @@ sweeps expired rows. Request bodies are not kept: they may hold passwords.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from storage.database import Database, Transaction
 
@@ -22,8 +22,7 @@ WHERE session_id = %(session)s AND expires_ts > %(now)s AND NOT %(stage)s = ANY 
 _TAKE = "DELETE FROM uia_sessions WHERE session_id = %s RETURNING expires_ts"
 
 
-@dataclass(frozen=True, slots=True)
-class UiaSession:
+class UiaSession(Struct, frozen=True):
     """A session in force. `completed` has the stages in the order they were completed."""
 
     session_id: str

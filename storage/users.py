@@ -9,10 +9,10 @@ decided in `homeserver/accounts`. Changes that running sessions must notice tell
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
+from msgspec import Struct
 
 from storage.database import Database, Transaction
 
@@ -71,8 +71,7 @@ _DEPARTING = "SELECT user_id, erased FROM users WHERE departing ORDER BY user_id
 _DEPARTED = "UPDATE users SET departing = false WHERE user_id = %s"
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True):
     """A row of `users`. `password_hash` stays out of `repr`, and so out of logs."""
 
     user_id: str
@@ -90,8 +89,7 @@ class User:
         return f"User({self.user_id!r})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewUser:
+class NewUser(Struct, frozen=True, kw_only=True):
     """What a user is created with."""
 
     user_id: str
@@ -106,8 +104,7 @@ class NewUser:
         return f"NewUser({self.user_id!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class Departure:
+class Departure(Struct, frozen=True):
     """A deactivated user who is not yet out of every room."""
 
     user_id: str

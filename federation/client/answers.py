@@ -5,14 +5,14 @@ Events in them are unchecked: they go through `federation.inbound.reading` befor
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 Pdu = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class MembershipTemplate:
+class MembershipTemplate(Struct, frozen=True):
     """An event to be rebuilt and signed, never signed as it is."""
 
     room_version: str
@@ -20,8 +20,7 @@ class MembershipTemplate:
     event: Pdu
 
 
-@dataclass(frozen=True, slots=True)
-class JoinAnswer:
+class JoinAnswer(Struct, frozen=True):
     """What `send_join` gives."""
 
     state: Sequence[Pdu]
@@ -33,40 +32,35 @@ class JoinAnswer:
     """Those with joined members; there if members were omitted."""
 
 
-@dataclass(frozen=True, slots=True)
-class RoomState:
+class RoomState(Struct, frozen=True):
     """The state before an event."""
 
     pdus: Sequence[Pdu]
     auth_chain: Sequence[Pdu]
 
 
-@dataclass(frozen=True, slots=True)
-class StateIds:
+class StateIds(Struct, frozen=True):
     """The state before an event, by event id."""
 
     pdu_ids: Sequence[str]
     auth_chain_ids: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class NearestEvent:
+class NearestEvent(Struct, frozen=True):
     """The event nearest to a time."""
 
     event_id: str
     origin_server_ts: int
 
 
-@dataclass(frozen=True, slots=True)
-class AliasAnswer:
+class AliasAnswer(Struct, frozen=True):
     """Where an alias leads."""
 
     room_id: str
     servers: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceListAnswer:
+class DeviceListAnswer(Struct, frozen=True):
     """A user's devices. Keys are unchecked."""
 
     user_id: str

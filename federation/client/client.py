@@ -9,9 +9,10 @@ trying (`availability`), nor what answers should look like (`calls`).
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
+
+from msgspec import Struct
 
 from federation.authentication import authorization
 from federation.client.availability import Availability, Patience
@@ -186,8 +187,7 @@ class FederationClient:
         log.info("another server did not do as asked", extra={"fields": fields})
 
 
-@dataclass(frozen=True, slots=True)
-class _How:
+class _How(Struct, frozen=True):
     """What a request is besides its method and path."""
 
     query: Query | None

@@ -5,12 +5,12 @@ Owns the interface only. `http_wire` speaks HTTP; tests put servers in memory be
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+
+class Answer(Struct, frozen=True):
     """An HTTP response: its status and its whole body, unpacked."""
 
     status: int

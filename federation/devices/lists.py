@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -57,8 +57,7 @@ class Changes(Protocol):
     async def settle(self, users: Sequence[str]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceUpdate:
+class DeviceUpdate(Struct, frozen=True, kw_only=True):
     """A device changed, says its user's own server (`m.device_list_update`)."""
 
     user_id: str

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from federation.discovery.srv import Srv, SrvLookup
 from federation.discovery.steps import (
@@ -39,8 +40,7 @@ class DiscoveryBusy(DiscoveryFailed):
     """Too much is being looked up on this side: nothing is known of where the name leads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(Struct, frozen=True):
     """How a server was found. `srv` holds what was asked for, in that order."""
 
     server_name: str

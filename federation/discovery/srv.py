@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
 from twisted.internet.defer import DeferredSemaphore
 from twisted.names.client import Resolver
 from twisted.names.dns import SRV, Record_SRV
@@ -41,16 +41,14 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 NameServer = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Srv:
+class Srv(Struct, frozen=True):
     """The records of a name, unordered. `problem`: nobody could tell, so that there may be others."""
 
     records: tuple[SrvRecord, ...] = ()
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     answer: Srv
     until: float
     stale_until: float

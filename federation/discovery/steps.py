@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from homeserver.outgoing import Target
 from homeserver.protocol.errors import IdentifierError
@@ -56,23 +57,20 @@ class SrvRecord(NamedTuple):
     host: str
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """The end: where to connect, in this order. No targets: the server says it offers no federation."""
 
     step: Step
     targets: tuple[Target, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AskWellKnown:
+class AskWellKnown(Struct, frozen=True):
     """Next: `https://<hostname>/.well-known/matrix/server`."""
 
     hostname: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskSrv:
+class AskSrv(Struct, frozen=True):
     """Next: SRV records for the hostname, the current service first."""
 
     hostname: str

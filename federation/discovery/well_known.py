@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from federation.discovery.steps import delegation_problem
 from homeserver.outgoing import Caps, OutgoingClient, OutgoingError
@@ -35,16 +36,14 @@ MAX_KEPT: Final = 20_000
 MAX_UNDER_WAY: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class WellKnown:
+class WellKnown(Struct, frozen=True):
     """What a host delegates to. `problem` says why there is no (new) answer; a delegation may stand all the same."""
 
     delegated_name: str | None
     problem: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     answer: WellKnown
     fetched: float
     until: float
@@ -108,8 +107,7 @@ class WellKnownCache:
         return Fetched(name, problem, lasting=True, seconds=kept_for(response.headers, self._now()))
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """What came of one fetch. `lasting`: the server said so itself, rather than failed to say anything."""
 
     delegated_name: str | None

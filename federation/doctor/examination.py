@@ -7,9 +7,10 @@ Owns what is asked and in which order. Does not own what the answers are worth (
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+
+from msgspec import Struct
 
 from federation.discovery import DiscoveryFailed, ServerDiscovery
 from federation.doctor import judging
@@ -21,8 +22,7 @@ from homeserver.protocol.signing import VerifyKey
 CAPS: Final = Caps(max_size=256 * 1024, timeout=20.0, stall=10.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
+class Own(Struct, frozen=True):
     """Who this server is; `keys` is empty if it has none yet."""
 
     server_name: str

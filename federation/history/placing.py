@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from federation.inbound.budgets import Budget
 from federation.inbound.missing import EventFetcher, NotToBeHad
@@ -30,8 +32,7 @@ class HistoryIntake(Protocol):
     async def receive_history(self, room_id: str, events: Sequence[Incoming]) -> list[Verdict]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Placing:
+class Placing(Struct, frozen=True):
     """For one room: whom to ask, the likeliest to know first, and what it may cost."""
 
     room_id: str

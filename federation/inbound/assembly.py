@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
@@ -49,8 +49,7 @@ def new_fetcher(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Inbound:
+class Inbound(Struct, frozen=True):
     """Built by `build`; `start` it when all is built, `stop` it before what it stands on."""
 
     transactions: InboundTransactions

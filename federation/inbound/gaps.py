@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 import orjson
+from msgspec.structs import replace
 
 from federation.inbound.budgets import Budget
 from federation.inbound.live_rooms import LiveRoom

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from federation.client.calls import FederationCalls
 from federation.client.errors import RemoteFailure, Unreachable
@@ -62,8 +63,7 @@ class NotToBeHad(Exception):
     """No server that was asked gave it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Asking:
+class _Asking(Struct, frozen=True):
     """For the state at an event; the first of the servers told its ids."""
 
     room_id: str
@@ -73,8 +73,7 @@ class _Asking:
     budget: Budget
 
 
-@dataclass(frozen=True, slots=True)
-class Between:
+class Between(Struct, frozen=True):
     """What a server told to lie between events, and which servers could not be asked before it."""
 
     events: Sequence[Incoming]

@@ -9,8 +9,9 @@ NUL where Postgres keeps text, no number that JSON in 64 bits does not hold (CVE
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from homeserver.protocol.errors import CanonicalJsonError, EventFormatError, ProtocolError, SignatureError
 from homeserver.protocol.event_format import check_pdu_format
@@ -36,8 +37,7 @@ class EventVerifier(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(Struct, frozen=True):
     """What one PDU was: an `incoming` event, or the reason of its `refusal`."""
 
     event_id: str | None

@@ -6,8 +6,9 @@ Owns two bounded caches and the questions put to them. Fetching and keeping is `
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from homeserver.protocol.compromised_keys import is_compromised
 from homeserver.protocol.signing import VerifyKey
@@ -26,8 +27,7 @@ PAUSE_AFTER_FAILURE: Final = 30_000
 LONGEST_PAUSE: Final = 600_000
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """Signatures of a server, of which at least one must be by a key that is known.
 
     `at`: milliseconds; the key must have been valid then. None: whenever.
@@ -38,8 +38,7 @@ class Need:
     at: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
+class _Key(Struct, frozen=True):
     key: VerifyKey
     valid_until: int
     retired: bool

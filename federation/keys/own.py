@@ -5,8 +5,9 @@ Owns the answer to `GET /_matrix/key/v2/server`. Does not own the files and sett
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from homeserver.config.sections import Federation
 from homeserver.protocol.signing import SigningKey, VerifyKey, sign_json
@@ -18,8 +19,7 @@ VALID_MS: Final = 24 * 3600 * 1000
 _RENEWED_MS: Final = 3600 * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class OldKey:
+class OldKey(Struct, frozen=True):
     """A key this server signed with until `expired_ts` (ms since 1970)."""
 
     key_id: str

@@ -7,8 +7,9 @@ from whom it came.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from homeserver.protocol.compromised_keys import is_compromised
 from homeserver.protocol.errors import IdentifierError, ProtocolError
@@ -27,8 +28,7 @@ class BadServerKeys(Exception):
     """The answer cannot be used; says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """A checked answer."""
 
     server_name: str

@@ -6,9 +6,9 @@ interpreter to others; one or two events are not worth a thread. Which keys coun
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.threads import deferToThread
 
@@ -23,8 +23,7 @@ INLINE: Final = 2
 _AT_ONCE: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """A server's signature of an event, and the keys that may have made it: one of them must have."""
 
     server_name: str
@@ -33,8 +32,7 @@ class Claim:
     keys: Sequence[VerifyKey]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(Struct, frozen=True):
     """An event and every signature that must hold."""
 
     event: Event

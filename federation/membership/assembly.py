@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from federation.client.calls import FederationCalls
 from federation.membership.filling import PartialFiller
@@ -45,8 +46,7 @@ class Rooms(Protocol):
     def gate(self) -> MemberReader: ...
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteMembership:
+class RemoteMembership(Struct, frozen=True):
     """Built by `build`; `start` it when all is built, `stop` it before what it stands on."""
 
     rooms: FederatedRooms

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from federation.client.answers import RoomState
 from federation.client.errors import RemoteFailure
@@ -63,8 +64,7 @@ class StateFetcher(Protocol):
     ) -> list[str]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedState:
+class FetchedState(Struct, frozen=True):
     """A state of which everything is stored."""
 
     event_ids: Sequence[str]

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct
 
 from federation.destinations import Availability
 from federation.outbound.delivery import Delivery, Transactions
@@ -42,8 +42,7 @@ class Reactor(Protocol):
     def seconds(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outbound:
+class Outbound(Struct, frozen=True, kw_only=True):
     """One per process."""
 
     database: Database

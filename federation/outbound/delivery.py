@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from federation.client.errors import BadAnswer, RemoteError, RemoteFailure
 from federation.outbound.metrics import OutboundMetrics
@@ -40,8 +41,7 @@ class Standing(Protocol):
     def refusals(self, destination: str) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The first `done` items of the load arrived or were dropped; `failure` says why not all."""
 
     done: int

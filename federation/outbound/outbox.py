@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from federation.outbound.transaction import Edu
@@ -36,8 +36,7 @@ Notify = Callable[[str, Sequence[str]], Awaitable[object]]
 """`notify(channel, payloads)`: tells all processes, this one too."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingEdu:
+class OutgoingEdu(Struct, frozen=True):
     """A unit for one server (server-server API, "EDUs")."""
 
     destination: str

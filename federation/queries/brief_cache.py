@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import asdict
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import LimitExceeded, MatrixError
@@ -28,8 +29,7 @@ _COME_AGAIN: Final = 1000
 """Milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept(Generic[V]):
+class _Kept(Struct, Generic[V], frozen=True):
     value: V | None
     error: MatrixError | None
     until: float
@@ -39,7 +39,7 @@ class _Kept(Generic[V]):
 class BriefCache(Generic[K, V]):
     """`clock` gives seconds, `budget` is in bytes; values are kept for `keep` seconds, failures for `keep_failures`.
 
-    What JSON could be made of is weighed by it, so values are of JSON's kinds or dataclasses of them.
+    What JSON could be made of is weighed by it, so values are of JSON's kinds or structs of them.
     """
 
     def __init__(self, clock: Callable[[], float], *, keep: float, keep_failures: float, budget: int) -> None:
@@ -78,7 +78,7 @@ class BriefCache(Generic[K, V]):
     async def _ask(self, key: K, ask: Callable[[], Coroutine[Any, Any, V]]) -> None:
         try:
             value = await ask()
-            weight = _OVERHEAD + len(orjson.dumps(value, default=list))
+            weight = _OVERHEAD + len(orjson.dumps(value, default=_plain))
         except MatrixError as error:
             self._put(key, _Kept(None, error, self._clock() + self._keep_failures, _OVERHEAD))
             for waiter in self._waiting.pop(key):
@@ -100,3 +100,7 @@ class BriefCache(Generic[K, V]):
 
     def _drop(self, key: K) -> None:
         self._weight -= self._kept.pop(key).weight
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if isinstance(value, Struct) else list(value)

@@ -9,11 +9,11 @@ there.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Final, Protocol
 
 import orjson
+from msgspec import Struct
 
 from storage.events import StoredEvent
 
@@ -47,8 +47,7 @@ def newest_first(event: StoredEvent, _distance: int) -> Place:
     return -event.depth, -event.position
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Walk:
+class Walk(Struct, frozen=True, kw_only=True):
     """Which events are wanted: up to `limit` at or before those of `start`, in the walk's order.
 
     `with_start`: those of `start` are among them. Events of `stop_at` are neither given nor passed, nor are those less

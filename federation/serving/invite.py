@@ -9,8 +9,9 @@ server that asks, of a user of ours, to the room and under the id that the path 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from federation.serving.acceptance import Receiving
 from federation.serving.invite_state import read_invite_state
@@ -50,8 +51,7 @@ class OutOfBand(Protocol):
     ) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invite:
+class Invite(Struct, frozen=True, kw_only=True):
     """An invite as another server sends it."""
 
     origin: str

@@ -8,8 +8,9 @@ path names, of the room the path names, by a user of the server that asks. Signa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from federation.inbound.reading import Read, read_unverified
 from homeserver.errors import BadJson, Forbidden, InvalidParam
@@ -33,8 +34,7 @@ class Reader(Protocol):
     ) -> list[Read]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class Offer(Struct, frozen=True, kw_only=True):
     """What the path and the endpoint say that the event is."""
 
     origin: str

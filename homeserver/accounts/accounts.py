@@ -2,8 +2,9 @@
 """Puts the services of accounts together. Owns the order of building, starting and stopping them, and nothing else."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.accounts import stages
 from homeserver.accounts.account_maker import AccountMaker
@@ -45,8 +46,7 @@ from storage.uia_sessions import UiaSessionStore
 from storage.users import UserStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accounts:
+class Accounts(Struct, frozen=True, kw_only=True):
     """The services, each for whoever needs it; `start` and `stop` are the composition root's."""
 
     database: Database

@@ -4,8 +4,9 @@
 Owns their making and spending: each is good for one log-in within two minutes.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from homeserver.accounts.actor import Actor
 from homeserver.accounts.credentials import Clock, new_secret, token_hash
@@ -16,8 +17,7 @@ from storage.login_tokens import LoginTokenStore
 _LIFETIME_MS: Final = 120_000
 
 
-@dataclass(frozen=True, slots=True)
-class LoginToken:
+class LoginToken(Struct, frozen=True):
     """A fresh `m.login.token`."""
 
     token: str

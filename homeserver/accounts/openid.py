@@ -4,8 +4,9 @@
 Owns their life of an hour. Such a token opens nothing else.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from homeserver.accounts.credentials import Clock, new_secret, token_hash
 from homeserver.errors import UnknownToken
@@ -14,8 +15,7 @@ from storage.openid_tokens import OpenIdTokenStore
 _LIFETIME_SECONDS: Final = 3600
 
 
-@dataclass(frozen=True, slots=True)
-class OpenIdToken:
+class OpenIdToken(Struct, frozen=True):
     """A fresh token."""
 
     token: str

@@ -5,7 +5,8 @@ Owns the order of questions: is it open, is the name free, is the password good,
 transaction in which the account comes to be and what authorised it is spent. Client-server API, `POST /register`.
 """
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from homeserver.accounts.account_maker import AccountMaker
 from homeserver.accounts.guests import GuestUpgrade
@@ -20,8 +21,7 @@ from storage.database import Database, Transaction
 from storage.users import NewUser
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistrationRequest:
+class RegistrationRequest(Struct, frozen=True, kw_only=True):
     """What a client asks to be registered as."""
 
     username: str | None

@@ -8,8 +8,9 @@ overheard is worth nothing.
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from homeserver.accounts.account_maker import AccountMaker
 from homeserver.accounts.credentials import Clock, new_secret
@@ -23,8 +24,7 @@ from storage.users import NewUser
 _NONCE_LIFETIME_MS: Final = 60_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedSecretRequest:
+class SharedSecretRequest(Struct, frozen=True, kw_only=True):
     """An account to make, and the proof that its maker knows the secret."""
 
     nonce: str

@@ -5,7 +5,7 @@ Owns how tokens are made and how long they live. Who may log in was decided by t
 `registration_by_secret`); finding the owner of a token is `authentication`'s.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from homeserver.accounts.actor import Actor
 from homeserver.accounts.credentials import (
@@ -26,8 +26,7 @@ MAX_DEVICE_ID = 255
 MAX_DISPLAY_NAME = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceRequest:
+class DeviceRequest(Struct, frozen=True, kw_only=True):
     """What a client says of the device it logs in with."""
 
     device_id: str | None = None
@@ -46,8 +45,7 @@ class DeviceRequest:
             check_display_name(self.display_name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedIn:
+class LoggedIn(Struct, frozen=True, kw_only=True):
     """The outcome of a log-in, registration or refresh, as its client is told. Never logged: see `__repr__`."""
 
     user_id: str

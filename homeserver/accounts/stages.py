@@ -6,8 +6,9 @@ and its callers'. Client-server API, "Authentication types".
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from homeserver.accounts.credentials import Clock
 from homeserver.accounts.identity import PasswordCheck, user_named_in
@@ -24,8 +25,7 @@ MAX_REGISTRATION_TOKEN: Final = 64
 _ANOTHER: Final = "That is not the account the request is for"
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """A client's attempt at a stage."""
 
     session_id: str | None

@@ -10,8 +10,9 @@ says. An attempt that completes a flow in one go, without a session, needs none.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from homeserver.accounts.credentials import Clock, new_secret
 from homeserver.accounts.stages import Attempt, Stage
@@ -27,8 +28,7 @@ _LIFETIME_MS: Final = 15 * 60_000
 _GONE: Final = "This authentication session is unknown, expired or meant for another request"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
+class Operation(Struct, frozen=True, kw_only=True):
     """What is to be authorised."""
 
     name: str
@@ -41,8 +41,7 @@ class Operation:
     """What clients need to know for a stage, by its type."""
 
 
-@dataclass(frozen=True, slots=True)
-class Authorised:
+class Authorised(Struct, frozen=True):
     """The stages are behind the client. `session_id` None: completed in one go."""
 
     session_id: str | None

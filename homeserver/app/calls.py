@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.app.core import Core, now_ms
 from homeserver.calls.history.history import CallHistory
@@ -20,8 +21,7 @@ from storage.delegated_leaves import DelegatedLeaveStore
 from storage.livekit_tickets import LiveKitTicketStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calls:
+class Calls(Struct, frozen=True, kw_only=True):
     """What is None is not configured."""
 
     turn: TurnCredentials | None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from homeserver.app.core import Core
 from homeserver.calls.rtc.callers import NoRemoteTokens, RemoteTokens
@@ -36,8 +36,7 @@ from homeserver.typing.service import NobodyElsewhere as NoTyping
 from homeserver.typing.service import TypingElsewhere
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Elsewhere:
+class Elsewhere(Struct, frozen=True, kw_only=True):
     """Each for the service that declares it."""
 
     rooms: RemoteRooms

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
 
@@ -96,8 +96,7 @@ from storage.state import StateStore
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Links:
+class Links(Struct, frozen=True, kw_only=True):
     """What asks other servers, and what takes up their answers. Built before the services."""
 
     availability: Availability
@@ -289,8 +288,7 @@ def _build_intake(core: Core, pause: Callable[[], Awaitable[None]]) -> RoomIntak
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Federation:
+class Federation(Struct, frozen=True, kw_only=True):
     """What answers other servers and sends to them. Built after the services."""
 
     links: Links

@@ -8,10 +8,10 @@ own to be late with.
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
 from prometheus_client import REGISTRY
 
 from homeserver.app.core import Core
@@ -30,8 +30,7 @@ _BODIES: Final = 256 * 2**20
 _PAGE: Final = resource.getpagesize()
 
 
-@dataclass(frozen=True, slots=True)
-class Overload:
+class Overload(Struct, frozen=True):
     """One per process."""
 
     admission: Admission

@@ -8,9 +8,9 @@ its revival, its end. Blocks, and needs no reactor: it is used by the one proces
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import psycopg2
+from msgspec import Struct
 from psycopg2.extensions import parse_dsn
 
 from homeserver.config import Config, StartRefused
@@ -25,8 +25,7 @@ _CONNECTIONS_EACH = 10
 """Of one process to the database, with one to spare."""
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
+class Secrets(Struct, frozen=True):
     """What proves that a process is this server's."""
 
     signing_key: SigningKey

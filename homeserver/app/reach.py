@@ -5,9 +5,9 @@ but the database and the key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from prometheus_client import REGISTRY
 
 from federation.client.calls import FederationCalls
@@ -24,8 +24,7 @@ from homeserver.outgoing import OutgoingClient
 from homeserver.protocol.signing import SigningKey
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reach:
+class Reach(Struct, frozen=True, kw_only=True):
     """One per process."""
 
     http: OutgoingClient

@@ -12,10 +12,10 @@ import gc
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+from msgspec import Struct
 from prometheus_client import REGISTRY
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -66,8 +66,7 @@ async def own_figures() -> bytes:
     return metrics.render(REGISTRY)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Company:
+class Company(Struct, frozen=True, kw_only=True):
     """What a process among several was given by their parent."""
 
     siblings: Neighbourhood

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
@@ -99,8 +99,7 @@ from storage.user_directory import UserDirectoryStore
 from storage.users import UserStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserData:
+class UserData(Struct, frozen=True, kw_only=True):
     """What users keep, and what is known of them while they are about."""
 
     account_data: AccountData
@@ -117,8 +116,7 @@ class UserData:
     mutual_rooms: MutualRooms
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
+class Services(Struct, frozen=True, kw_only=True):
     """What the endpoints call."""
 
     core: Core

@@ -8,9 +8,9 @@ has a small bound of its own, whatever the server's size, is not in it; nor is w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -29,8 +29,7 @@ PERSON_BYTES: Final = 1_800
 """how a user of another server is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
+class Shares(Struct, frozen=True, kw_only=True):
     """The first six in bytes, the others in entries."""
 
     rooms: int

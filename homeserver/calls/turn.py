@@ -8,14 +8,14 @@ it with `use-auth-secret`), or the fixed ones of the configuration. Speaks to no
 import base64
 import hashlib
 import hmac
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from homeserver.config.call_sections import Turn
 from homeserver.config.private_file import given_or_read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TurnLogin:
+class TurnLogin(Struct, frozen=True, kw_only=True):
     """How to use the TURN server."""
 
     username: str

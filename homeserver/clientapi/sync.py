@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Protocol, Self
+
+from msgspec import Struct
 
 from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.errors import InvalidParam
@@ -84,8 +85,7 @@ class SyncEndpoints:
         return asked
 
 
-@dataclass(frozen=True, slots=True)
-class SyncParameters:
+class SyncParameters(Struct, frozen=True):
     """The parameters that `/sync` and its WebSocket share."""
 
     since: SyncToken | None
@@ -116,8 +116,7 @@ class SyncParameters:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     """All parameters of `/sync`."""
 
     timeout: int

@@ -7,10 +7,10 @@ Owns which backup may be written to (the current one) and the limits. What is in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from homeserver.errors import InvalidParam, NotFound, TooLarge, WrongRoomKeysVersion
 from storage.database import Database, Transaction
@@ -24,8 +24,7 @@ MAX_KEY_BYTES: Final = 65_536
 MAX_ID: Final = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Struct, frozen=True):
     """What a change of keys leaves."""
 
     etag: int

@@ -10,10 +10,10 @@ identity that signed it (migration 0016), not with the last log-out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from homeserver.devices.counts import KeyCounts
 from homeserver.devices.lists import DeviceLists
@@ -27,8 +27,7 @@ MAX_DATA_BYTES: Final = 262_144
 MAX_DEVICE_ID: Final = 512
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dehydration:
+class Dehydration(Struct, frozen=True, kw_only=True):
     """A device to be kept, with the keys it is sent messages by."""
 
     device_id: str

@@ -10,9 +10,9 @@ other servers.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -53,8 +53,7 @@ class Store(Protocol):
     async def is_due(self, user_id: str) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceListNews:
+class DeviceListNews(Struct, frozen=True):
     """What a client that tracks lists must know."""
 
     changed: Collection[str] = ()

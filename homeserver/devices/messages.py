@@ -10,11 +10,11 @@ from __future__ import annotations
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import orjson
+from msgspec import Struct
 from twisted.internet.defer import DeferredSemaphore
 
 from homeserver.devices.news import DeviceNews
@@ -53,8 +53,7 @@ class _Letter(NamedTuple):
     messages: Sequence[_Message]
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """The next messages of a device, each as JSON."""
 
     messages: Sequence[str]

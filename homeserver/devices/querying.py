@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 from orjson import Fragment
 
 from homeserver.devices.remote import JsonObject, RemoteKeys
@@ -45,8 +46,7 @@ class KeysAnswer:
         return KeysAnswer(**orjson.loads(orjson.dumps(self)))
 
 
-@dataclass(frozen=True, slots=True)
-class UserDevices:
+class UserDevices(Struct, frozen=True):
     """All devices of one of our users with keys, as another server is told."""
 
     stream_id: int

@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 JsonObject = Mapping[str, Any]
 
 
@@ -51,8 +53,7 @@ class RemoteKeys(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class MessagesOut:
+class MessagesOut(Struct, frozen=True):
     """Messages of one request to devices of other servers."""
 
     sender: str

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -82,8 +82,7 @@ class Upkeep:
             self._log.failure("upkeep of devices failed; it is tried again")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceGround:
+class DeviceGround(Struct, frozen=True, kw_only=True):
     """What the services stand on, and those that speak to other servers need: lists, and the keys that are here."""
 
     origin: str
@@ -95,8 +94,7 @@ class DeviceGround:
     is_local: Callable[[str], bool]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceServices:
+class DeviceServices(Struct, frozen=True, kw_only=True):
     """The services, each for whoever needs it."""
 
     database: Database

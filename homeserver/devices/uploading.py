@@ -8,8 +8,9 @@ device.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from homeserver.devices.counts import KeyCounts
 from homeserver.devices.lists import DeviceLists
@@ -34,8 +35,7 @@ MOST_CLAIMED_KEPT: Final = 1_000
 MOST_FALLBACK_ALGORITHMS: Final = 10
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedKeys:
+class CheckedKeys(Struct, frozen=True):
     """An upload whose form was found to be right."""
 
     identity: str | None

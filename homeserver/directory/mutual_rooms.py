@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from homeserver.errors import InvalidParam
 from homeserver.protocol.errors import IdentifierError
@@ -14,8 +15,7 @@ from homeserver.rooms.user_rooms import UserRooms
 PAGE = 500
 
 
-@dataclass(frozen=True, slots=True)
-class MutualRoomsPage:
+class MutualRoomsPage(Struct, frozen=True):
     """Room ids, how many there are in all, and the token of the next page."""
 
     joined: Sequence[str]

@@ -7,7 +7,8 @@ Owns what is searched for; whom a user may find is part of the store's one query
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from homeserver.directory.words import words_of
 from storage.user_directory import FoundUser, UserDirectoryStore
@@ -16,8 +17,7 @@ DEFAULT_LIMIT = 10
 MOST = 100
 
 
-@dataclass(frozen=True, slots=True)
-class SearchResult:
+class SearchResult(Struct, frozen=True):
     """Users, best first; `limited` if there are more."""
 
     users: Sequence[FoundUser]

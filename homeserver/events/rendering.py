@@ -9,10 +9,10 @@ Does not own who may see an event, nor what is aggregated under it, which is han
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct
 
 from homeserver.events.client_format import client_event_body, room_part
 from homeserver.events.room_event import RoomEvent
@@ -25,8 +25,7 @@ DELAYED = "org.matrix.msc4140.delay_id"
 of which every client of the sender is told (MSC4140)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
+class Reader(Struct, frozen=True):
     """For whom and when events are rendered."""
 
     user_id: str

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import InvalidParam, LimitExceeded, MatrixError, NotFound, NotYetUploaded
@@ -42,8 +42,7 @@ _FETCHED: Final = "what is fetched from other servers"
 _MEDIA_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
 
 
-@dataclass(frozen=True, slots=True)
-class Media:
+class Media(Struct, frozen=True):
     """Something that is here."""
 
     digest: bytes

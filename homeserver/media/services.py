@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.config import Config
 from homeserver.media.blobs import Blobs
@@ -18,8 +19,7 @@ from storage.database import Database
 from storage.media import CHANNEL, MediaStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediaServices:
+class MediaServices(Struct, frozen=True, kw_only=True):
     """What the endpoints call."""
 
     blobs: Blobs

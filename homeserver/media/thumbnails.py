@@ -6,12 +6,12 @@ Owns who may have one made when. What they look like is `imaging`'s; which sizes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Final
 
+from msgspec import Struct
 from twisted.internet.defer import DeferredSemaphore
 from twisted.internet.threads import deferToThread
 
@@ -28,8 +28,7 @@ _MOST_WAITING: Final = 100
 _BUSY_MS: Final = 2000
 
 
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
+class Thumbnail(Struct, frozen=True):
     """A file that is one."""
 
     digest: bytes

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
+
+from msgspec import Struct
 
 _WIDTH: Final = 110
 _MARGIN: Final = 11
@@ -24,8 +25,7 @@ class Severity(Enum):
     PROBLEM = "problem"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One sentence, and for a problem what to change."""
 
     severity: Severity
@@ -48,16 +48,14 @@ def problem(text: str, advice: str) -> Finding:
     return Finding(Severity.PROBLEM, text, advice)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What was found about one thing, such as an address."""
 
     title: str
     findings: tuple[Finding, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """All of it."""
 
     server_name: str

@@ -9,9 +9,10 @@ beyond the one that an idle connection's end calls for.
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.outgoing.address_policy import AddressPolicy
@@ -30,8 +31,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _SECRETS: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
 
-@dataclass(frozen=True, slots=True)
-class OutgoingResponse:
+class OutgoingResponse(Struct, frozen=True):
     """An answer. `headers` have lower-case names; `url` is where the redirects led, if a URL was asked for."""
 
     status: int
@@ -40,8 +40,7 @@ class OutgoingResponse:
     url: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
+class _Request(Struct, frozen=True, kw_only=True):
     method: str
     target: Target
     path: str

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from homeserver.outgoing.errors import BadResponse, BadUrl, TooLarge
 from homeserver.outgoing.parsing import ResponseHead, ResponseParser
@@ -70,8 +71,7 @@ class Collected:
         return bytes(self._data)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caps:
+class Caps(Struct, frozen=True, kw_only=True):
     """What an answer may cost."""
 
     max_size: int

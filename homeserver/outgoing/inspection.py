@@ -6,12 +6,12 @@ Owns one handshake whose certificate is read whatever it is worth. Nothing is se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
+from msgspec import Struct
 
 from homeserver.outgoing.address_policy import AddressPolicy
 from homeserver.outgoing.connecting import Connector
@@ -21,8 +21,7 @@ from homeserver.outgoing.targets import Target
 from homeserver.outgoing.tls import TlsPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(Struct, frozen=True):
     """What a certificate says: DNS names and addresses, who issued it, and its time."""
 
     names: tuple[str, ...]

@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from homeserver.outgoing.address_policy import AddressPolicy
@@ -22,8 +23,7 @@ from homeserver.outgoing.errors import ConnectionBroken, Overloaded
 from homeserver.outgoing.targets import Target
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolLimits:
+class PoolLimits(Struct, frozen=True, kw_only=True):
     """Connections and seconds."""
 
     total: int = 512
@@ -36,8 +36,7 @@ class PoolLimits:
     """Seconds after which a connection is not used again, so that a name's new address is noticed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(Struct, frozen=True):
     """What connections are alike in. The `Host` header is no part of it: it is each request's own."""
 
     host: str

@@ -7,12 +7,12 @@ server names"): the host connected to, the port, the name the certificate must p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 import idna
+from msgspec import Struct
 
 from homeserver.outgoing.errors import BadRedirect, BadUrl
 
@@ -31,8 +31,7 @@ class Target(NamedTuple):
     host_header: str
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A URL taken apart: where to connect, and the path with its query."""
 
     target: Target

@@ -7,18 +7,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from homeserver.presence.person import Choice, Person, View
 
 LIMIT = 7900
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """What a process knows of one user."""
 
     user_id: str
@@ -28,8 +27,7 @@ class Report:
     avatar_url: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """One notification. `hello`: the sender is new and knows of nobody."""
 
     origin: str

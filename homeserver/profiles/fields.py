@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from homeserver.errors import InvalidParam, KeyTooLarge, ProfileTooLarge
 from homeserver.protocol.identifiers import is_valid_mxc_uri, is_valid_namespaced_identifier

@@ -7,11 +7,11 @@ not authorize.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from homeserver.protocol.canonical_json import MAX_INTEGER, encode_canonical, encode_checked
 from homeserver.protocol.errors import EventFormatError, IdentifierError
@@ -27,8 +27,7 @@ from homeserver.protocol.unpadded_base64 import encode_base64
 _NO_HASHES: Final[Mapping[str, str]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltEvent:
+class BuiltEvent(Struct, frozen=True):
     """An event of our own and its PDU as canonical JSON, signatures included."""
 
     event: Event

@@ -8,8 +8,9 @@ Owns what such objects must look like to be stored and handed on to other server
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
+
+from msgspec import Struct
 
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.errors import ProtocolError, SignatureError
@@ -31,8 +32,7 @@ class KeyFormError(ProtocolError):
     errcode: ClassVar[str] = "M_BAD_JSON"
 
 
-@dataclass(frozen=True, slots=True)
-class CrossSigningKey:
+class CrossSigningKey(Struct, frozen=True):
     """A cross-signing key that has the right form."""
 
     user_id: str

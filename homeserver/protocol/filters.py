@@ -8,8 +8,9 @@ members, of which only the wish is recorded here. Unknown fields are ignored, as
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
+
+from msgspec import Struct
 
 from homeserver.protocol.errors import ProtocolError
 
@@ -63,8 +64,7 @@ def _glob_matches(parts: list[str], text: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class EventFilter:
+class EventFilter(Struct, frozen=True):
     """`EventFilter` of the specification; absent lists are None."""
 
     limit: int | None = None
@@ -96,8 +96,7 @@ class EventFilter:
         return count if self.limit is None else min(count, self.limit)
 
 
-@dataclass(frozen=True, slots=True)
-class RoomEventFilter(EventFilter):
+class RoomEventFilter(EventFilter, frozen=True):
     """`RoomEventFilter` of the specification."""
 
     rooms: frozenset[str] | None = None
@@ -141,8 +140,7 @@ class RoomEventFilter(EventFilter):
         return DEFAULT_LIMIT if self.limit is None else min(self.limit, MOST_EVENTS)
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class SyncFilter:
+class SyncFilter(Struct, frozen=True, weakref=True):
     """A whole filter, as `/sync` takes it."""
 
     presence: EventFilter

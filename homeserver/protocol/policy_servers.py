@@ -9,8 +9,9 @@ as their keys proves no recommendation.
 """
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Self
+
+from msgspec import Struct
 
 from homeserver.protocol.errors import CanonicalJsonError
 from homeserver.protocol.events import Event
@@ -20,8 +21,7 @@ from homeserver.protocol.signing import POLICY_KEY_ID, VerifyKey
 POLICY: Final = ("m.room.policy", "")
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyServer:
+class PolicyServer(Struct, frozen=True):
     """What a room's `m.room.policy` event names."""
 
     via: str

@@ -9,8 +9,9 @@ nor who may change levels: both are `event_auth`'s.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion
@@ -75,8 +76,7 @@ def creators_of(create: Event) -> frozenset[str]:
     return frozenset((create.sender, *(user for user in additional if isinstance(user, str))))
 
 
-@dataclass(frozen=True, slots=True)
-class PowerLevels:
+class PowerLevels(Struct, frozen=True):
     """A view over one power levels content. Made without reading the content, so that a check pays only for
     what it asks; the content must not change underneath.
 

@@ -7,10 +7,12 @@ here. Specification: https://spec.matrix.org/latest/rooms/
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from homeserver.protocol.errors import UnsupportedRoomVersionError
 
@@ -45,8 +47,7 @@ class StateResolution(Enum):
     V2_1 = "2.1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoomVersion:
+class RoomVersion(Struct, frozen=True, kw_only=True):
     """One room version as a list of features. ``str(version)`` is its identifier."""
 
     identifier: str

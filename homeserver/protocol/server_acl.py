@@ -12,8 +12,9 @@ anywhere below.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 # Longer than any host name a server name can hold (appendices, "Server Name": at most 255 dns-chars or 45 + 2
 # for IPv6).
@@ -22,8 +23,7 @@ _IPV4_LITERAL: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}\Z")
 _PORT: Final = re.compile(r":[0-9]{1,5}\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class ServerAcl:
+class ServerAcl(Struct, frozen=True):
     """The rules of one `m.room.server_acl` event. A room without that event has no ACL and allows every
     server.
     """
@@ -54,8 +54,7 @@ class ServerAcl:
         return self.allow.matches(host)
 
 
-@dataclass(frozen=True, slots=True)
-class GlobSet:
+class GlobSet(Struct, frozen=True):
     """Case-insensitive globs (appendices, "Glob-style matching"): `*` is any run of characters, `?` any
     one.
     """
@@ -114,8 +113,7 @@ def _matches_runs(parts: tuple[str, ...], text: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class _SingleGlob:
+class _SingleGlob(Struct, frozen=True):
     """A glob with `?`, as a Shift-And automaton: bit i of the state says that the first i pattern characters
     match the text read so far, so each character of the text costs a handful of operations on one integer.
     """

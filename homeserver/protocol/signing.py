@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from msgspec import Struct
 from nacl.exceptions import CryptoError
 from nacl.signing import SigningKey as Ed25519SigningKey
 from nacl.signing import VerifyKey as Ed25519VerifyKey
@@ -27,8 +28,7 @@ POLICY_KEY_ID: Final = "ed25519:policy_server"
 """Under which a policy server recommends events (`policy_servers`): never a key that proves where an event is from."""
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyKey:
+class VerifyKey(Struct, frozen=True):
     """A public Ed25519 key."""
 
     _key: Ed25519VerifyKey

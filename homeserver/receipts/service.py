@@ -9,9 +9,9 @@ where it happened. What receipts do to notification counts is decided elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import InvalidParam
@@ -67,8 +67,7 @@ class NobodyElsewhere:
         """Nobody is told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(Struct, frozen=True):
     """Receipts and the marker to set together: event ids."""
 
     read: str | None = None

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import orjson
+from msgspec import Struct
 from pyroaring import BitMap
 
 from homeserver.errors import Forbidden, NotFound
@@ -164,8 +164,7 @@ def _membership(name: str | None) -> Membership | None:
     return None if name is None else Membership(name)
 
 
-@dataclass(frozen=True, slots=True)
-class StateAccess:
+class StateAccess(Struct, frozen=True):
     """A room whose state a user may read.
 
     `until` is None for one who sees the present (joined, or the room is world-readable); otherwise the position of
@@ -182,8 +181,7 @@ class StateAccess:
         return self.membership == "join"
 
 
-@dataclass(frozen=True, slots=True)
-class RoomAccess(StateAccess):
+class RoomAccess(StateAccess, frozen=True):
     """A room that a user may read, and which of its events."""
 
     sight: Sight

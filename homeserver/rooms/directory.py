@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from homeserver.errors import Forbidden, InvalidParam, NotFound
 from homeserver.rooms.actor import Actor
@@ -29,16 +31,14 @@ Publication = Literal["members", "admins", "nobody"]
 _TOKEN = re.compile(r"([np])([0-9]{1,9})_([0-9]{1,18})")
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryFilter:
+class DirectoryFilter(Struct, frozen=True):
     """What to look for. `room_types` None: any; None among them: rooms without a type."""
 
     term: str | None = None
     room_types: Sequence[str | None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryPage:
+class DirectoryPage(Struct, frozen=True):
     """A page of the list; the tokens lead to its neighbours."""
 
     rooms: Sequence[ListedRoom]

@@ -7,14 +7,14 @@ Owns the interfaces only; `federation.queries` does it. Taking part in such room
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from homeserver.errors import NotFound
 
 
-@dataclass(frozen=True, slots=True)
-class ListWish:
+class ListWish(Struct, frozen=True):
     """What is asked of a list of published rooms, in the words of `POST /publicRooms`."""
 
     term: str | None = None
@@ -44,8 +44,7 @@ class NoRemoteDirectories:
         raise NotFound(f"The directory of {server[:255]} cannot be reached from here")
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteTree:
+class RemoteTree(Struct, frozen=True):
     """What another server says of a room and of the rooms under it.
 
     Summaries are `RoomSummary` as the client-server API has it, of checked types; whether a user may know of a room is

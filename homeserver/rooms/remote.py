@@ -7,16 +7,16 @@ Owns the interface only; `federation.membership` does it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
+
+from msgspec import Struct
 
 from homeserver.errors import NotFound, Unknown
 from homeserver.rooms.engine import Plan
 from homeserver.rooms.refusals import not_joined, unknown_room
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRoom:
+class FoundRoom(Struct, frozen=True):
     """Where an alias leads."""
 
     room_id: str

@@ -15,9 +15,9 @@ its users were one: an event is for them if it is for any of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import orjson
+from msgspec import Struct
 from pyroaring import BitMap
 
 from homeserver.errors import Forbidden, NotFound
@@ -36,8 +36,7 @@ MEMBER = "m.room.member"
 HISTORY_VISIBILITY = "m.room.history_visibility"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerAccess:
+class ServerAccess(Struct, frozen=True):
     """A room that a server may read. `in_room`: a user of it is joined now."""
 
     room: Room
@@ -170,8 +169,7 @@ class ServerGate:
         return parts
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """What the server's users were in the state before an event, any of them, and whether any was joined later."""
 
     joined: bool

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from homeserver.rooms.access import RoomGate
 from homeserver.rooms.aliases import Aliases
@@ -41,8 +41,7 @@ from storage.relations import RelationStore
 from storage.room_aliases import RoomAliasStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoomServices:
+class RoomServices(Struct, frozen=True, kw_only=True):
     """What endpoints and other services call."""
 
     user_rooms: UserRooms

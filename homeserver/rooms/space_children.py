@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.events.client_format import stripped_state_event
 from homeserver.protocol.identifiers import is_valid_server_name
@@ -25,8 +26,7 @@ _ORDER = re.compile(r"[\x20-\x7e]{1,50}")
 Place = tuple[bool, str, int, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(Struct, frozen=True):
     """A child of a space. `stripped` is its event in stripped form with `origin_server_ts`."""
 
     room_id: str

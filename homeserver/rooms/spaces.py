@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from msgspec import Struct
+
 from homeserver.errors import Forbidden, InvalidParam
 from homeserver.rooms.elsewhere import RemoteSummaries, RemoteTree
 from homeserver.rooms.engine import Room, RoomCache, RoomHead
@@ -41,8 +43,7 @@ MOST_ASKED = 50
 _TOKEN = re.compile(r"([0-9]{1,6})_([0-9]{1,3})_([01])")
 
 
-@dataclass(frozen=True, slots=True)
-class HierarchyRequest:
+class HierarchyRequest(Struct, frozen=True):
     """What of the tree is asked for; `since` is a token of the page before."""
 
     limit: int | None = None
@@ -51,8 +52,7 @@ class HierarchyRequest:
     since: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
+class _Node(Struct, frozen=True):
     """A room of the tree, its valid children in their order, and how it is shown."""
 
     children: Sequence[Child]

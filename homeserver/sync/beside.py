@@ -8,8 +8,11 @@ others what is new.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from homeserver.protocol.filters import EventFilter, RoomEventFilter
 from homeserver.sync.providers import (
@@ -32,8 +35,7 @@ class UserMoved(Protocol):
     def may_have_changed(self, key: str, since: int) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Providers:
+class Providers(Struct, frozen=True, kw_only=True):
     """The services that are asked."""
 
     receipts: Receipts

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from immutables import Map
+from msgspec import Struct
 
 from homeserver.protocol.tokens import SyncToken
 
@@ -23,8 +23,7 @@ MOST_IN_ALL = 1_000_000
 """Members remembered, unless told otherwise; at some hundred bytes each."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """By room and user, the ordinal of the member event that was sent last. A value."""
 
     members: Map[tuple[int, str], int]

@@ -9,13 +9,13 @@ position: then, and whenever it began after `since`, the user's intervals in tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from storage.memberships import Interval, Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(Struct, frozen=True):
     """In `join`."""
 
     room: int
@@ -32,8 +32,7 @@ class Joined:
     """Up to where what the client knows of the state is surely right; None: the floor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(Struct, frozen=True):
     """In `leave`."""
 
     room: int
@@ -50,8 +49,7 @@ class Left:
     told: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Called:
+class Called(Struct, frozen=True):
     """In `invite` or `knock`."""
 
     room: int

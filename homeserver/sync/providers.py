@@ -9,8 +9,9 @@ stored is told apart by serials of the ephemeral clock instead. All of it is ask
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from homeserver.protocol.tokens import SyncToken
 from homeserver.unread.counts import UnreadCounts
@@ -96,8 +97,7 @@ class Unread(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ExtensionNews:
+class ExtensionNews(Struct, frozen=True):
     """Whole top-level keys of the response, each value as JSON bytes; `has_news` ends a long-poll."""
 
     fields: Mapping[str, bytes]

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from homeserver.protocol.filters import NO_FILTER, SyncFilter
 from homeserver.protocol.tokens import SyncToken
@@ -15,8 +16,7 @@ StateAfter = Literal["state_after", "org.matrix.msc4222.state_after"]
 Presence = Literal["online", "unavailable", "offline"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncRequest:
+class SyncRequest(Struct, frozen=True, kw_only=True):
     """The parameters of `/sync` that shape one response; waiting is `long_poll`'s."""
 
     user_id: str
@@ -28,8 +28,7 @@ class SyncRequest:
     """None: the state at the start of the timeline, as `state`."""
 
 
-@dataclass(frozen=True, slots=True)
-class SyncResponse:
+class SyncResponse(Struct, frozen=True):
     """`body` is the whole JSON object."""
 
     body: bytes
@@ -38,8 +37,7 @@ class SyncResponse:
     """Whether it says anything at all: a long-poll goes on waiting if not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(Struct, frozen=True):
     """One response in the making: everything in since < position ≤ upto, and no more."""
 
     request: SyncRequest

@@ -8,8 +8,9 @@ lies beyond. So a client that goes on from `next_batch` misses nothing and gets 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Past, Reader
@@ -39,8 +40,7 @@ class Positions(Protocol):
     def position(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sections:
+class Sections(Struct, frozen=True, kw_only=True):
     """The makers of the rooms' sections, and what they remember between responses."""
 
     surveyor: Surveyor
@@ -221,8 +221,7 @@ class SyncService:
         return entries
 
 
-@dataclass(frozen=True, slots=True)
-class _TimelineWriter:
+class _TimelineWriter(Struct, frozen=True):
     """Puts timelines into bytes, with what their events add up to."""
 
     fragments: TimelineFragments
@@ -233,8 +232,7 @@ class _TimelineWriter:
         return self.fragments.timeline(timeline, head, self.reader, past, self.relations)
 
 
-@dataclass(frozen=True, slots=True)
-class _JoinedWriter:
+class _JoinedWriter(Struct, frozen=True):
     """Puts rooms of `join` together."""
 
     window: Window

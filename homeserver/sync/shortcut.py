@@ -14,10 +14,11 @@ anything of the user's own, anything that is not in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol
 from weakref import ReferenceType, ref
+
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Reader
@@ -61,8 +62,7 @@ class KnownRooms(Protocol):
     def known(self, user_id: str) -> Mapping[int, Standing] | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Wish:
+class _Wish(Struct, frozen=True):
     """What matters here of a filter that leaves no room and no event out."""
 
     limit: int
@@ -72,8 +72,7 @@ class _Wish:
     """Nothing of receipts and typing notices is left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(Struct, frozen=True):
     """What is new in a room, as everybody gets it who was joined to it all along."""
 
     opening: bytes

@@ -9,9 +9,9 @@ the events of many rooms at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
 from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
@@ -152,8 +152,7 @@ class RoomHistory(Protocol):
     async def redacted_between(self, spans: Sequence[tuple[int, int, int]]) -> list[tuple[int, int]]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """A stretch of a room whose events are not shown: after < position ≤ upto."""
 
     room: int

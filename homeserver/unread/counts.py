@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 
+from msgspec import Struct, field
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+
+class Counts(Struct, frozen=True):
     """How many unread events notify, and how many of those are highlighted."""
 
     notifications: int = 0
     highlights: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class UnreadCounts:
+class UnreadCounts(Struct, frozen=True):
     """Of one room: all there is, the main timeline's part, and each thread's that has any, by the root's event id."""
 
     room: Counts = field(default_factory=Counts)

@@ -23,10 +23,10 @@ Deadlines are absolute per phase: a head gets `Timeouts.headers` seconds, a body
 and then, which is cheaper than two timers per request and means a deadline is held only to within `Timeouts.look`.
 """
 
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
 from twisted.internet.interfaces import IHalfCloseableProtocol, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -58,8 +58,7 @@ _CR: Final = 13
 _HEAD, _BODY, _AHEAD, _REFUSED, _NOTHING, _OTHERS = range(6)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
+class Timeouts(Struct, frozen=True, kw_only=True):
     """How long a client may take, in seconds."""
 
     headers: float = 30.0

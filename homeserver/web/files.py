@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
@@ -28,8 +28,7 @@ _PIECE: Final = 256 * 1024
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What of a file is sent, and how: `length` 0 with a status other than 200 or 206 is no body at all."""
 
     status: int

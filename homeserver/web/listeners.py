@@ -8,9 +8,9 @@ requests in flight finish within a grace, what is left is cut off.
 import resource
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec import Struct
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IOpenSSLContextFactory
@@ -58,8 +58,7 @@ def check_certificate(listener: Listener) -> None:
         _tls_contexts(listener.tls)
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(Struct, frozen=True):
     """A listener that accepts connections."""
 
     listener: Listener

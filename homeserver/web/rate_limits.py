@@ -13,10 +13,11 @@ failed password) its handler checks: `limits.check("login_account", user_id)` ta
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from math import ceil
 from types import MappingProxyType
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from homeserver.errors import LimitExceeded
 
@@ -24,8 +25,7 @@ MOST_KEYS: Final = 50_000
 _NOTHING: Final = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     """`burst` at once, `per_second` in the long run."""
 
     per_second: float

@@ -14,13 +14,13 @@ JSON is `Cache-Control: no-store` unless the reply says otherwise: what a client
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct, field
 
 CORS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -43,15 +43,13 @@ BuildProtocol = Callable[[Any], Any]
 REASONS: Final[Mapping[int, str]] = MappingProxyType({status.value: status.phrase for status in HTTPStatus})
 
 
-@dataclass(frozen=True, slots=True)
-class JsonBytes:
+class JsonBytes(Struct, frozen=True):
     """200 with a JSON object that is already encoded."""
 
     encoded: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(Struct, frozen=True):
     """A whole response. `headers` are those of its own; CORS, Date, Server and Content-Length are added.
 
     A header value must not hold CR or LF; it is refused when written.
@@ -62,8 +60,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class FileReply:
+class FileReply(Struct, frozen=True):
     """A file as a response, of which a client may ask for a range. `etag` is a quoted validator.
 
     `before` and `after` surround its bytes, where the file is one part of several.
@@ -77,8 +74,7 @@ class FileReply:
     after: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Upgrade:
+class Upgrade(Struct, frozen=True):
     """The connection leaves HTTP: `build(peer)` makes the protocol that gets it, this request's bytes first."""
 
     build: BuildProtocol

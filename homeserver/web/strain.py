@@ -9,8 +9,9 @@ is an overload. What is done about it is `admission`'s.
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from homeserver.web.clock import Clock
 
@@ -26,8 +27,7 @@ LATE: Final = 0.05
 """Seconds by which the reactor may come late to a look. A request waits for several of its turns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sign:
+class Sign(Struct, frozen=True):
     """Something that grows with the load, and from which value on nobody should meet it."""
 
     name: str

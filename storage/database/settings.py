@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from psycopg2.extensions import make_dsn, parse_dsn
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionSettings:
+class ConnectionSettings(Struct, frozen=True):
     """What every connection of a pool is told when it opens. Times are in seconds."""
 
     application_name: str = "lares"
@@ -53,8 +52,7 @@ class ConnectionSettings:
         return complete
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
+class PoolSettings(Struct, frozen=True):
     """How many connections and how much waiting. Times are in seconds."""
 
     size: int = 8

@@ -187,5 +187,5 @@ async def test_members_that_were_sent_are_forgotten_beyond_the_share() -> None:
 
 
 def test_a_token_weighs_what_it_is_said_to() -> None:
-    owner = TokenOwner(*([f"@u{n}:one.example" for n in range(len(TokenOwner.__dataclass_fields__))]))  # type: ignore[arg-type]
+    owner = TokenOwner(*([f"@u{n}:one.example" for n in range(len(TokenOwner.__struct_fields__))]))  # type: ignore[arg-type]
     assert TOKEN_BYTES / 3 < deep_size(owner, bytes(32)) < TOKEN_BYTES * 2

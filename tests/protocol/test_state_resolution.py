@@ -274,7 +274,7 @@ class CountingEvents(dict[str, Event]):
         return super().get(key, default)
 
 
-class BitmapLikeSource(EventsInMemory):
+class BitmapLikeSource(EventsInMemory, frozen=True):
     """Answers the set questions from its own copy, as a server with stored auth chains would."""
 
     def auth_difference(

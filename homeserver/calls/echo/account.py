@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from homeserver.accounts.account_maker import AccountMaker
 from homeserver.config import StartRefused
@@ -12,8 +13,7 @@ from homeserver.errors import UserInUse
 from storage.users import SERVERS_OWN, NewUser, User
 
 
-@dataclass(frozen=True, slots=True)
-class EchoActor:
+class EchoActor(Struct, frozen=True):
     """Who acts: an ordinary user without a device."""
 
     user_id: str

@@ -7,8 +7,9 @@ Pure. What comes is a stranger's: whatever is not as it should be makes no call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 INVITE: Final = "m.call.invite"
 CANDIDATES: Final = "m.call.candidates"
@@ -26,8 +27,7 @@ LONGEST_ID: Final = 255
 NEGOTIATION_MS: Final = 60_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invite:
+class Invite(Struct, frozen=True, kw_only=True):
     """A call somebody makes."""
 
     room_id: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self
+
+from msgspec import Struct
 
 from homeserver.errors import InvalidParam
 
@@ -43,8 +44,7 @@ class CallEvent(NamedTuple):
         return min(value, most) if type(value) is int and value >= 0 else default
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """A call, as one user sees it."""
 
     room: int

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from homeserver.calls.history.calls import MOST_OPEN, Call, CallEvent, Outcome, Since
 from homeserver.calls.history.group import GroupCalls
@@ -56,16 +57,14 @@ class Gate(Protocol):
     async def sights(self, user_id: str, rooms: Sequence[int]) -> dict[int, Sight]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ToldCall:
+class ToldCall(Struct, frozen=True):
     """A call, and the room it was in."""
 
     call: Call
     room_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """`before`: the place of the next page, None if there is none. `since`: on a first page only."""
 
     calls: Sequence[ToldCall]
@@ -73,8 +72,7 @@ class Page:
     since: Since | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
+class _Reading(Struct, frozen=True):
     """For whom calls are read."""
 
     user_id: str

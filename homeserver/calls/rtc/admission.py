@@ -8,8 +8,9 @@ itself makes no rooms (`room.auto_create: false`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from homeserver.calls.rtc.callers import Caller, Callers
 from homeserver.calls.rtc.leaves import DelegatedLeaves
@@ -26,8 +27,7 @@ _COME_AGAIN: Final = 600_000
 """Milliseconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class Proof(Struct, frozen=True, kw_only=True):
     """An OpenID token and the server that gave it."""
 
     access_token: str
@@ -37,8 +37,7 @@ class Proof:
         return f"Proof({self.server_name!r}, …)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(Struct, frozen=True, kw_only=True):
     """A member of a slot, as they say. `device_id` is only claimed: it distinguishes the user's own devices."""
 
     room_id: str
@@ -56,8 +55,7 @@ class Member:
         return livekit_identity(self.user_id, self.device_id, self.id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
+class Ticket(Struct, frozen=True, kw_only=True):
     """Where to connect, and with what."""
 
     url: str

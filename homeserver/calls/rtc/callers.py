@@ -9,8 +9,9 @@ anywhere.
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from homeserver.errors import Forbidden, Unauthorized, UnknownToken
 from homeserver.protocol.identifiers import domain_of, is_valid_user_id
@@ -43,8 +44,7 @@ class NoRemoteTokens:
         raise UnknownToken("This server does not federate")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Caller(Struct, frozen=True, kw_only=True):
     """Somebody who may enter a call of a room."""
 
     user_id: str

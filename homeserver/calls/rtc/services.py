@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.calls.rtc.admission import Admission
 from homeserver.calls.rtc.callers import Callers
@@ -22,8 +23,7 @@ from storage.delegated_leaves import DelegatedLeaveStore
 from storage.livekit_tickets import LiveKitTicketStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupCalls:
+class GroupCalls(Struct, frozen=True, kw_only=True):
     """What endpoints call, and what runs by itself."""
 
     admission: Admission

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct
 
 from homeserver.errors import BadJson, MatrixError, NotJson, Unknown
 from homeserver.protocol.errors import ProtocolError
@@ -21,8 +21,7 @@ LONGEST_FRAME = 65_536 + 150
 """Bytes a client may send in one frame: the largest event there can be, and what is wrapped around it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A client's request."""
 
     id: str

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -73,8 +72,7 @@ Result = Mapping[str, Any]
 Handler = Callable[[Requester, Call], Awaitable[Result]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Method:
+class _Method(msgspec.Struct, frozen=True):
     handler: Handler
     limit: str
     """The class of `rate_limits` it counts under, as its HTTP counterpart does."""
@@ -86,8 +84,7 @@ _FREE: Final = frozenset({"reads"})
 """Classes of what takes no turn under overload, as it costs less than to wait."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MethodServices:
+class MethodServices(msgspec.Struct, frozen=True, kw_only=True):
     """What the methods call."""
 
     sending: Sending

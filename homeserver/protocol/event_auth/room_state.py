@@ -2,8 +2,9 @@
 """The room as the authorization rules see it: the few questions they ask of a set of state events."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.protocol.event_auth.errors import AuthError
 from homeserver.protocol.events import Event
@@ -18,8 +19,7 @@ POWER_LEVELS = ("m.room.power_levels", "")
 JOIN_RULES = ("m.room.join_rules", "")
 
 
-@dataclass(frozen=True, slots=True)
-class RoomState:
+class RoomState(Struct, frozen=True):
     """State events to authorize against, with the create event found and the power levels at hand."""
 
     version: RoomVersion

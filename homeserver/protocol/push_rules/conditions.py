@@ -9,8 +9,9 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from homeserver.protocol.power_levels import PowerLevels
 from homeserver.protocol.push_rules.event_view import EventView, Path, parse_path
@@ -33,8 +34,7 @@ class _OwnUserId(str):
 OWN_USER_ID: Final = _OwnUserId("[the user's Matrix ID]")
 
 
-@dataclass(frozen=True, slots=True)
-class RoomFacts:
+class RoomFacts(Struct, frozen=True):
     """What conditions ask of the room."""
 
     member_count: int
@@ -96,8 +96,7 @@ class EventMatch:
         return self.glob.matches(text)
 
 
-@dataclass(frozen=True, slots=True)
-class OwnIdMatch:
+class OwnIdMatch(Struct, frozen=True):
     """`event_match` with the user's own id for a pattern."""
 
     path: Path
@@ -107,8 +106,7 @@ class OwnIdMatch:
         return event.value(self.path) == reader.user_id
 
 
-@dataclass(frozen=True, slots=True)
-class PropertyIs:
+class PropertyIs(Struct, frozen=True):
     """`event_property_is`: the property is exactly the value."""
 
     path: Path
@@ -119,8 +117,7 @@ class PropertyIs:
         return _same(event.value(self.path), self.value)
 
 
-@dataclass(frozen=True, slots=True)
-class PropertyContains:
+class PropertyContains(Struct, frozen=True):
     """`event_property_contains`: the property is an array with the value in it."""
 
     path: Path
@@ -135,8 +132,7 @@ class PropertyContains:
         return reader.steps >= 0 and any(_same(item, self.value) for item in found)
 
 
-@dataclass(frozen=True, slots=True)
-class ContainsOwnId:
+class ContainsOwnId(Struct, frozen=True):
     """`event_property_contains` of the user's own id."""
 
     path: Path
@@ -160,8 +156,7 @@ class ContainsDisplayName:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class RoomMemberCount:
+class RoomMemberCount(Struct, frozen=True):
     """`room_member_count`: how many are joined."""
 
     compare: Callable[[int, int], bool]
@@ -172,8 +167,7 @@ class RoomMemberCount:
         return self.compare(room.member_count, self.count)
 
 
-@dataclass(frozen=True, slots=True)
-class SenderNotificationPermission:
+class SenderNotificationPermission(Struct, frozen=True):
     """`sender_notification_permission`: the sender's power level suffices to notify so."""
 
     key: str

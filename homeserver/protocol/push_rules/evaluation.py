@@ -9,8 +9,9 @@ of a room on, an ordinary message costs a look into a dictionary per rule.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from homeserver.protocol.push_rules.conditions import (
     MAX_STEPS,
@@ -32,8 +33,7 @@ from homeserver.protocol.push_rules.user_rules import NO_RULES, UserRules
 _ROOM_ID: Final = ("room_id",)
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledRule:
+class CompiledRule(Struct, frozen=True):
     """A rule that is switched on."""
 
     conditions: tuple[Condition, ...]

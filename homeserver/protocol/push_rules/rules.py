@@ -7,10 +7,11 @@ Owns the value, its JSON form, and what its actions come to. Which rules there a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
+
+from msgspec import Struct
 
 from homeserver.protocol.push_rules.conditions import OWN_USER_ID
 
@@ -65,8 +66,7 @@ def read_actions(actions: Iterable[Action]) -> Actions:
     return Actions(notify, tweaks.get("highlight") is True, MappingProxyType(tweaks))
 
 
-@dataclass(frozen=True, slots=True)
-class PushRule:
+class PushRule(Struct, frozen=True):
     """One rule. `conditions` only with the kinds that are CONDITIONAL, `pattern` only with `content`."""
 
     rule_id: str

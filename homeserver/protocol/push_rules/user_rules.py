@@ -7,8 +7,10 @@ Owns order and editing as values, and the content of `m.push_rules`. Does not ow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from homeserver.protocol.errors import ProtocolError
 from homeserver.protocol.push_rules.defaults import DEFAULT_RULES, MASTER

@@ -2,14 +2,14 @@
 """What several states agree on and what they do not: the first step of every version of state resolution."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 StateKey = tuple[str, str]
 StateIds = Mapping[StateKey, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Conflicts:
+class Conflicts(Struct, frozen=True):
     """States taken apart. `conflicted` holds, for each state key in conflict, the different events by id, in
     the order of the states.
     """

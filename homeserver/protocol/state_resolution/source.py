@@ -6,8 +6,9 @@ other in circles. An implementation must answer all the same, in time linear in 
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from homeserver.protocol.events import Event
 
@@ -48,8 +49,7 @@ class EventSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class EventsInMemory:
+class EventsInMemory(Struct, frozen=True):
     """An `EventSource` over a mapping that holds every event of the auth chains concerned.
 
     Events that the mapping lacks end the walk: they count as known to have no auth events.

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from homeserver.protocol.errors import ProtocolError
 from homeserver.protocol.event_auth import AuthError, auth_types_for, check_auth_events, check_event_auth
@@ -56,8 +57,7 @@ class ArrivalRefused(Exception):
     """The answer to a join cannot be believed: it is not a room that the join stands in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Partial:
+class Partial(Struct, frozen=True):
     """The answer left members out."""
 
     destination: str
@@ -202,8 +202,7 @@ class RoomArrival:
         return await self._stands(arrival.event.event.event_id)
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
+class _Arrival(Struct, frozen=True):
     event: Incoming
     state: Mapping[StateKey, Piece]
     """Before the join."""

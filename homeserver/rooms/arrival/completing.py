@@ -12,9 +12,9 @@ import logging
 from base64 import b64encode
 from collections import ChainMap
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from msgspec import Struct, field
 from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
@@ -55,8 +55,7 @@ class IncompleteState(Exception):
     """The state that was given cannot be the room's."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(Struct, frozen=True):
     """What came meanwhile, looked at again."""
 
     failed: dict[int, int | None] = field(default_factory=dict)

@@ -8,8 +8,8 @@ chain. The graph may be hostile: what cites events nobody has, or goes in circle
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from pyroaring import BitMap
 
 from homeserver.protocol.errors import ProtocolError
@@ -19,8 +19,7 @@ from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """An event and what is known of it: stored already, or judged."""
 
     event: Event
@@ -30,8 +29,7 @@ class Standing:
     rejected: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Struct, frozen=True):
     """A new event and the verdict."""
 
     incoming: Incoming

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from immutables import Map
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.events import Event
@@ -46,8 +47,7 @@ def room_moved(stream: Announcer, room: int) -> Callable[[int], Iterable[str]]:
     return landed
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A piece of the new state."""
 
     ordinal: int

@@ -7,8 +7,9 @@ Owns presets, default power levels and what each option turns into; not who may 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.errors import InvalidParam, InvalidRoomState
 from homeserver.protocol.call_members import CALL_MEMBER_TYPES
@@ -47,8 +48,7 @@ _EVENT_LEVELS: Mapping[str, int] = {
 _CALL_LEVELS: Mapping[str, int] = dict.fromkeys(CALL_MEMBER_TYPES, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Blueprint:
+class Blueprint(Struct, frozen=True):
     """A room to be made: the wishes and what was found out about them."""
 
     wishes: RoomWishes

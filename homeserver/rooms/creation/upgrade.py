@@ -9,8 +9,9 @@ nobody else knows of); last the aliases and the place in the directory, in one s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.identifiers import is_valid_user_id
@@ -149,8 +150,7 @@ def silenced_levels(head: RoomHead, user_id: str) -> dict[str, Any] | None:
     return {**levels.content, **raised}
 
 
-@dataclass(frozen=True, slots=True)
-class Successor:
+class Successor(Struct, frozen=True):
     """The events of the room that replaces another."""
 
     old: RoomHead

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec import Struct, field
 
 Visibility = Literal["public", "private"]
 Preset = Literal["private_chat", "trusted_private_chat", "public_chat"]
 EncryptedByDefault = Literal["private", "all", "off"]
 
 
-@dataclass(frozen=True, slots=True)
-class InitialState:
+class InitialState(Struct, frozen=True):
     """A state event the room shall begin with."""
 
     type: str
@@ -21,8 +21,7 @@ class InitialState:
     content: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoomWishes:
+class RoomWishes(Struct, frozen=True, kw_only=True):
     """The request's fields, checked for their types only."""
 
     visibility: Visibility = "private"

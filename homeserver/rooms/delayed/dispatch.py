@@ -9,10 +9,10 @@ of one that was being sent when a process died nobody knows whether it was, and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import orjson
+from msgspec import Struct
 
 from homeserver.errors import Forbidden, MatrixError, Unknown, UserLocked
 from homeserver.events.rendering import DELAYED
@@ -64,8 +64,7 @@ class GivenUp(Unknown):
     """It is not to be sent at any time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Sender:
+class _Sender(Struct, frozen=True):
     """The sender with the standing they have now."""
 
     user_id: str

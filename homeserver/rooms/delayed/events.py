@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
+
+from msgspec import Struct
 
 from homeserver.errors import Forbidden, InvalidParam, LimitExceeded, NotFound, TooLarge, Unknown
 from homeserver.protocol.canonical_json import encode_canonical
@@ -48,8 +49,7 @@ class Timer(Protocol):
         """Send an event by somebody's wish; False if it is not to be had. Raises why it can't be sent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(Struct, frozen=True, kw_only=True):
     """What users may schedule."""
 
     max_delay_ms: int

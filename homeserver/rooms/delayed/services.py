@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from homeserver.rooms.delayed.dispatch import Dispatch, Sending, SettingState, Users
 from homeserver.rooms.delayed.events import DelayedEvents, Gate, Limits
@@ -11,8 +11,7 @@ from homeserver.rooms.delayed.timer import DelayTimer, Scheduler
 from storage.delayed_events import DelayedEventStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DelayedServices:
+class DelayedServices(Struct, frozen=True, kw_only=True):
     """What endpoints call, and what runs by itself."""
 
     events: DelayedEvents

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
@@ -21,8 +21,7 @@ from storage.events import OUTLIER, StoredEvent
 VISIBILITY = ("m.room.history_visibility", "")
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """See the module."""
 
     event: Event

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from homeserver.protocol.events import Event
 from homeserver.protocol.policy_servers import PolicyServer
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """That a room's policy server was asked about an event that came without its signature."""
 
     policy_server: PolicyServer
@@ -20,8 +20,7 @@ class Asked:
     """Why it has none; empty: the event bears it now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(Struct, frozen=True):
     """An event whose form, signatures and hash were checked (a wrong hash left its redacted form)."""
 
     event: Event
@@ -47,8 +46,7 @@ class Outcome(Enum):
     """Not stored: other events must come first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     """The outcome for one event."""
 
     event_id: str

@@ -8,7 +8,8 @@ memory raises `Lacking`; whoever drives the work then undoes what was begun, loa
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.events import Event, is_create
@@ -30,8 +31,7 @@ from storage.events import HIDDEN, REJECTED, SOFT_FAILED
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Unasked:
+class Unasked(Struct, frozen=True):
     """An event that everything but the policy server's signature speaks for."""
 
     policy_server: PolicyServer

@@ -6,7 +6,8 @@ the events; when it is asked is `receiving`'s and `room_intake`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from homeserver.protocol.errors import EventTooLargeError
 from homeserver.protocol.events import Event

@@ -8,8 +8,9 @@ is refused is no error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from homeserver.errors import NotFound
 from homeserver.protocol.events import Event
@@ -42,8 +43,7 @@ MAX_LOADS = 1000
 """Rounds of loading for one portion: a bound for what cannot happen."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """An event of ours that is not written."""
 
     event: Event

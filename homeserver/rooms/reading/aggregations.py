@@ -9,9 +9,9 @@ whose last events have aggregations of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import orjson
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Past, Reader, render
@@ -23,8 +23,7 @@ from storage.relations import Bundle, Parent, RelationStore
 _ALL = 2**62
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """Events of one room that are shown to a reader, and what they may see there."""
 
     room: Room

@@ -8,8 +8,9 @@ place in a list of events.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.tokens import SyncToken
@@ -80,8 +81,7 @@ class Peekers:
         return {user for room in change.rooms for user in self._by_room.get(room, ())}
 
 
-@dataclass(frozen=True, slots=True)
-class _News:
+class _News(Struct, frozen=True):
     """Rendered events; `upto` is the position at or below which nothing is missing."""
 
     events: list[bytes]

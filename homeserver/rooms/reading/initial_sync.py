@@ -8,10 +8,10 @@ thing is read for all of them in one query.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.tokens import SyncToken
@@ -62,8 +62,7 @@ class Published(Protocol):
     def published_among(self, rooms: Sequence[int]) -> Awaitable[Collection[int]]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Subject:
+class _Subject(Struct, frozen=True):
     """A room to show. `until` as in `StateAccess`."""
 
     room: Room

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.errors import Forbidden
 from homeserver.events import RoomEvent
@@ -19,8 +20,7 @@ from storage.timelines import TimelineStore
 MEMBER = "m.room.member"
 
 
-@dataclass(frozen=True, slots=True)
-class MembersQuery:
+class MembersQuery(Struct, frozen=True):
     """What is asked for. With both conditions given, a member needs to meet one of them."""
 
     at: str | None = None

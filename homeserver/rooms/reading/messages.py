@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from homeserver.protocol.filters import RoomEventFilter
 from homeserver.rooms.access import RoomAccess, RoomGate
@@ -31,8 +32,7 @@ class InvitePermissions(Protocol):
     def blocks_all(self, user_id: str) -> Awaitable[bool]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class MessagesQuery:
+class MessagesQuery(Struct, frozen=True):
     """What is asked for: tokens as clients gave them."""
 
     backwards: bool

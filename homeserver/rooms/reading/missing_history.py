@@ -6,9 +6,10 @@ Owns the interface only; `federation.history` does it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NoReturn, Protocol
+
+from msgspec import Struct
 
 from homeserver.rooms.engine import Room
 
@@ -24,8 +25,7 @@ class Filling(Enum):
     """It takes longer than it may; it goes on, and asking again is worth it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Filled:
+class Filled(Struct, frozen=True):
     """See `Filling`; `next_gap` is the depth of the next event further down whose past could be asked for."""
 
     outcome: Filling

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import orjson
+from msgspec import Struct
 
 from homeserver.errors import Forbidden, NotFound
 from homeserver.rooms.access import RoomAccess, RoomGate
@@ -20,8 +19,7 @@ DEFAULT_LIMIT = 20
 MOST = 100
 
 
-@dataclass(frozen=True, slots=True)
-class RelationsQuery:
+class RelationsQuery(Struct, frozen=True):
     """What is asked for: tokens as clients gave them. `recurse` None: not asked."""
 
     rel_type: str | None = None

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from homeserver.rooms.access import RoomGate
 from homeserver.rooms.engine import RoomCache
@@ -38,8 +39,7 @@ from storage.room_history import RoomHistoryStore
 from storage.timelines import TimelineStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadingServices:
+class ReadingServices(Struct, frozen=True, kw_only=True):
     """What endpoints call."""
 
     messages: Messages

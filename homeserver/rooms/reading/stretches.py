@@ -17,8 +17,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence, Set
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
+
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.relations import relation_of
@@ -49,8 +50,7 @@ class Mark(NamedTuple):
         return cls(head.head, head.position, head.depth, head.oldest_position)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Events of a stretch, newest first."""
 
     entries: list[RoomEvent]

@@ -9,8 +9,9 @@ if nothing on the way may be shown to them.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Set
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.filters import RoomEventFilter
@@ -33,8 +34,7 @@ Fetch = Callable[[TimelinePlace, int], Awaitable[list[StoredEvent]]]
 """From a place on, up to so many rows, nearest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimelinePage:
+class TimelinePage(Struct, frozen=True):
     """Events in the order of the walk; `end` is where it ended, None if there is nothing beyond."""
 
     events: list[RoomEvent]
@@ -43,8 +43,7 @@ class TimelinePage:
     """Ids among which are all events of these that have children; None: any may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(Struct, frozen=True):
     """From where, in which direction, and to where (None: as far as it goes)."""
 
     start: TimelinePlace

@@ -8,8 +8,9 @@ with a place from which it can go on; going forwards it goes on with what there 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from homeserver.rooms.engine import Room
 from homeserver.rooms.reading.missing_history import Filling, MissingHistory
@@ -25,8 +26,7 @@ _STEP = 2**40
 """Above any position that history has: a place of the next lesser depth there is the same place for events."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """Rows from a place on, nearest first."""
 
     rows: Sequence[StoredEvent]

@@ -9,8 +9,9 @@ membership verbs.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from homeserver.errors import BadJson, Forbidden, NotFound
 from homeserver.protocol.call_members import check_call_member

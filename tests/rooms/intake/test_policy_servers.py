@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.events import Event
