@@ -85,7 +85,7 @@ class Hearing:
         self._waiting_elsewhere: dict[str, Waiting] = {}
         self.elsewhere = False
         """Whether processes that do not share this one's memory tell anything."""
-        self._reading: list[Deferred[None]] | None = None
+        self._readings = Rounds(self._read_all)
         self._heard = [0] * len(siblings.told)
         self._waiting = [Waiting() for _ in siblings.told]
         self._has_siblings = len(siblings.told) > 1
@@ -125,7 +125,9 @@ class Hearing:
         except TimeoutError:
             _LATE.inc()
             logger.warning("news of another process is late; memory is brought up to date from the database")
-            await self._read_up_once(elsewhere)
+            await self._readings.next()
+            for origin, serial in elsewhere.items():
+                self.learn(origin, serial)
 
     def listening(self) -> None:
         """Notifications are heard from now on; what was told before is read from the database when it is needed.
@@ -158,25 +160,10 @@ class Hearing:
         _LOOKS.inc()
         return await self._look()
 
-    async def _read_up_once(self, elsewhere: Mapping[str, int]) -> None:
-        """All who are late read together."""
-        if self._reading is not None:
-            done: Deferred[None] = Deferred()
-            self._reading.append(done)
-            await done
-            return
-        self._reading = []
+    async def _read_all(self) -> None:
         told = tuple(self._siblings.told)
-        try:
-            await self._read_up()
-            self._know(told)
-            for origin, serial in elsewhere.items():
-                self.learn(origin, serial)
-        finally:
-            waiting, self._reading = self._reading, None
-            for each in waiting:
-                if not each.called:
-                    each.callback(None)
+        await self._read_up()
+        self._know(told)
 
     def _know(self, told: tuple[int, ...]) -> None:
         for number, serial in enumerate(told):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from homeserver.siblings import Siblings, shared_page
 from homeserver.stream import Change, Stream
@@ -25,6 +26,8 @@ class Process:
         self.stream = Stream(origin=f"process {number}", position=10, siblings=self.siblings)
         self.clock = Clock()
         self.read = 0
+        self.readings: list[Deferred[None]] | None = None
+        """Those that take time; None: none does."""
         self.hearing = Hearing(
             reactor=self.clock,
             stream=self.stream,
@@ -54,7 +57,11 @@ class Process:
 
     async def read_up(self) -> None:
         self.read += 1
-        self.stream.missed(max(self.siblings.shown))
+        found = max(self.siblings.shown)
+        if self.readings is not None:
+            self.readings.append(Deferred())
+            await self.readings[-1]
+        self.stream.missed(found)
 
 
 @pytest.fixture
@@ -115,6 +122,36 @@ def test_what_never_arrives_is_read_from_the_database_once(processes: tuple[Proc
     assert all(wait.called for wait in waits)
     assert second.read == 1
     assert not second.hearing.behind()
+
+
+def test_what_was_told_since_a_reading_began_takes_another(processes: tuple[Process, Process]) -> None:
+    """Whoever waits for it is not answered by what was read before."""
+    first, second = processes
+    second.readings = []
+    waits = []
+    for position in (10, 11):
+        first.stream.announce(Change(before=position, count=1))
+        waits.append(Deferred.fromCoroutine(second.hearing.catch_up()))
+        second.clock.advance(LONGEST + 0.1)
+    second.readings[0].callback(None)
+    assert [wait.called for wait in waits] == [True, False]
+    second.readings[1].callback(None)
+    assert waits[1].called
+    assert second.stream.position == 12
+
+
+def test_where_nothing_can_be_read_nobody_is_answered(processes: tuple[Process, Process]) -> None:
+    """Neither who began the reading, nor who waited for it."""
+    first, second = processes
+    second.readings = []
+    first.stream.announce(Change(before=10, count=1))
+    failed: list[Failure] = []
+    for _ in range(2):
+        Deferred.fromCoroutine(second.hearing.catch_up()).addErrback(failed.append)
+    second.clock.advance(LONGEST + 0.1)
+    for reading in second.readings:
+        reading.errback(OSError())
+    assert len(failed) == 2
 
 
 def test_a_request_that_ends_does_not_end_the_wait_of_others(processes: tuple[Process, Process]) -> None:
