@@ -142,7 +142,7 @@ def pytest_configure(config: pytest.Config) -> None:
     place = _scratch_place()
     if place is not None:  # databases wait for their disk, which is not what is tested
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
-        os.environ["TMPDIR"] = tempfile.tempdir = place
+        tempfile.tempdir = place
     config.addinivalue_line(
         "markers", "reactor_timeout(seconds): another time limit for an async test than 60 s"
     )
