@@ -17,10 +17,12 @@ WITH mine AS (
     INSERT INTO server_processes (origin, company, host, pid, until)
     VALUES (%(origin)s, %(company)s, %(host)s, %(pid)s, now() + make_interval(secs => %(seconds)s))
     ON CONFLICT (origin) DO UPDATE SET until = excluded.until
+    RETURNING xmax = 0 AS is_new
 ), gone AS (
     DELETE FROM server_processes WHERE until < now() - interval '1 minute'
 )
-SELECT origin, host, pid, told FROM server_processes WHERE company <> %(company)s AND until > now()
+SELECT mine.is_new, p.origin, p.host, p.pid, p.told
+FROM mine LEFT JOIN server_processes p ON p.company <> %(company)s AND p.until > now()
 """
 _LOOK = Prepared(
     """SELECT position,
@@ -63,8 +65,11 @@ class ServerProcessStore:
         self._origin = origin
         self._company = company
 
-    async def renew(self, host: str | None, pid: int, seconds: float) -> list[ServerProcess]:
-        """Be known for so long from now; those of other companies that are known."""
+    async def renew(self, host: str | None, pid: int, seconds: float) -> tuple[bool, list[ServerProcess]]:
+        """Be known for so long from now. Whether that is new, and those of other companies that are known.
+
+        Who is not known is notified of nothing.
+        """
         params = {
             "origin": self._origin,
             "company": self._company,
@@ -72,8 +77,8 @@ class ServerProcessStore:
             "pid": pid,
             "seconds": seconds,
         }
-        rows = await self._database.fetch("server_processes_renew", _RENEW, params, retry=True)
-        return [ServerProcess(*row) for row in rows]
+        rows = await self._database.fetch("server_processes_renew", _RENEW, params, retry=False)
+        return bool(rows[0][0]), [ServerProcess(*row[1:]) for row in rows if row[1] is not None]
 
     async def look(self) -> Told:
         """How far all that is committed goes."""

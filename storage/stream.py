@@ -8,22 +8,21 @@ is decided by `homeserver/stream`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg2.errors
+from msgspec import Struct, field
 
 from storage.database import Database, JsonRows, Prepared
 
 Row = Mapping[str, Any]
 
 _COMMIT = Prepared(
-    "SELECT before, written, keys FROM commit_stream(%s, %s, %s, %s, %s, %s, %s, %s, %s::text[])"
+    "SELECT before, written, keys FROM commit_stream(%s, %s, %s, %s, %s, %s, %s, %s, %s::text[], %s)"
 )
 _POSITION = "SELECT position FROM stream"
 # Waits for a commit that is still under way, so that none can turn up below the position afterwards.
 _SETTLED = "SELECT position FROM stream FOR UPDATE"
-
 
 PARTS = "stream_parts"
 """The channel of what belongs to the next notification of the stream by the same process, and was too much for it.
@@ -41,8 +40,7 @@ class AlreadyStored(Exception):
     """An event of the batch was stored by another process at the same moment. Nothing was committed."""
 
 
-@dataclass(slots=True)
-class StreamBatch:
+class StreamBatch(Struct):
     """Rows for `commit_stream`, in the form its comment gives."""
 
     count: int
@@ -56,8 +54,7 @@ class StreamBatch:
     """Lines for the other processes, each of `MOST_IN_A_LINE` at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitResult:
+class CommitResult(Struct, frozen=True):
     """`before` is the position before the batch's first; `written` maps a room's number in the batch to its key."""
 
     before: int
@@ -67,9 +64,11 @@ class CommitResult:
 class StreamStore:
     """Commits batches and tells the position."""
 
-    def __init__(self, database: Database, origin: str) -> None:
+    def __init__(self, database: Database, origin: str, *, siblings: bool = True) -> None:
+        """`siblings`: whether there are other processes besides those in `server_processes`, to be notified."""
         self._database = database
         self._origin = origin
+        self._siblings = siblings
 
     async def position(self) -> int:
         """The newest committed position."""
@@ -102,6 +101,7 @@ class StreamStore:
                     _json(batch.redactions),
                     _json(batch.writes),
                     _parts(self._origin, batch.news) if batch.news else None,
+                    self._siblings,
                 ),
                 retry=False,
             )

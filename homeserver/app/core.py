@@ -6,9 +6,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
@@ -41,8 +41,7 @@ from storage.stream import PARTS, StreamStore
 from storage.work_turns import WorkTurnStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Core:
+class Core(Struct, frozen=True, kw_only=True):
     """One per process."""
 
     origin: str
@@ -80,8 +79,7 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
+class Ground(Struct, frozen=True):
     """The database, before anything knows what is in it."""
 
     database: Database
@@ -103,8 +101,8 @@ async def build_core(
 ) -> Core:
     """Connect and build. The stream is heard from the first moment, so that nothing falls between."""
     database, origin = ground.database, ground.origin
-    stream_store = StreamStore(database, origin)
     siblings = ground.siblings
+    stream_store = StreamStore(database, origin, siblings=len(siblings.told) > 1)
     stream = Stream(origin=origin, position=await stream_store.position(), siblings=siblings)
 
     def sleep(seconds: float) -> Awaitable[None]:
@@ -130,6 +128,7 @@ async def build_core(
         company=siblings.name or origin,
         found=hearing.found_elsewhere,
         learn=hearing.learn,
+        forgotten=catch_up,
     )
     await database.listen("stream", stream.heard, catch_up)
     await database.listen(PARTS, stream.heard_part)  # second: a whole without its parts is seen to be one

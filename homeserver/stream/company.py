@@ -33,7 +33,9 @@ UNSURE = 7.0
 class Processes(Protocol):
     """`storage.server_processes.ServerProcessStore` is one."""
 
-    def renew(self, host: str | None, pid: int, seconds: float) -> Awaitable[list[ServerProcess]]: ...
+    def renew(
+        self, host: str | None, pid: int, seconds: float
+    ) -> Awaitable[tuple[bool, list[ServerProcess]]]: ...
 
     def bury(self, origins: Sequence[str]) -> Awaitable[None]: ...
 
@@ -57,9 +59,10 @@ class OtherCompanies:
         company: str,
         found: Callable[[bool], None],
         learn: Callable[[str, int], None],
+        forgotten: Callable[[], None],
     ) -> None:
         """`found` is told whether there are others, whenever that was looked at; `learn`, at the start, of the serial
-        that each of them had told before (`hearing.py`)."""
+        that each of them had told before (`hearing.py`); `forgotten` that notifications were missed."""
         self._reactor = reactor
         self._store = store
         self._notify = notify
@@ -68,8 +71,11 @@ class OtherCompanies:
         self._hellos = 0
         self._found = found
         self._learn = learn
+        self._forgotten = forgotten
         self._host = _host()
         self._renewed = 0.0
+        self._unsaid = False
+        """Whether the last attempt to say that this process is alive failed, nobody knows how far it got."""
         self._unseen: set[str] | None = None
         self._all_seen: Deferred[None] | None = None
         self._loop: LoopingCall = LoopingCall(lambda: Deferred.fromCoroutine(self._tick()))
@@ -79,7 +85,7 @@ class OtherCompanies:
     async def start(self) -> None:
         """Return once every other process knows of this one. `heard` must be called by now, and nothing be served."""
         self._renewed, hellos = self._reactor.seconds(), self._hellos
-        found = await self._store.renew(self._host, os.getpid(), LEASE)
+        _, found = await self._store.renew(self._host, os.getpid(), LEASE)
         dead = [each.origin for each in found if self._is_dead(each)]
         if dead:
             await self._store.bury(dead)
@@ -137,11 +143,17 @@ class OtherCompanies:
         if begun - self._renewed > UNSURE:
             self._found(True)
         try:
-            others = await self._store.renew(self._host, os.getpid(), LEASE)
+            was_forgotten, others = await self._store.renew(self._host, os.getpid(), LEASE)
         except Exception as error:
             logger.warning("this process could not say that it is alive: %s", error)
+            self._unsaid = True
             return
         self._renewed = begun
+        if was_forgotten or self._unsaid:
+            # By a crash of the database, say. Who is not in the table is notified of nothing.
+            logger.warning("this process may have been forgotten; it reads up what it was not told")
+            self._unsaid = False
+            self._forgotten()
         if hellos == self._hellos:  # else somebody may have come since that was read
             self._found(any(not self._is_dead(each) for each in others))
 

@@ -1,6 +1,7 @@
 -- SPDX-License-Identifier: Apache-2.0
 -- What was written in a room goes along with the notification, so that other processes need not look (see
--- homeserver/rooms/engine/news.py); and a commit of very many rooms or users still names them all.
+-- homeserver/rooms/engine/news.py); a commit of very many rooms or users still names them all; and where there is no
+-- other process nobody is notified.
 
 DROP FUNCTION commit_stream(bigint, text, json, json, json, json, json, json);
 
@@ -15,13 +16,14 @@ DROP FUNCTION commit_stream(bigint, text, json, json, json, json, json, json);
 -- p_redactions [{r, ordinal, redacted_by, pdu, relates_to}]
 -- p_writes  {kind: [{i, ...}]}, each list handed to the function write_<kind>(rows json, before bigint)
 -- p_count   positions to take; p_origin and p_users go into the notification
+-- p_siblings whether the process has others beside it that are not in server_processes
 -- p_news    notifications of the channel `stream_parts` that come before it
 --
 -- Returns the position before the first, and for each room that was written its number and key. Rooms whose
 -- head had moved, or one of whose transactions already stands, or whose alias is taken, are absent and wholly unwritten.
 CREATE FUNCTION commit_stream(
     p_count bigint, p_origin text, p_users json, p_rooms json, p_events json, p_state json,
-    p_redactions json, p_writes json, p_news text[],
+    p_redactions json, p_writes json, p_news text[], p_siblings boolean,
     OUT before bigint, OUT written int[], OUT keys bigint[]
 ) LANGUAGE plpgsql AS $$
 DECLARE
@@ -116,6 +118,11 @@ BEGIN
             EXECUTE format('SELECT %I($1, $2)', 'write_' || v_kind) USING p_writes -> v_kind, before;
         END LOOP;
     END IF;
+    -- Read with the stream's row held: who comes is in the table before it reads the position, so it finds this commit
+    -- below that position, or is found here.
+    IF NOT p_siblings AND NOT EXISTS (SELECT FROM server_processes WHERE origin <> p_origin) THEN
+        RETURN;
+    END IF;
     v_payload := json_build_object('origin', p_origin, 'before', before, 'count', p_count, 'rooms', keys,
         'users', p_users, 'lost', v_lost)::text;
     IF octet_length(v_payload) > 7900 THEN  -- a notification's limit is 8,000 bytes
@@ -142,5 +149,5 @@ CREATE FUNCTION commit_stream(
     p_redactions json, p_writes json,
     OUT before bigint, OUT written int[], OUT keys bigint[]
 ) LANGUAGE sql AS $$
-    SELECT * FROM commit_stream(p_count, p_origin, p_users, p_rooms, p_events, p_state, p_redactions, p_writes, NULL)
+    SELECT * FROM commit_stream(p_count, p_origin, p_users, p_rooms, p_events, p_state, p_redactions, p_writes, NULL, true)
 $$;

@@ -15,6 +15,7 @@ from homeserver.stream.company import LEASE, RENEW, OtherCompanies
 from storage.database import Database
 from storage.notifications import NotificationStore
 from storage.server_processes import CHANNEL, ServerProcess, ServerProcessStore
+from storage.stream import StreamBatch, StreamStore
 from tests.reactor import reactor
 
 
@@ -28,6 +29,7 @@ class Member:
         self.store = kind(database, origin=self.origin, company=self.origin)
         self.found: list[bool] = []
         self.learnt: dict[str, int] = {}
+        self.forgotten: list[bool] = []
         self.companies = OtherCompanies(
             reactor=clock,
             store=self.store,
@@ -36,6 +38,7 @@ class Member:
             company=self.origin,
             found=self.found.append,
             learn=self.learnt.__setitem__,
+            forgotten=lambda: self.forgotten.append(True),
         )
 
 
@@ -55,7 +58,7 @@ async def test_who_comes_is_known_before_it_serves(database: Database) -> None:
     told = await second.store.look()
     assert told.serials == {first.origin: 7}
     await second.companies.stop()
-    assert await first.store.renew(None, 0, LEASE) == []
+    assert await first.store.renew(None, 0, LEASE) == (False, [])
     await first.companies.stop()
 
 
@@ -64,7 +67,7 @@ class SlowStore(ServerProcessStore):
 
     meanwhile: Callable[[], None]
 
-    async def renew(self, host: str | None, pid: int, seconds: float) -> list[ServerProcess]:
+    async def renew(self, host: str | None, pid: int, seconds: float) -> tuple[bool, list[ServerProcess]]:
         found = await super().renew(host, pid, seconds)
         self.meanwhile()
         return found
@@ -114,5 +117,48 @@ async def test_who_cannot_say_that_it_lives_takes_it_that_there_are_others(datab
         clock.advance(RENEW)
         await database.fetch_one("test", "SELECT 1")
     assert member.found[-1]
+    assert not member.forgotten
     await database.execute("test", "ALTER TABLE away RENAME TO server_processes")
+    clock.advance(RENEW)
+    await database.fetch_one("test", "SELECT 1")
+    assert member.forgotten
     await member.companies.stop()
+
+
+async def test_who_was_forgotten_reads_up_what_it_was_not_told(database: Database) -> None:
+    """A crash of the database empties the table, and whoever is not in it is notified of nothing."""
+    clock = Clock()
+    member = Member(database, clock)
+    await member.companies.start()
+    clock.advance(RENEW)
+    await database.fetch_one("test", "SELECT 1")
+    assert not member.forgotten
+    await database.execute("test", "TRUNCATE server_processes")
+    clock.advance(RENEW)
+    while not member.forgotten:
+        await database.fetch_one("test", "SELECT 1")
+    clock.advance(RENEW)
+    await database.fetch_one("test", "SELECT 1")
+    assert member.forgotten == [True]
+    await member.companies.stop()
+
+
+async def test_a_commit_notifies_whoever_is_there(database: Database) -> None:
+    """Nobody by oneself; siblings, and every process in the table but the one that writes, be its lease over."""
+    heard: list[str] = []
+    await database.listen("stream", heard.append)
+    alone = StreamStore(database, "alone", siblings=False)
+    other = ServerProcessStore(database, origin="other", company="other")
+    own = ServerProcessStore(database, origin="alone", company="alone")
+    await own.renew(None, 1, LEASE)
+    for store, notified in ((alone, False), (StreamStore(database, "one of many"), True)):
+        await store.commit(StreamBatch(count=1))
+        await database.fetch_one("test", "SELECT pg_notify('stream', 'last')")
+        while "last" not in heard:
+            await database.fetch_one("test", "SELECT 1")
+        assert len(heard) == 1 + notified
+        heard.clear()
+    await other.renew(None, 1, -1)
+    await alone.commit(StreamBatch(count=1))
+    while not heard:
+        await database.fetch_one("test", "SELECT 1")
