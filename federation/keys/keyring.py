@@ -81,6 +81,11 @@ class Keyring:
         self._request_turns = DeferredSemaphore(_AT_ONCE)
         self._verification = Verification()
 
+    @property
+    def size(self) -> int:
+        """Keys and servers in memory."""
+        return self._known.size
+
     # Events
 
     async def verify_events(self, events: Sequence[Event]) -> list[SignatureError | None]:

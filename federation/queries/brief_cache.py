@@ -51,6 +51,11 @@ class BriefCache(Generic[K, V]):
         self._kept: OrderedDict[K, _Kept[V]] = OrderedDict()
         self._waiting: dict[K, list[Deferred[V]]] = {}
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes are kept."""
+        return self._weight
+
     async def get(self, key: K, ask: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """What is known under the key, by asking if nothing is. Raises what `ask` raises, LimitExceeded.
 

@@ -53,6 +53,11 @@ class FederatedDirectories:
             clock, keep=_KEEP, keep_failures=_KEEP_FAILURES, budget=budget
         )
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes of answers are kept."""
+        return self._cache.weight
+
     async def page(self, server: str, wish: ListWish) -> Mapping[str, Any]:
         """See `RemoteDirectories`."""
         if not is_valid_server_name(server):

@@ -36,6 +36,11 @@ class FederatedProfiles:
             clock, keep=_KEEP, keep_failures=_KEEP_FAILURES, budget=budget
         )
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes of answers are kept."""
+        return self._cache.weight
+
     async def profile(self, user_id: str) -> dict[str, Any]:
         """See `RemoteProfiles`. Always asked for whole: who wants one field often wants the next."""
         return await self._cache.get(user_id, lambda: self._ask(user_id))

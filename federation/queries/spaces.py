@@ -58,6 +58,11 @@ class FederatedSummaries:
             reactor.seconds, keep=_KEEP, keep_failures=_KEEP_FAILURES, budget=budget
         )
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes of answers are kept."""
+        return self._cache.weight
+
     async def trees(
         self, wanted: Mapping[str, Sequence[str]], *, suggested_only: bool = False
     ) -> Mapping[str, RemoteTree]:

@@ -7,7 +7,7 @@ Nothing asks, answers or sends before `start`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -67,7 +67,7 @@ from homeserver.app.core import Core, now_ms
 from homeserver.app.elsewhere import Elsewhere, device_ground
 from homeserver.app.reach import Reach
 from homeserver.app.services import Services
-from homeserver.app.shares import shares_of
+from homeserver.app.shares import KEY_BYTES, shares_of
 from homeserver.config import Config, StartRefused
 from homeserver.devices.services import build_stored_keys
 from homeserver.protocol.signing import SigningKey
@@ -117,6 +117,8 @@ class Links(Struct, frozen=True, kw_only=True):
     loose_ends: LooseEnds
     elsewhere: Elsewhere
     """For the services."""
+    cache_sizes: Mapping[str, Callable[[], int]]
+    """As of `Services`."""
 
 
 async def build_links(
@@ -210,6 +212,10 @@ async def build_links(
     )
     loose_ends = LooseEnds(engine=core.engine, cache=core.cache, scheduler=reactor)
     core.stream.subscribe(loose_ends)
+    answers = 2 * shares.answers // 5
+    directories = FederatedDirectories(calls=calls, clock=reactor.seconds, budget=answers)
+    summaries = FederatedSummaries(reactor, server_name=config.server_name, calls=calls, budget=answers)
+    profiles = FederatedProfiles(calls=calls, clock=reactor.seconds, budget=answers // 2)
     return Links(
         availability=availability,
         own_keys=own_keys,
@@ -229,13 +235,9 @@ async def build_links(
         loose_ends=loose_ends,
         elsewhere=Elsewhere(
             rooms=membership.rooms,
-            directories=FederatedDirectories(
-                calls=calls, clock=reactor.seconds, budget=2 * shares.answers // 5
-            ),
-            summaries=FederatedSummaries(
-                reactor, server_name=config.server_name, calls=calls, budget=2 * shares.answers // 5
-            ),
-            profiles=FederatedProfiles(calls=calls, clock=reactor.seconds, budget=shares.answers // 5),
+            directories=directories,
+            summaries=summaries,
+            profiles=profiles,
             history=history,
             typing=outbound.elsewhere,
             receipts=outbound.elsewhere,
@@ -253,6 +255,10 @@ async def build_links(
             ),
             openid=FederatedOpenId(calls=calls),
         ),
+        cache_sizes={
+            "keys": lambda: keyring.size * KEY_BYTES,
+            "answers": lambda: directories.weight + summaries.weight + profiles.weight,
+        },
     )
 
 

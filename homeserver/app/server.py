@@ -171,7 +171,8 @@ class Server:
         http_metrics = HttpMetrics()
         REGISTRY.register(http_metrics)
         REGISTRY.register(core.database.metrics)
-        REGISTRY.register(CacheFigures(services.cache_sizes))
+        elsewhere_sizes = {} if links is None else links.cache_sizes
+        REGISTRY.register(CacheFigures({**services.cache_sizes, **elsewhere_sizes}))
         storage = self._storage = StorageFigures(reactor, StorageStore(core.database).parts)
         REGISTRY.register(storage)
         storage.start()

@@ -24,6 +24,7 @@ from homeserver.app.elsewhere import Elsewhere, readers_of
 from homeserver.app.lives import Departures
 from homeserver.app.shares import (
     LEDGER_BYTES,
+    PERSON_BYTES,
     RECEIPT_BYTES,
     SENT_BYTES,
     STANDING_BYTES,
@@ -373,6 +374,7 @@ def build_services(
             "receipts": lambda: data.recent_receipts.size * RECEIPT_BYTES,
             "sent_members": lambda: sent.size * SENT_BYTES,
             "tokens": lambda: accounts.cache.size * TOKEN_BYTES,
+            "persons": lambda: data.presence.remembered_elsewhere * PERSON_BYTES,
         },
     )
 

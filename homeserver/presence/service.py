@@ -291,6 +291,11 @@ class Presence:
         self._publication.drop(person.user_id)
         self._peers.drop(person.user_id)
 
+    @property
+    def remembered_elsewhere(self) -> int:
+        """Users of other servers who are remembered."""
+        return self._board.remote_count
+
     # What users learn.
 
     def changed(self, user_id: str, since_ms: int) -> Sequence[dict[str, Any]]:
