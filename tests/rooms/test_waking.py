@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from immutables import Map
+from twisted.internet.task import deferLater
 
 from homeserver.protocol.room_versions import room_version
 from homeserver.rooms.engine import RoomHead
@@ -18,6 +19,7 @@ from homeserver.stream.changes import Change
 from storage.database import Database
 from storage.memberships import Standing
 from storage.rooms import Member
+from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine
 
 
@@ -73,6 +75,8 @@ async def test_readers_are_named_whatever_memory_has_of_the_room(database: Datab
     waiting = [engine.stream.listen(user) for user in (ALICE, BOB, CAROL)]
     readers = readers_in(engine.cache, engine.user_rooms, engine.stream.listeners)
     assert set(readers(room.key)) == {ALICE, BOB, CAROL}
+    while engine.stream.position < other.stream.position:
+        await deferLater(reactor, 0)
     for listener in waiting:
         await engine.user_rooms.of(listener.user_id)
     assert engine.cache.held_key(room.key) is None
