@@ -7,13 +7,14 @@ be compared where what it depends on is alike:
 
 - a worker that has many requests in a turn, and many events in a commit, uses less for each. So each worker has as many
   clients: two of them serve twice the people that one does, as they would if they had been added for that;
-- whoever takes turns on a core with others finds its caches cold. So the workers have one core to themselves, one of
-  them or both, and the load generator and the database have the others.
+- whoever takes turns on a core with others finds its caches cold, and how cold depends on the others. So a server with
+  one worker and one with two are loaded at the same time, all three workers on one core that nothing else of theirs is
+  on; the load generator and the databases have the others.
 
 Two cores give 2 · c₁ / (c₂ + c₂′) times what one gives, where c₁ is what one worker uses per operation, c₂ and c₂′ what
-each of the two uses per operation of both. The same is done with both in turns, opened anew for each trial, so that
-connections are divided anew. Beside it stand what the database uses, which all share, and how many transactions
-wrote something.
+each of the two uses per operation of both. Whatever else the machine does, it does to all three. Each trial opens
+everything anew, so that connections are divided anew. Beside it stand what the database uses, which the two share, and
+how many transactions wrote something.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Share:
     commits: float
     """Transactions that wrote something."""
     full: float
-    """The part of one core that the workers used together."""
+    """The part of one core that the workers used."""
     clients: float
     """The part of the connections that the worker with most of them had."""
 
@@ -185,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: scripts/benchmark two-workers --quick --scenario whoami --scenario mixed",
     )
     parser.add_argument("--quick", action="store_true", help="fewer rooms, shorter and fewer trials")
-    parser.add_argument("--trials", type=int, metavar="N", help=f"of each kind (default: {TRIALS})")
+    parser.add_argument("--trials", type=int, metavar="N", help=f"of each scenario (default: {TRIALS})")
     parser.add_argument(
         "--scenario",
         action="append",
@@ -216,7 +217,8 @@ async def _compare(
         progress(scenario.titled(scale))
         pairs = []
         for _ in range(trials):
-            one, two = [await crowd.trial(scenario, scale) for crowd in crowds]
+            together = asyncio.Barrier(len(crowds))
+            one, two = await asyncio.gather(*(crowd.trial(scenario, scale, together) for crowd in crowds))
             pairs.append((one, two))
         comparison = Comparison(scenario.titled(scale), pairs)
         found.append(comparison)
@@ -234,18 +236,22 @@ class Crowd:
         for number, world in enumerate(worlds):
             world.skip(number * APART)
 
-    async def trial(self, scenario: Scenario, scale: Scale) -> Share:
-        """One trial, opened for itself, so that clients come anew and are divided anew."""
+    async def trial(self, scenario: Scenario, scale: Scale, together: asyncio.Barrier) -> Share:
+        """One trial, opened for itself, that begins when the others are as far."""
         kept = _connections(self._server)
         async with AsyncExitStack() as stack:
             runs = [await stack.enter_async_context(scenario.open(world)) for world in self._worlds]
 
             async def run(seconds: float) -> Load:
-                loads = await asyncio.gather(*(run(seconds) for run in runs))
+                loads = await asyncio.gather(*(load(seconds) for load in runs))
                 return Load(sum(each.operations for each in loads), max(each.seconds for each in loads), ())
 
+            async def run_together() -> Load:
+                await together.wait()
+                return await run(min(scale.seconds, TRIAL_SECONDS))
+
             await run(scale.warm_up_seconds)
-            return await _trial(self._server, partial(run, min(scale.seconds, TRIAL_SECONDS)), kept)
+            return await _trial(self._server, run_together, kept)
 
 
 async def _trial(
@@ -301,9 +307,9 @@ def _median(shares: Sequence[Share]) -> Share:
 
 def introduction(version: str, described: Mapping[str, str], trials: int, *, pinned: bool) -> str:
     """What the table is of."""
-    where = "Workers had one core to themselves." if pinned else UNPINNED
+    where = "The workers had one core to themselves." if pinned else UNPINNED
     return (
-        f"Version {version}; medians of {trials} trials of each kind, in turns. Machine: "
+        f"Version {version}; medians of {trials} trials, both servers at once. Machine: "
         f"{', '.join(f'{name} {value}' for name, value in described.items())}. {where}"
     )
 
@@ -315,7 +321,7 @@ def table(found: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
         "one worker",
         "two: the busier",
         "the other",
-        "core full, one and two",
+        "their core full",
         "database, one",
         "database, two",
         "commits, one",
@@ -334,7 +340,7 @@ def _row(each: Comparison) -> list[str]:
         each.title,
         milliseconds(one.processes[0]),
         *(milliseconds(used) for used in two.processes),
-        f"{one.full:.0%}, {two.full:.0%}",
+        f"{one.full + two.full:.0%}",
         milliseconds(one.database),
         milliseconds(two.database),
         f"{one.commits:.2f}",
