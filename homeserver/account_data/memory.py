@@ -78,6 +78,11 @@ class UserDataCache:
         self.generation = 0
         """Grows with every change, so that who loads can tell whether what they read may be old."""
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes it holds."""
+        return self._weight
+
     def get(self, user_id: str) -> UserData | None:
         data = self._users.get(user_id)
         if data is not None:
@@ -88,9 +93,7 @@ class UserDataCache:
         self.drop((user_id,))
         self._users[user_id] = data
         self._weight += data.weight
-        while self._weight > self._budget and len(self._users) > 1:
-            _, evicted = self._users.popitem(last=False)
-            self._weight -= evicted.weight
+        self._make_room()
 
     def landed(self, user_id: str, key: Key, content: Mapping[str, Any] | None, position: int) -> None:
         """A write of this process stands."""
@@ -101,6 +104,13 @@ class UserDataCache:
             size = 0 if content is None else len(orjson.dumps(content))
             data.put(key, Kept(None if content is None else dict(content), position, size))
             self._weight += data.weight - before
+            self._users.move_to_end(user_id)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        while self._weight > self._budget and len(self._users) > 1:
+            _, evicted = self._users.popitem(last=False)
+            self._weight -= evicted.weight
 
     def drop(self, users: Iterable[str]) -> None:
         for user_id in users:

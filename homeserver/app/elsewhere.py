@@ -6,6 +6,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from homeserver.app.core import Core
+from homeserver.app.shares import shares_of
 from homeserver.calls.rtc.callers import NoRemoteTokens, RemoteTokens
 from homeserver.config import Config
 from homeserver.devices.remote import (
@@ -86,6 +87,7 @@ def device_ground(config: Config, core: Core, announcing: Announcing) -> DeviceG
         readers=readers_of(core),
         stored_keys=build_stored_keys(core.database, config.server_name),
         announcing=announcing,
+        list_bytes=shares_of(config.memory_budget).device_lists,
     )
 
 

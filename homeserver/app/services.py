@@ -23,6 +23,7 @@ from homeserver.app.core import Core, now_ms
 from homeserver.app.elsewhere import Elsewhere, readers_of
 from homeserver.app.lives import Departures
 from homeserver.app.shares import (
+    DEVICE_BYTES,
     LEDGER_BYTES,
     PERSON_BYTES,
     RECEIPT_BYTES,
@@ -104,6 +105,7 @@ class UserData(Struct, frozen=True, kw_only=True):
     """What users keep, and what is known of them while they are about."""
 
     account_data: AccountData
+    kept_account_data: UserDataCache
     profiles: Profiles
     profile_lookup: ProfileLookup
     presence: Presence
@@ -304,6 +306,7 @@ def build_services(
         remote_keys=elsewhere.keys,
         remote_devices=elsewhere.devices,
         my_turn=partial(core.turns.take, "devices"),
+        remembered=shares.devices,
     )
     device_sections = (
         ToDeviceSection(devices.to_device),
@@ -332,6 +335,7 @@ def build_services(
         fragments=fragments,
         sent=sent,
     )
+    filters = WantedFilters(accounts.filters, budget=shares.filters)
     core.stream.subscribe(ForeignWakes(core.user_rooms, core.stream.listeners, core.cache))
     return Services(
         core=core,
@@ -349,7 +353,7 @@ def build_services(
         device_sections=device_sections,
         sync=sync,
         long_poll=LongPoll(sync, core.stream.listeners, reactor),
-        wanted_filters=WantedFilters(accounts.filters),
+        wanted_filters=filters,
         calls=build_calls(
             reactor,
             config,
@@ -375,6 +379,11 @@ def build_services(
             "sent_members": lambda: sent.size * SENT_BYTES,
             "tokens": lambda: accounts.cache.size * TOKEN_BYTES,
             "persons": lambda: data.presence.remembered_elsewhere * PERSON_BYTES,
+            "account_data": lambda: data.kept_account_data.weight,
+            "push_rules": lambda: data.push_rules.weight,
+            "filters": lambda: filters.weight,
+            "device_lists": lambda: devices.news.list_weight,
+            "devices": lambda: max(devices.counts.size, devices.to_device.size) * DEVICE_BYTES,
         },
     )
 
@@ -390,7 +399,8 @@ def _build_user_data(
 ) -> UserData:
     database, stream = core.database, core.stream
     readers = readers_of(core)
-    kept = UserDataCache()
+    shares = shares_of(config.memory_budget)
+    kept = UserDataCache(shares.account_data)
     account_data = AccountData(
         store=AccountDataStore(database),
         committer=core.committer,
@@ -398,7 +408,6 @@ def _build_user_data(
         user_rooms=core.user_rooms,
         cache=kept,
     )
-    shares = shares_of(config.memory_budget)
     recent_receipts = RecentReceipts(stream.position, readers, capacity=shares.receipts)
     receipts = Receipts(
         store=ReceiptStore(database),
@@ -443,7 +452,7 @@ def _build_user_data(
         most_remote=shares.persons,
     )
     directory_store = UserDirectoryStore(database)
-    push_rules = PushRules(account_data)
+    push_rules = PushRules(account_data, budget=shares.push_rules)
     profiles = Profiles(
         database=database,
         store=ProfileStore(database),
@@ -453,6 +462,7 @@ def _build_user_data(
     )
     return UserData(
         account_data=account_data,
+        kept_account_data=kept,
         profiles=profiles,
         profile_lookup=ProfileLookup(server_name=config.server_name, own=profiles, remote=elsewhere.profiles),
         presence=presence,

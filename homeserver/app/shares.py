@@ -26,11 +26,13 @@ TOKEN_BYTES: Final = 500
 KEY_BYTES: Final = 500
 """a key of another server, and as much again for the server;"""
 PERSON_BYTES: Final = 1_800
-"""how a user of another server is."""
+"""how a user of another server is;"""
+DEVICE_BYTES: Final = 1_000
+"""which keys a device has left, and up to where it has its messages."""
 
 
 class Shares(Struct, frozen=True, kw_only=True):
-    """The first six in bytes, the others in entries."""
+    """The first ten in bytes, the others in entries."""
 
     rooms: int
     member_events: int
@@ -39,6 +41,11 @@ class Shares(Struct, frozen=True, kw_only=True):
     views: int
     answers: int
     """Of other servers, to what users asked."""
+    account_data: int
+    push_rules: int
+    filters: int
+    device_lists: int
+    """Which of them changed lately."""
     standings: int
     ledgers: int
     receipts: int
@@ -46,6 +53,7 @@ class Shares(Struct, frozen=True, kw_only=True):
     tokens: int
     keys: int
     persons: int
+    devices: int
 
     @property
     def bytes(self) -> int:
@@ -57,6 +65,10 @@ class Shares(Struct, frozen=True, kw_only=True):
             + self.fragments
             + self.views
             + self.answers
+            + self.account_data
+            + self.push_rules
+            + self.filters
+            + self.device_lists
             + self.standings * STANDING_BYTES
             + self.ledgers * LEDGER_BYTES
             + self.receipts * RECEIPT_BYTES
@@ -64,26 +76,32 @@ class Shares(Struct, frozen=True, kw_only=True):
             + self.tokens * TOKEN_BYTES
             + self.keys * KEY_BYTES
             + self.persons * PERSON_BYTES
+            + self.devices * DEVICE_BYTES
         )
 
 
 def shares_of(budget: int) -> Shares:
-    """Three eighths for rooms, without which nothing goes; a sixth for the events of their members."""
+    """A third for rooms, without which nothing goes; an eighth for the events of their members."""
     part = budget // 32
     return Shares(
-        rooms=12 * part,
-        member_events=5 * part,
+        rooms=21 * part // 2,
+        member_events=4 * part,
         timelines=2 * part,
         fragments=2 * part,
         views=part,
         answers=part // 2,
+        account_data=2 * part,
+        push_rules=part,
+        filters=part // 4,
+        device_lists=part // 4,
         standings=2 * part // STANDING_BYTES,
-        ledgers=2 * part // LEDGER_BYTES,
-        receipts=2 * part // RECEIPT_BYTES,
+        ledgers=3 * part // 2 // LEDGER_BYTES,
+        receipts=part // RECEIPT_BYTES,
         sent_members=part // SENT_BYTES,
         tokens=part // TOKEN_BYTES,
         keys=part // 2 // KEY_BYTES,
         persons=part // PERSON_BYTES,
+        devices=part // 2 // DEVICE_BYTES,
     )
 
 

@@ -17,7 +17,7 @@ from storage.one_time_keys import ClaimedKeys
 from storage.one_time_keys import KeyCounts as Counts
 
 CAPACITY = 50_000
-"""Devices remembered: a few hundred bytes each."""
+"""Devices remembered, unless told otherwise: a few hundred bytes each."""
 
 
 class Store(Protocol):
@@ -37,6 +37,7 @@ class KeyCounts:
         news: DeviceNews,
         committer: Committer,
         position: Callable[[], int],
+        capacity: int = CAPACITY,
     ) -> None:
         """`position` tells how far the stream may be shown."""
         self._origin = origin
@@ -44,8 +45,14 @@ class KeyCounts:
         self._news = news
         self._committer = committer
         self._position = position
+        self._capacity = capacity
         # Device → its counts, and the position the stream had at least reached when they were read.
         self._known: OrderedDict[tuple[str, str], tuple[Counts, int]] = OrderedDict()
+
+    @property
+    def size(self) -> int:
+        """Devices that are remembered."""
+        return len(self._known)
 
     async def of(self, user_id: str, device_id: str) -> Counts:
         """What the device has left, at least as of the stream's position. No query unless it moved."""
@@ -57,7 +64,7 @@ class KeyCounts:
         counts = await self._store.counts(user_id, device_id)
         self._known[key] = (counts, position)
         self._known.move_to_end(key)
-        while len(self._known) > CAPACITY:
+        while len(self._known) > self._capacity:
             self._known.popitem(last=False)
         return counts
 

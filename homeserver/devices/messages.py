@@ -77,8 +77,11 @@ class ToDevice:
         remote: RemoteDevices,
         is_local: Callable[[str], bool],
         now: Callable[[], int],
+        capacity: int = _CAPACITY,
     ) -> None:
+        """`capacity`: of how many devices it is remembered what they have."""
         self._origin = origin
+        self._capacity = capacity
         self._store = store
         self._news = news
         self._committer = committer
@@ -88,6 +91,11 @@ class ToDevice:
         self._commits = DeferredSemaphore(_MOST_COMMITS)
         # Device → up to where it is known to have everything; least recently used first.
         self._acknowledged: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    @property
+    def size(self) -> int:
+        """Devices of which it is remembered what they have."""
+        return len(self._acknowledged)
 
     # Sending.
 
@@ -186,7 +194,7 @@ class ToDevice:
         await self._store.delete(user_id, device_id, position)
         self._acknowledged[key] = max(position, self._acknowledged.get(key, 0))
         self._acknowledged.move_to_end(key)
-        while len(self._acknowledged) > _CAPACITY:
+        while len(self._acknowledged) > self._capacity:
             self._acknowledged.popitem(last=False)
 
     async def sweep(self) -> None:

@@ -19,8 +19,8 @@ from homeserver.stream.changes import Change, LatestPositions
 
 Kind = Literal["lists", "messages", "counts", "signed"]
 
-MOST_LISTS = 20_000
-"""Changes of lists that are remembered."""
+LIST_BYTES = 16_000_000
+"""Changes of lists that are remembered, unless told otherwise."""
 LONGEST_WAIT = 50_000
 """Notifications kept for commits that were not heard of yet."""
 
@@ -36,6 +36,11 @@ class Moved(NamedTuple):
     rooms: frozenset[int] | None = frozenset()
     """Of `lists`: the rooms the user is joined to; None: not known."""
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes of memory it takes."""
+        return 400 + 90 * len(self.rooms or ())
+
 
 class DeviceNews:
     """One per process; subscribes to the stream, after the room cache, and hears the channel `devices`."""
@@ -47,15 +52,18 @@ class DeviceNews:
         position: int,
         readers: Callable[[int], Iterable[str]],
         listening: Callable[[], Set[str]],
+        list_bytes: int = LIST_BYTES,
     ) -> None:
         """`position`: where the stream stands. `readers` gives, of the users who wait, those in a room; `listening`
-        all."""
+        all. `list_bytes`: how much is remembered of changes of lists."""
         self._origin = origin
         self._own_news = f', "{origin}", '
         self._readers = readers
         self._listening = listening
         self._floor = position
+        self._list_bytes = list_bytes
         self._lists: deque[Moved] = deque()
+        self._weight = 0
         self._untold: deque[Moved] = deque()
         self.messages: LatestPositions[str] = LatestPositions(position)
         """By user."""
@@ -78,6 +86,11 @@ class DeviceNews:
         """Key counts of those devices moved; returns the users to wake."""
         self.counts.record(devices, position)
         return {user_id for user_id, _ in devices}
+
+    @property
+    def list_weight(self) -> int:
+        """About how many bytes the changes of lists take."""
+        return self._weight
 
     @property
     def newest_list(self) -> int:
@@ -154,12 +167,16 @@ class DeviceNews:
         while at and lists[at - 1].position > moved.position:
             at -= 1
         lists.insert(at, moved)
-        while len(lists) > MOST_LISTS:
-            self._floor = max(self._floor, lists.popleft().position)
+        self._weight += moved.weight
+        while self._weight > self._list_bytes:
+            oldest = lists.popleft()
+            self._weight -= oldest.weight
+            self._floor = max(self._floor, oldest.position)
 
     def _forget(self, position: int) -> None:
         self._floor = max(self._floor, position)
         self._lists = deque(moved for moved in self._lists if moved.position > self._floor)
+        self._weight = sum(moved.weight for moved in self._lists)
         self._untold = deque(moved for moved in self._untold if moved.position > self._floor)
         self.messages.forget_all(position)
         self.counts.forget_all(position)

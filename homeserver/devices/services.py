@@ -13,13 +13,13 @@ from twisted.logger import Logger
 
 from homeserver.devices.backups import KeyBackups
 from homeserver.devices.claiming import KeyClaim
-from homeserver.devices.counts import KeyCounts
+from homeserver.devices.counts import CAPACITY, KeyCounts
 from homeserver.devices.cross_signing import CrossSigning, Reauthentication
 from homeserver.devices.dehydrated import DehydratedDevices
 from homeserver.devices.lists import DeviceLists
 from homeserver.devices.member_moves import MemberMoves
 from homeserver.devices.messages import ToDevice
-from homeserver.devices.news import DeviceNews
+from homeserver.devices.news import LIST_BYTES, DeviceNews
 from homeserver.devices.querying import KeyQuery, StoredKeys
 from homeserver.devices.remote import Announcing, RemoteDevices, RemoteKeys
 from homeserver.devices.signatures import Signatures
@@ -151,13 +151,16 @@ def build_device_ground(
     readers: Callable[[int], Iterable[str]],
     stored_keys: StoredKeys,
     announcing: Announcing,
+    list_bytes: int = LIST_BYTES,
 ) -> DeviceGround:
-    """Build it, subscribed to the stream. `readers` gives, of the users who wait, those in a room."""
+    """Build it, subscribed to the stream. `readers` gives, of the users who wait, those in a room; `list_bytes` is how
+    much is remembered of changes of lists."""
     news = DeviceNews(
         origin=origin,
         position=stream.position,
         readers=readers,
         listening=lambda: stream.listeners.users,
+        list_bytes=list_bytes,
     )
     member_moves = MemberMoves(stream.position, cache)
     stream.subscribe(news)
@@ -195,14 +198,21 @@ def build_device_services(
     remote_keys: RemoteKeys,
     remote_devices: RemoteDevices,
     my_turn: Callable[[float], Awaitable[bool]] | None = None,
+    remembered: int = CAPACITY,
 ) -> DeviceServices:
-    """Build them; nothing runs before `start`. `my_turn`: see `Upkeep`."""
+    """Build them; nothing runs before `start`. `my_turn`: see `Upkeep`. `remembered`: how many devices' key counts, and
+    as many devices of which it is known what messages they have."""
     origin, database, committer = ground.origin, ground.database, ground.committer
     news, lists, is_local = ground.news, ground.lists, ground.is_local
     device_keys, cross_signing = DeviceKeyStore(database), CrossSigningStore(database)
     one_time_keys = OneTimeKeyStore(database)
     counts = KeyCounts(
-        origin=origin, store=one_time_keys, news=news, committer=committer, position=lambda: stream.position
+        origin=origin,
+        store=one_time_keys,
+        news=news,
+        committer=committer,
+        position=lambda: stream.position,
+        capacity=remembered,
     )
     to_device = ToDevice(
         origin=origin,
@@ -212,6 +222,7 @@ def build_device_services(
         remote=remote_devices,
         is_local=is_local,
         now=now,
+        capacity=remembered,
     )
     upload = KeyUpload(
         database=database,

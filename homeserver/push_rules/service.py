@@ -32,8 +32,8 @@ from homeserver.protocol.push_rules import (
 )
 
 GLOBAL = 0
-COMPILED = 10_000
-"""Users whose compiled rules are kept in memory; those with the default rules share theirs."""
+BUDGET = 32_000_000
+"""Bytes of compiled rules that are kept in memory, unless told otherwise."""
 MAX_RULE_ID_BYTES = 255
 MAX_PATTERN_CHARACTERS = 1024
 
@@ -61,14 +61,26 @@ class _Read(NamedTuple):
     rules: UserRules
     compiled: CompiledRules
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes of memory it takes; those with the default rules share theirs."""
+        return 1000 if self.rules is NO_RULES else 6000 + 1000 * sum(map(len, self.rules.own.values()))
+
 
 class PushRules:
     """One per process."""
 
-    def __init__(self, account_data: AccountData) -> None:
+    def __init__(self, account_data: AccountData, *, budget: int = BUDGET) -> None:
         self._account_data = account_data
+        self._budget = budget
+        self._weight = 0
         self._read: OrderedDict[str, _Read] = OrderedDict()
         self._locks: dict[str, DeferredLock] = {}
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes the compiled rules take that are kept."""
+        return self._weight
 
     # Reading.
 
@@ -109,10 +121,14 @@ class PushRules:
             return read
         rules = UserRules.from_content(content)
         compiled = DEFAULT_COMPILED if rules is NO_RULES else compile_rules(rules)
+        if read is not None:
+            self._weight -= read.weight
         read = self._read[user_id] = _Read(content, rules, compiled)
         self._read.move_to_end(user_id)
-        while len(self._read) > COMPILED:
-            self._read.popitem(last=False)
+        self._weight += read.weight
+        while self._weight > self._budget and len(self._read) > 1:
+            _, oldest = self._read.popitem(last=False)
+            self._weight -= oldest.weight
         return read
 
     # Editing.

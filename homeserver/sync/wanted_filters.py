@@ -15,7 +15,8 @@ import orjson
 from homeserver.errors import InvalidParam, NotFound, NotJson
 from homeserver.protocol.filters import NO_FILTER, SyncFilter
 
-_REMEMBERED = 5_000
+BUDGET = 8_000_000
+"""Bytes of filters that are remembered, unless told otherwise."""
 _LONGEST_REMEMBERED = 8_192
 
 
@@ -30,9 +31,17 @@ class KeptFilters(Protocol):
 class WantedFilters:
     """One per process."""
 
-    def __init__(self, kept: KeptFilters) -> None:
+    def __init__(self, kept: KeptFilters, *, budget: int = BUDGET) -> None:
         self._kept = kept
-        self._read: OrderedDict[tuple[str, str], SyncFilter] = OrderedDict()
+        self._budget = budget
+        self._weight = 0
+        self._read: OrderedDict[tuple[str, str], tuple[SyncFilter, int]] = OrderedDict()
+        """With what each weighs."""
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it holds."""
+        return self._weight
 
     async def find(self, user_id: str, text: str | None) -> SyncFilter:
         """The filter of a `filter` parameter. Raises InvalidParam for an unknown id, NotJson, FilterError."""
@@ -43,20 +52,31 @@ class WantedFilters:
         known = self._read.get(key)
         if known is not None:
             self._read.move_to_end(key)
-            return known
+            return known[0]
         source = text if inline else await self._uploaded(user_id, text)
         found = _parsed(source)
         if len(source) <= _LONGEST_REMEMBERED:
-            self._read[key] = found
-            while len(self._read) > _REMEMBERED:
-                self._read.popitem(last=False)
+            self._remember(key, found, _weight_of(source))
         return found
+
+    def _remember(self, key: tuple[str, str], found: SyncFilter, weight: int) -> None:
+        _, before = self._read.pop(key, (None, 0))  # who asked at the same time may have been first
+        self._read[key] = found, weight
+        self._weight += weight - before
+        while self._weight > self._budget:
+            _, (_, oldest) = self._read.popitem(last=False)
+            self._weight -= oldest
 
     async def _uploaded(self, user_id: str, filter_id: str) -> str:
         try:
             return await self._kept.get(user_id, filter_id)
         except NotFound as error:
             raise InvalidParam("No such filter") from error
+
+
+def _weight_of(source: str) -> int:
+    """About how many bytes the filter takes: lists of short words are many objects."""
+    return 3000 + 15 * len(source)
 
 
 def _parsed(text: str) -> SyncFilter:

@@ -22,6 +22,7 @@ from homeserver.account_data import (
     UserDataCache,
     service,
 )
+from homeserver.account_data.memory import UserData
 from homeserver.errors import BadJson, InvalidParam, NotFound, TooLarge
 from homeserver.protocol.push_rules import PushRule
 from homeserver.push_rules import PushRules
@@ -278,3 +279,16 @@ async def test_settings_follow_a_room_that_is_replaced(database: Database) -> No
         assert await data.get(ALICE, "m.direct") == direct
         followed = await rules.rule(ALICE, "room", new.room_id)
         assert followed == replace(await rules.rule(ALICE, "room", old.room_id), rule_id=new.room_id)
+
+
+def test_what_users_write_stays_within_the_budget() -> None:
+    """Also while nobody's data is read."""
+    cache = UserDataCache(100_000)
+    for number in range(20):
+        cache.keep(f"@u{number}:localhost", UserData(()))
+    for number in range(20):
+        for entry in range(20):
+            content = {"text": "x" * 300}
+            cache.landed(f"@u{number}:localhost", (0, f"org.example.{entry}"), content, 100 + entry)
+            assert cache.weight <= 100_000
+    assert cache.weight > 50_000

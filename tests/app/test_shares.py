@@ -6,8 +6,10 @@ from __future__ import annotations
 import gc
 import sys
 from array import array
+from collections import OrderedDict
 from collections.abc import Iterable
 from types import FunctionType, ModuleType
+from typing import Any
 
 import orjson
 import pytest
@@ -16,6 +18,7 @@ from federation.keys.known import KnownKeys
 from homeserver.app.core import now_ms
 from homeserver.app.overload import resident_bytes
 from homeserver.app.shares import (
+    DEVICE_BYTES,
     KEY_BYTES,
     LEDGER_BYTES,
     PERSON_BYTES,
@@ -25,18 +28,22 @@ from homeserver.app.shares import (
     TOKEN_BYTES,
     shares_of,
 )
+from homeserver.devices.news import Moved
 from homeserver.events import RoomEvent
 from homeserver.presence import Board, Sharing
 from homeserver.presence.person import Choice, View
-from homeserver.protocol.push_rules import Reader
+from homeserver.protocol.push_rules import NO_RULES, Reader
 from homeserver.protocol.tokens import SyncToken
+from homeserver.push_rules import PushRules
 from homeserver.rooms.engine import Draft
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.lazy_members import NOTHING_SENT, SentMembers
+from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.unread.judging import Item, Views, view_weight
 from homeserver.unread.ledger import MAIN, Ledger
 from storage.database import Database
 from storage.memberships import Standing
+from storage.one_time_keys import KeyCounts
 from storage.receipts import Receipt
 from storage.server_keys import ServerKey
 from storage.tokens import TokenOwner
@@ -86,6 +93,66 @@ def test_entries_weigh_what_they_are_said_to() -> None:
     assert STANDING_BYTES / 2 < deep_size(standing) < STANDING_BYTES * 2
     assert RECEIPT_BYTES / 2 < deep_size(receipt) < RECEIPT_BYTES * 2
     assert isinstance(ledger, Ledger) and array("q").itemsize == 8
+
+
+def test_what_is_known_of_devices_weighs_what_it_is_said_to() -> None:
+    for rooms in (0, 10, 300):
+        names = frozenset(10**6 + number for number in range(rooms))
+        moved = Moved("lists", 10**6, "@someone:one.example", rooms=names)
+        assert moved.weight / 2 < deep_size(moved) < moved.weight * 2
+    device = ("@someone:one.example", "ABCDEFGHIJ")
+    counts = KeyCounts({"signed_curve25519": 49}, ["signed_curve25519"], 10**6)
+    entries = OrderedDict([(device, (counts, 10**6))]), OrderedDict([(device, 10**6)])
+    assert DEVICE_BYTES / 2 < deep_size(*entries) < DEVICE_BYTES * 2
+
+
+class NobodysFilters:
+    async def get(self, user_id: str, filter_id: str) -> str:
+        raise AssertionError("all are in the request")
+
+
+@pytest.mark.parametrize("types", [1, 80, 700])
+async def test_filters_stay_within_their_budget(types: int) -> None:
+    """However many there are, and however long."""
+    filters = WantedFilters(NobodysFilters(), budget=MIB)
+    for number in range(400):
+        names = [f"a{number}.{each}" for each in range(types)]
+        text = orjson.dumps({"room": {"timeline": {"types": names}}}).decode()
+        assert await filters.find("@someone:one.example", text) is await filters.find(
+            "@other:one.example", text
+        )
+    assert MIB / 2 < filters.weight <= MIB
+    assert MIB / 4 < deep_size(filters) < 1.5 * MIB
+
+
+class RulesOfMany:
+    """Account data in which everybody has that many rules, none of them like another's."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    async def get(self, user_id: str, event_type: str, room: int = 0) -> dict[str, Any] | None:
+        actions = ["notify", {"set_tweak": "highlight"}]
+        names = [f"{user_id}{number}" for number in range(self._count)]
+        rules = [{"rule_id": name, "pattern": name, "actions": actions, "enabled": True} for name in names]
+        return {"global": {"content": rules}}
+
+    def get_at_once(self, user_id: str, event_type: str) -> None:
+        return None
+
+    async def update_managed(self, *_: object) -> None:
+        raise AssertionError("nothing is written")
+
+
+@pytest.mark.parametrize("count", [1, 20, 300])
+async def test_push_rules_stay_within_their_budget(count: int) -> None:
+    rules = PushRules(RulesOfMany(count), budget=MIB)
+    first = await rules.compiled("@u0:one.example")
+    for number in range(300):
+        await rules.compiled(f"@u{number}:one.example")
+    assert MIB / 2 < rules.weight <= MIB
+    assert MIB / 4 < deep_size(rules, without=[NO_RULES]) < 2 * MIB
+    assert await rules.compiled("@u0:one.example") is not first
 
 
 def item_of(number: int, body: str) -> Item:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from homeserver.devices.news import DeviceNews
+from homeserver.devices.news import DeviceNews, Moved
 from homeserver.stream.changes import Change
 
 ALICE = "@alice:localhost"
@@ -19,3 +19,17 @@ def test_what_was_heard_before_its_commit_outlives_a_hole_below_it() -> None:
     assert news.messages.may_have_changed(ALICE, 14) and not news.counts.may_have_changed(
         (ALICE, "PHONE"), 12
     )
+
+
+def test_changes_of_lists_are_forgotten_by_how_many_rooms_they_name() -> None:
+    news = DeviceNews(
+        origin="here", position=10, readers=lambda _room: (), listening=set, list_bytes=1_000_000
+    )
+    everywhere = frozenset(range(1_000))
+    for position in range(11, 111):
+        news.landed([Moved("lists", position, f"@u{position}:localhost", rooms=everywhere)])
+    assert news.list_weight <= 1_000_000
+    assert news.lists_since(ALICE, {1}, 10) is None  # not known, and not: nothing
+    assert news.lists_since(ALICE, {1}, 108) == {"@u109:localhost", "@u110:localhost"}
+    news.changed(Change(before=110, count=0, foreign=True, unknown=True))
+    assert news.list_weight == 0
