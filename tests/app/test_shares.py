@@ -101,7 +101,7 @@ def test_what_is_known_of_devices_weighs_what_it_is_said_to() -> None:
         moved = Moved("lists", 10**6, "@someone:one.example", rooms=names)
         assert moved.weight / 2 < deep_size(moved) < moved.weight * 2
     device = ("@someone:one.example", "ABCDEFGHIJ")
-    counts = KeyCounts({"signed_curve25519": 49}, ["signed_curve25519"], 10**6)
+    counts = KeyCounts({"signed_curve25519": 49}, ["signed_curve25519"], True)
     entries = OrderedDict([(device, (counts, 10**6))]), OrderedDict([(device, 10**6)])
     assert DEVICE_BYTES / 2 < deep_size(*entries) < DEVICE_BYTES * 2
 
