@@ -7,6 +7,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from heapq import nsmallest
 from typing import Any
+from weakref import ReferenceType, ref
+
+from immutables import Map
 
 from homeserver.events import RoomEvent
 from homeserver.rooms.engine import RoomHead
@@ -41,7 +44,8 @@ class Summaries:
     """Makes summaries, remembering each room's first members: they are alike for everyone in it."""
 
     def __init__(self) -> None:
-        self._first: OrderedDict[int, tuple[Mapping[str, Member], list[str]]] = OrderedDict()
+        # The members themselves stay in memory for as long as their room does.
+        self._first: OrderedDict[int, tuple[ReferenceType[Map[str, Member]], list[str]]] = OrderedDict()
 
     def heroes(self, view: StateView, loaded: Mapping[int, RoomEvent], user_id: str) -> list[str]:
         """The first five others who are joined or invited; if there are none, those who were.
@@ -57,11 +61,12 @@ class Summaries:
     def _first_members(self, head: RoomHead) -> list[str]:
         known = self._first.get(head.room)
         # A map is a value: while nobody comes or goes it is the same one, however much is said.
-        if known is not None and known[0] is head.members:
+        if known is not None and known[0]() is head.members:
             self._first.move_to_end(head.room)
             return known[1]
         first = _first_members(head.members)
-        self._first[head.room] = (head.members, first)
+        self._first[head.room] = (ref(head.members), first)
+        self._first.move_to_end(head.room)
         while len(self._first) > _REMEMBERED:
             self._first.popitem(last=False)
         return first
