@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 import psycopg2
+from msgspec import Struct
+from msgspec.structs import replace
 from psycopg2.extensions import connection
 
 from storage.destinations import CHANNEL
@@ -40,8 +41,7 @@ RETURNING server_name, failures, failing_since, retry_at, refusals, send_again_a
 """
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationStatus:
+class DestinationStatus(Struct, frozen=True):
     """One server. Times in milliseconds since 1970."""
 
     server_name: str
@@ -58,8 +58,7 @@ class DestinationStatus:
     """To be sent when it is back, at most `MOST_COUNTED`; None: not counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class SendingStatus:
+class SendingStatus(Struct, frozen=True):
     """All of it."""
 
     processes: int

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg2
+from msgspec import Struct
 from psycopg2.extensions import cursor
 
 from storage.database import Database
@@ -63,8 +63,7 @@ _LARGEST: Final = """SELECT r.room_id, s.name, coalesce(s.joined_members, 0), r.
     FROM rooms r LEFT JOIN room_summaries s USING (room) ORDER BY r.next_ordinal DESC LIMIT %s"""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """Tables that are for the same. Bytes; `rows` as Postgres estimates them."""
 
     name: str
@@ -73,8 +72,7 @@ class Part:
     rows: int
 
 
-@dataclass(frozen=True, slots=True)
-class EventCost:
+class EventCost(Struct, frozen=True):
     """What one of a kind takes on average, its share of indexes and of state included, and its JSON as it is signed."""
 
     count: int
@@ -83,8 +81,7 @@ class EventCost:
     state_rows: float
 
 
-@dataclass(frozen=True, slots=True)
-class RoomSize:
+class RoomSize(Struct, frozen=True):
     """A room; `events` are all that were ever stored of it."""
 
     room_id: str
@@ -93,8 +90,7 @@ class RoomSize:
     events: int
 
 
-@dataclass(frozen=True, slots=True)
-class StorageReport:
+class StorageReport(Struct, frozen=True):
     """All of it. A `None` took longer than was waited for."""
 
     exact: bool

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 REQUESTS: Final = 400
 EVENTS: Final = 100_000
@@ -65,8 +66,7 @@ class Budget:
         return self.events + _REQUEST_COST * self.requests
 
 
-@dataclass(slots=True)
-class _Account:
+class _Account(Struct):
     debt: float
     at: float
 

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from federation.outbound.lane import Lane
 from federation.outbound.transaction import MOST_BYTES, MOST_EDUS, MOST_PDUS, Edu, Item, Pdu, weight
@@ -29,8 +30,7 @@ class KeptEdus(Protocol):
     async def remove(self, server_name: str, ids: Sequence[int]) -> None: ...
 
 
-@dataclass(slots=True)
-class Load:
+class Load(Struct):
     """Events, then ephemeral units."""
 
     events: list[Pdu] = field(default_factory=list)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from federation.client.errors import BackingOff, NotAsked, Unreachable
@@ -55,8 +55,7 @@ class Delivers(Protocol):
     async def deliver(self, destination: str, items: Sequence[Item]) -> Outcome: ...
 
 
-@dataclass(slots=True)
-class Progress:
+class Progress(Struct):
     """How far the feed is: every event at or below `taken` was offered."""
 
     taken: int

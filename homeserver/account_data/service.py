@@ -8,10 +8,10 @@ except where the server itself reads it: whom a user ignores.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred
 
 from homeserver.account_data.ignored import IGNORED_USER_LIST, check_ignored_user_list, ignored_users
@@ -72,8 +72,7 @@ class RoomsOfUser(Protocol):
     async def of(self, user_id: str) -> Mapping[int, RoomOfUser]: ...
 
 
-@dataclass(slots=True)
-class AccountDataChanges:
+class AccountDataChanges(Struct):
     """Entries `{"type": …, "content": …}` that moved: global ones, and by room key. A deleted one has content `{}`.
 
     The contents are shared: not to be changed.

@@ -8,8 +8,9 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
+
+from msgspec import to_builtins
 
 from homeserver.cli.running_database import running_database
 from homeserver.config import Config
@@ -37,11 +38,11 @@ def _act(arguments: argparse.Namespace, dsn: str, name: str | None) -> int:
         return 0
     if name is None:
         status = sending_status(dsn)
-        _print_all([asdict(status)] if arguments.json else list(_sentences(status)), arguments.json)
+        _print_all([to_builtins(status)] if arguments.json else list(_sentences(status)), arguments.json)
         return 0
     one = destination_status(dsn, name)
     if arguments.json:
-        _print_all([None if one is None else asdict(one)], True)
+        _print_all([None if one is None else to_builtins(one)], True)
     elif one is None:
         print(f"{name}: nothing is known of it; it was never sent anything, or never failed")
     else:

@@ -7,7 +7,8 @@ Owns the words. Apart from the command itself because it brings along what other
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+
+from msgspec import to_builtins
 
 from homeserver.cli.running_database import running_database
 from homeserver.config import Config
@@ -19,7 +20,7 @@ def act(arguments: argparse.Namespace, config: Config) -> int:
     with running_database(config) as dsn:
         report = storage_report(dsn, exact=arguments.exact)
     if arguments.json:
-        print(json.dumps({"total": report.total, **asdict(report)}, indent=2))
+        print(json.dumps({"total": report.total, **to_builtins(report)}, indent=2))
     else:
         print("\n".join(_lines(report)))
     return 0

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct, field
 from orjson import Fragment
 
 from homeserver.devices.counts import KeyCounts
@@ -22,8 +22,7 @@ Wanted = Mapping[str, Mapping[str, str]]
 """User → device → algorithm."""
 
 
-@dataclass(slots=True)
-class ClaimAnswer:
+class ClaimAnswer(Struct):
     """What was given out, and which servers could not be asked."""
 
     one_time_keys: Any = field(default_factory=dict)

@@ -8,11 +8,11 @@ Keys are read for a whole request at once. Other servers' users are answered fro
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import asdict
 from orjson import Fragment
 
 from homeserver.devices.remote import JsonObject, RemoteKeys
@@ -30,8 +30,7 @@ Wanted = Mapping[str, Sequence[str]]
 """User → device ids; none: all of them."""
 
 
-@dataclass(slots=True)
-class KeysAnswer:
+class KeysAnswer(Struct):
     """The sections of an answer to `/keys/query`. Any value may be an `orjson.Fragment` of what is said here."""
 
     device_keys: dict[str, Any] = field(default_factory=dict)
@@ -43,7 +42,7 @@ class KeysAnswer:
 
     def decoded(self) -> KeysAnswer:
         """The same without fragments, for who looks into it."""
-        return KeysAnswer(**orjson.loads(orjson.dumps(self)))
+        return KeysAnswer(**orjson.loads(orjson.dumps(asdict(self))))
 
 
 class UserDevices(Struct, frozen=True):

@@ -5,16 +5,14 @@ federation."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 JsonObject = Mapping[str, Any]
 
 
-@dataclass(slots=True)
-class RemoteKeysAnswer:
+class RemoteKeysAnswer(Struct):
     """What other servers said of their users' keys; form and owner of everything in it were checked."""
 
     device_keys: dict[str, dict[str, JsonObject]] = field(default_factory=dict)
@@ -25,8 +23,7 @@ class RemoteKeysAnswer:
     """Server → why it could not be asked."""
 
 
-@dataclass(slots=True)
-class RemoteClaimAnswer:
+class RemoteClaimAnswer(Struct):
     """One-time keys other servers gave out."""
 
     one_time_keys: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)

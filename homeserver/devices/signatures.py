@@ -8,10 +8,10 @@ devices sign the user's own master key, a user-signing key signs other users' ma
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
+from msgspec import Struct, field
 
 from homeserver.devices.lists import DeviceLists
 from homeserver.devices.news import DeviceNews, Moved
@@ -33,8 +33,7 @@ Signed = Mapping[str, Mapping[str, object]]
 Failures = dict[str, dict[str, dict[str, object]]]
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(Struct):
     """The keys that the signatures of a request may be about or by."""
 
     devices: dict[str, dict[str, Any]] = field(default_factory=dict)

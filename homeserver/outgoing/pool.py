@@ -10,10 +10,9 @@ when others need their place.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred
 
 from homeserver.outgoing.address_policy import AddressPolicy
@@ -50,8 +49,7 @@ class Destination(Struct, frozen=True):
         return cls(target.host, target.port, target.tls_name, policy)
 
 
-@dataclass(slots=True)
-class _Place:
+class _Place(Struct):
     """The state of one destination."""
 
     taken: int = 0

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
+
+from msgspec import Struct, field
 
 State = Literal["online", "unavailable", "offline"]
 STATES: Final[tuple[State, ...]] = ("offline", "unavailable", "online")
@@ -49,8 +50,7 @@ class Shown(NamedTuple):
     avatar_url: str | None = None
 
 
-@dataclass(slots=True)
-class Person:
+class Person(Struct):
     """One user. Times in milliseconds since 1970."""
 
     user_id: str

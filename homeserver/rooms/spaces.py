@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from homeserver.errors import Forbidden, InvalidParam
 from homeserver.rooms.elsewhere import RemoteSummaries, RemoteTree
@@ -109,8 +108,7 @@ class SpaceHierarchies:
         return body
 
 
-@dataclass(slots=True, kw_only=True)
-class _Walk:
+class _Walk(Struct, kw_only=True):
     """One walk down a tree: what the user may know of, level by level."""
 
     cache: RoomCache

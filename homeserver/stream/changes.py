@@ -8,14 +8,14 @@ which "don't know" is answered, which callers treat as "it may have changed".
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from msgspec import Struct, field
 
 K = TypeVar("K")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One commit as the rest of the process hears of it.
 
     `rooms` are room keys whose events moved; `users` those with something of their own that moved (account data,

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Generic, Protocol, TypeVar
 
+from msgspec import Struct, field
 from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -50,8 +50,7 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class RoomBatch:
+class RoomBatch(Struct):
     """One room's next events. Offsets `i` in the rows count from 1 within this batch."""
 
     room: Row
@@ -73,8 +72,7 @@ class RoomBatch:
         return self.size or len(self.events)
 
 
-@dataclass(frozen=True, slots=True)
-class RoomCommit:
+class RoomCommit(Struct, frozen=True):
     """Where a room batch landed: event i has position `before` + i."""
 
     before: int
@@ -88,8 +86,7 @@ If it raises, the batch stands all the same: memory is then not to be trusted, a
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Apart(Generic[T]):
+class Apart(Struct, Generic[T], frozen=True):
     """What a commit of its own statement gave: `count` positions after `before`, and the users to wake."""
 
     value: T
@@ -126,15 +123,13 @@ class DelayedCall(Protocol):
     def cancel(self) -> None: ...
 
 
-@dataclass(slots=True)
-class _PendingRoom:
+class _PendingRoom(Struct):
     batch: RoomBatch
     landed: Landed
     done: Deferred[RoomCommit | None]
 
 
-@dataclass(slots=True)
-class _PendingWrite:
+class _PendingWrite(Struct):
     kind: str
     rows: list[Row]
     users: Sequence[str]

@@ -8,10 +8,9 @@ others what is new.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from homeserver.protocol.filters import EventFilter, RoomEventFilter
@@ -47,8 +46,7 @@ class Providers(Struct, frozen=True, kw_only=True):
     extensions: Sequence[Extension] = ()
 
 
-@dataclass(slots=True)
-class News:
+class News(Struct):
     """Events as objects, by room key where they are a room's."""
 
     account_data: list[JsonObject] = field(default_factory=list)

@@ -8,8 +8,9 @@ the rooms themselves, their timelines, the reader's past in them, the state of g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Past
@@ -70,8 +71,7 @@ class TimelineStore(Protocol):
     ) -> dict[int, list[StoredEvent]]: ...
 
 
-@dataclass(slots=True)
-class JoinedUpdate:
+class JoinedUpdate(Struct):
     """What is new in one room."""
 
     placement: Joined

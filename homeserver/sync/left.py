@@ -7,7 +7,8 @@ Rare beside joined rooms, so everything is read from the database, for all of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from homeserver.events import RoomEvent
 from homeserver.rooms.access import Sight
@@ -30,8 +31,7 @@ from homeserver.sync.state import (
 from homeserver.sync.timeline import Timeline, Timelines
 
 
-@dataclass(slots=True)
-class LeftUpdate:
+class LeftUpdate(Struct):
     """A room that was left."""
 
     placement: Left

@@ -7,8 +7,9 @@ Runs on every wake-up of every client, so it touches only rooms that the user is
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from homeserver.protocol.filters import SyncFilter
 from homeserver.sync.joined import Moved
@@ -30,8 +31,7 @@ class Memberships(Protocol):
     async def intervals(self, user_id: str, rooms: Sequence[int]) -> dict[int, list[Interval]]: ...
 
 
-@dataclass(slots=True)
-class Survey:
+class Survey(Struct):
     """What there is to look at."""
 
     rooms: dict[int, str] = field(default_factory=dict)

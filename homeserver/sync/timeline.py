@@ -8,8 +8,9 @@ out by the filter or by visibility, a few further rounds look behind the page fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.tokens import PlaceToken
@@ -22,8 +23,7 @@ ROUNDS = 4
 Pass = Callable[[RoomEvent], bool]
 
 
-@dataclass(slots=True)
-class Timeline:
+class Timeline(Struct):
     """The newest events of a room in floor < position ≤ upto."""
 
     room: Room

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.push_rules import CompiledRules, Reader, RoomFacts
@@ -89,8 +90,7 @@ class _User:
         """How many ledgers were counted towards the capacity."""
 
 
-@dataclass(slots=True)
-class _Work:
+class _Work(Struct):
     """A room to bring up to date: events in after < position ≤ upto. `fresh`: its ledger is not yet in use."""
 
     room: Room

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 import orjson
+from msgspec.structs import asdict
 from twisted.internet.task import deferLater
 
 from homeserver.devices.claiming import ClaimAnswer
@@ -114,7 +115,9 @@ class Process:
 
     async def claim(self, wanted: Mapping[str, Mapping[str, str]], timeout: float = 1) -> ClaimAnswer:
         """What a claim gets, decoded."""
-        return ClaimAnswer(**orjson.loads(orjson.dumps(await self.devices.claim.claim(wanted, timeout))))
+        return ClaimAnswer(
+            **orjson.loads(orjson.dumps(asdict(await self.devices.claim.claim(wanted, timeout))))
+        )
 
     async def reached(self, position: int) -> None:
         """Let the reactor turn until this process shows a position."""

@@ -8,8 +8,9 @@ MSC4143). What rang for it (MSC4075) and was refused (MSC4310) belongs to the se
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from homeserver.calls.history.calls import Call, CallEvent, Outcome
 from homeserver.protocol.call_members import CALL_MEMBER_TYPES
@@ -30,8 +31,7 @@ MOST_NAMED: Final = 50
 """Participants named; all are counted."""
 
 
-@dataclass(slots=True)
-class _Session:
+class _Session(Struct):
     """A call as far as it was followed."""
 
     anchor: CallEvent | None

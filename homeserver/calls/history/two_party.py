@@ -8,8 +8,9 @@ call that nobody answered, and only the two parties one that was.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from homeserver.calls.history.calls import Call, CallEvent, Outcome, State
 from homeserver.protocol.identifiers import is_valid_user_id
@@ -40,8 +41,7 @@ _FAILURES: Final = frozenset(("ice_failed", "user_media_failed", "unknown_error"
 """Of these there never was a conversation; `ice_timeout` ends one."""
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(Struct):
     """What was heard of a call so far."""
 
     invite: CallEvent

@@ -8,16 +8,15 @@ things must be mended by hand: checkpoints since then, and where a change replac
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from pyroaring import BitMap
 
 from homeserver.rooms.engine.head import StateKey
 from storage.partial_rooms import Delta
 
 
-@dataclass(slots=True)
-class Mended:
+class Mended(Struct):
     """What changes in the stored snapshots."""
 
     checkpoints: dict[int, BitMap] = field(default_factory=dict)

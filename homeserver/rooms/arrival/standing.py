@@ -8,11 +8,10 @@ current state, membership intervals, summary. Snapshots are each caller's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from immutables import Map
-from msgspec import Struct
+from msgspec import Struct, field
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.events import Event
@@ -70,8 +69,7 @@ def membership_of(event: Event) -> str:
     return membership if isinstance(membership, str) else "leave"
 
 
-@dataclass(slots=True)
-class Changes:
+class Changes(Struct):
     """Rows for `commit_stream`'s state, all at the one position."""
 
     current: list[Row] = field(default_factory=list)

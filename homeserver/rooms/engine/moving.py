@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import orjson
 from immutables import Map
+from msgspec import Struct
 from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
@@ -40,8 +40,7 @@ class MissingState(Exception):
         self.snapshot = snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A point to go back to."""
 
     head: RoomHead

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from homeserver.protocol.relations import Relation, may_be_bundled
 from homeserver.rooms.engine.drafts import SendTransaction
@@ -16,8 +17,7 @@ from storage.events import StoredEvent
 from storage.packing import packed
 
 
-@dataclass(slots=True)
-class Rows:
+class Rows(Struct):
     """What a batch will write, gathered event by event."""
 
     events: list[Row] = field(default_factory=list)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import LimitExceeded, NotFound
@@ -34,11 +34,13 @@ from storage.stream import AlreadyStored
 logger = logging.getLogger(__name__)
 
 MAX_BATCH = 50
+"""Events of a room in one commit."""
+GUARDED_BATCH = 8
+"""The same in a room with a policy server, which is asked about all of them at once."""
 MOST_WAITING = 1000
 """Plans of one room that may wait: beyond, whoever asks is better served by knowing."""
 BUSY_MS = 2000
-GUARDED_BATCH = 8
-"""The same in a room with a policy server, which is asked about all of them at once."""
+"""Milliseconds that they are told to wait."""
 GUARDED_TRIES = 10
 """As `MAX_TRIES`, where each round costs the policy server a request."""
 MAX_TRIES = 200
@@ -57,8 +59,7 @@ Plan = Callable[[RoomHead], Sequence[Draft]]
 """Says what to write, given the room at its newest. May raise to refuse; may run more than once."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Struct, frozen=True):
     """The events that now stand; none if the plan wanted none.
 
     For a transaction that stood already, `replayed` is the event id it gave then and `events` is empty.
@@ -122,8 +123,7 @@ class Listening(Protocol):
     def users(self) -> Set[str]: ...
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(Struct):
     done: Deferred[Any]
     plan: Plan | None = None
     work: Work | None = None
@@ -147,8 +147,7 @@ def _sender_of(pending: _Pending) -> str:
     return pending.users[0] if pending.plan is not None and pending.users else ""
 
 
-@dataclass(frozen=True, slots=True)
-class WriterTools:
+class WriterTools(Struct, frozen=True):
     """What every room's writer works with."""
 
     cache: RoomCache

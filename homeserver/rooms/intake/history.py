@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from homeserver.errors import NotFound
 from homeserver.events import RoomEvent
@@ -42,15 +43,13 @@ MAX_TRIES = 50
 MAX_LOADS = 10_000
 
 
-@dataclass(slots=True)
-class _Placed:
+class _Placed(Struct):
     entry: RoomEvent
     found: Found
     position: int = 0
 
 
-@dataclass(slots=True)
-class _Placing:
+class _Placing(Struct):
     """One attempt, in memory."""
 
     base: RoomHead
