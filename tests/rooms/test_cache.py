@@ -14,7 +14,7 @@ from homeserver.stream.changes import Change
 from storage.database import Database
 from storage.rooms import LoadedRoom, NewsOfRoom, RoomStore
 from tests.reactor import reactor
-from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine
+from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member
 
 
 class SlowStore(RoomStore):
@@ -167,3 +167,42 @@ async def test_who_waits_for_a_room_that_another_reader_took_along_is_woken(data
     go.callback(None)
     await asking
     assert listening.woken == {ALICE, BOB}
+
+
+class OvertakenStore(RoomStore):
+    """Tells what is new in rooms, and lets something happen before that arrives."""
+
+    def __init__(self, database: Database, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(database)
+        self._meanwhile = meanwhile
+
+    async def since(self, wanted: Sequence[tuple[int, int]]) -> list[NewsOfRoom]:
+        news = await super().since(wanted)
+        await self._meanwhile()
+        return news
+
+
+async def test_what_is_read_of_a_room_that_went_out_of_memory_is_not_kept(database: Database) -> None:
+    """Of such a room nobody hears what is redacted meanwhile."""
+    here, there = await Engine.open(database), await Engine.open(database)
+    room, other = await there.new_room(), await there.new_room()
+    member_events = MemberEvents(here.events, 1_000_000)
+
+    async def evict_and_redact() -> None:
+        await cache.get(other.room_id)
+        (joined,) = await there.events.by_ordinals([(room.key, room.head.members[BOB].ordinal)])
+        drafts = [Draft("m.room.redaction", BOB, {}, redacts=joined)]
+        await there.engine.write(room.room_id, lambda _: drafts, users=(BOB,))
+        await reach(here, there.stream.position)
+
+    cache = RoomCache(OvertakenStore(database, evict_and_redact), member_events, 1, here.stream.listeners)
+    here.stream.subscribe(member_events)
+    here.stream.subscribe(cache)
+    await reach(here, there.stream.position)
+    await cache.get(room.room_id)
+    join = [member(BOB, "join", displayname="secret")]
+    await there.engine.write(room.room_id, lambda _: join, users=(BOB,))
+    await reach(here, there.stream.position)
+    await cache.get(room.room_id)
+    kept = member_events.peek(room.key, room.head.members[BOB].ordinal)
+    assert kept is None or "secret" not in kept.stored.pdu

@@ -296,6 +296,8 @@ class RoomCache:
         """As if this process had written it."""
         if followed.head is room.head:
             return
+        # Of a room that went out of memory meanwhile it is not heard what is redacted.
+        is_held = self._by_id.get(room.room_id) is room
         known = room.head.next_ordinal
         shown = [entry for entry in followed.events if not entry.stored.flags]
         room.follow(followed.head, shown)
@@ -305,12 +307,12 @@ class RoomCache:
                 room.unshown = max(room.unshown, stored.position)
             if stored.ordinal < known:
                 self.placed(room, entry)
-            if stored.type == "m.room.member" and not stored.flags:
+            if is_held and stored.type == "m.room.member" and not stored.flags:
                 self._member_events.put(entry)
             target = struck.get(stored.event_id)
             if target is not None:
                 self.struck(room, target, target.pdu, entry)
-        if self._by_id.get(room.room_id) is room:
+        if is_held:
             self._weigh(room)
 
     async def _load_whole(self, room_ids: Sequence[str], keys: Sequence[int]) -> list[Room]:
