@@ -139,16 +139,31 @@ def read(told: Iterable[Told], held: RoomHead) -> NewsOfRoom | None:
 
 
 def _stored(room: int, position: int, values: Sequence[Any]) -> StoredEvent:
-    told = dict(zip(_FIELDS, values, strict=True))
+    ordinal, depth, ts, snapshot, visibility, event_id, event_type, sender, *own, pdu, current, outbound = (
+        values
+    )
+    transaction_id, device_id = own
     return StoredEvent(
-        room=room,
-        position=position,
-        replaces=None,
-        flags=0,
-        state_key=None,
-        redacted_by=None,
-        auth_chain=None,
-        replaced_pdu=None,
-        redaction_pdu=None,
-        **told,
+        room,
+        ordinal,
+        position,
+        depth,
+        ts,
+        snapshot,
+        None,
+        visibility,
+        0,
+        event_id,
+        event_type,
+        None,
+        sender,
+        None,
+        transaction_id,
+        device_id,
+        None,
+        pdu,
+        None,
+        None,
+        current_snapshot=current,
+        outbound=outbound,
     )
