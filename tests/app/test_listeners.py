@@ -19,7 +19,7 @@ from storage.embedded import EmbeddedPostgres
 from tests.app.looking import figures
 from tests.serving import CHECKOUT, SHARED_SECRET, ServerProcess, free_port, serving
 from tests.waiting import wait_until
-from tests.web.test_connections import certificate
+from tests.web.loopback import certificate
 
 VERSIONS, METRICS, NONCE = "/_matrix/client/versions", "/metrics", "/_synapse/admin/v1/register"
 

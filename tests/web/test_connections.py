@@ -1,38 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that are slow, greedy, broken, cut off, many, encrypted, or on their way to WebSocket."""
+"""Connections that are slow, greedy, broken, cut off or many."""
 
-import datetime
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from autobahn.twisted.websocket import (
-    WebSocketClientFactory,
-    WebSocketClientProtocol,
-    WebSocketServerFactory,
-    WebSocketServerProtocol,
-)
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.task import deferLater
 
 from homeserver.config import StartRefused
-from homeserver.config.sections import Listener, Tls
+from homeserver.config.sections import Listener
 from homeserver.web.channel import Timeouts
 from homeserver.web.replies import Reply, Response
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import ROOT, Auth, Route
 from homeserver.web.site import MOST_BUFFERED, Site
 from homeserver.web.sockets import open_socket
-from homeserver.web.upgrades import upgrade_to
 from tests.reactor import reactor, run
-from tests.web.loopback import Connection, Loopback, request_bytes
+from tests.web.loopback import Loopback, request_bytes
+from tests.web.test_upgrades import UPGRADE, socket
 
 QUICK = Timeouts(headers=0.05, body_grace=0.05, body_rate=1e6, idle=0.05, unread=0.05, linger=0.05, look=0.01)
 
@@ -72,24 +59,6 @@ class Pending:
 
 async def here(request: MatrixRequest) -> Reply:
     return {"bytes": len(request.content), "secure": request.secure}
-
-
-class Echo(WebSocketServerProtocol):
-    """Sends back what comes."""
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N803
-        self.sendMessage(payload, isBinary)  # type: ignore[no-untyped-call]
-
-
-def echo_factory() -> Any:
-    factory: Any = WebSocketServerFactory()  # type: ignore[no-untyped-call]
-    factory.protocol = Echo
-    factory.openHandshakeTimeout = 0
-    return factory
-
-
-async def socket(_request: MatrixRequest) -> Reply:
-    return upgrade_to(echo_factory())
 
 
 async def large(_request: MatrixRequest) -> Reply:
@@ -530,146 +499,3 @@ def test_an_address_that_is_not_ours_is_refused_clearly(server: Loopback) -> Non
 def test_a_limit_nobody_knows_is_refused_at_start() -> None:
     with pytest.raises(ValueError, match="there is no rate limit 'mesages'"):
         Loopback((Route("GET", "/x", here, limit="mesages"),))
-
-
-def certificate(directory: Path) -> Tls:
-    """A certificate for localhost that signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    tls = Tls(certificate=directory / "a.crt", private_key=directory / "a.key")
-    tls.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    tls.private_key.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return tls
-
-
-async def test_tls(tmp_path: Path, pending: Pending) -> None:
-    server = Loopback(routes(pending), listener=Listener(port=0, tls=certificate(tmp_path)))
-    answer = await server.request("GET", "/here")
-    assert answer.json == {"bytes": 0, "secure": True}
-    socket = await server.connect()
-    await check_echo(socket)
-    await server.stop()
-
-
-def test_a_bad_certificate_is_refused_clearly(tmp_path: Path, server: Loopback) -> None:
-    tls = certificate(tmp_path)
-    tls.private_key.write_text("no key")
-    with pytest.raises(StartRefused, match=re.escape(f"cannot use {tls.certificate} with {tls.private_key}")):
-        server.server.listen(Listener(port=0, tls=tls))
-
-
-UPGRADE = {
-    "Upgrade": "websocket",
-    "Connection": "keep-alive, Upgrade",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-}
-#: "Hello", masked, and its echo (RFC 6455 section 5.7).
-HELLO = bytes.fromhex("818537fa213d7f9f4d5158")
-HELLO_BACK = b"\x81\x05Hello"
-
-
-async def check_echo(connection: Connection) -> None:
-    """Upgrade, with the first frame right behind the request, then send another."""
-    connection.send(request_bytes("GET", "/socket", headers=UPGRADE, token="alice") + HELLO)
-    answer = await connection.response()
-    assert (answer.status, answer.headers["sec-websocket-accept"]) == (101, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
-    await connection.until(lambda: connection.received == HELLO_BACK)
-    connection.send(HELLO)
-    await connection.until(lambda: connection.received == HELLO_BACK * 2)
-
-
-async def test_a_connection_becomes_a_websocket(server: Loopback) -> None:
-    connection = await server.connect()
-    await check_echo(connection)
-    assert "status=101" in server.lines.getvalue()
-
-
-async def test_a_websocket_ends_with_one_half_of_it(server: Loopback) -> None:
-    connection = await server.connect()
-    await check_echo(connection)
-    connection.end_sending()
-    await connection.end()
-    assert not server.open.site.connections
-
-
-async def test_a_websocket_on_a_connection_that_was_used(server: Loopback) -> None:
-    connection = await server.connect()
-    assert (await connection.request("GET", "/here")).status == 200
-    await check_echo(connection)
-
-
-async def test_no_websocket_for_who_speaks_an_older_http(server: Loopback) -> None:
-    connection = await server.connect()
-    asked = request_bytes("GET", "/socket", headers=UPGRADE, token="alice")
-    connection.send(asked.replace(b"HTTP/1.1", b"HTTP/1.0"))
-    assert (await connection.response()).status == 426
-    await connection.end()
-
-
-class Hello(WebSocketClientProtocol):
-    """Says a long hello and keeps the answer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard: Deferred[bytes] = Deferred()
-        self.gone: Deferred[None] = Deferred()
-
-    def onOpen(self) -> None:
-        self.sendMessage(b"hello " * 20_000)  # type: ignore[no-untyped-call]
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N803
-        self.heard.callback(payload)
-        self.sendClose()
-
-    def onClose(self, wasClean: bool, code: int, reason: str) -> None:  # noqa: N803
-        self.gone.callback(None)
-
-
-async def test_another_implementations_client(server: Loopback) -> None:
-    factory: Any = WebSocketClientFactory(  # type: ignore[no-untyped-call]
-        f"ws://127.0.0.1:{server.port}/socket", headers={"Authorization": "Bearer alice"}
-    )
-    factory.protocol = Hello
-    factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
-    client: Any = await TCP4ClientEndpoint(reactor, "127.0.0.1", server.port).connect(factory)
-    assert await client.heard == b"hello " * 20_000
-    await client.gone
-
-
-@pytest.mark.parametrize(
-    ("token", "headers", "status"),
-    [
-        (None, UPGRADE, 401),
-        ("wrong", UPGRADE, 401),
-        ("alice", {}, 426),
-        ("alice", UPGRADE | {"Connection": "close"}, 426),
-        ("alice", UPGRADE | {"Sec-WebSocket-Version": "8"}, 426),
-        ("alice", UPGRADE | {"Sec-WebSocket-Key": "short"}, 426),
-    ],
-)
-async def test_a_socket_is_refused_in_plain_http(
-    server: Loopback, token: str | None, headers: dict[str, str], status: int
-) -> None:
-    answer = await server.request("GET", "/socket", headers=headers, token=token)
-    assert answer.status == status
-    assert answer.errcode
-    assert "access-control-allow-origin" in answer.headers

@@ -19,8 +19,7 @@ from homeserver.web.replies import FileReply, Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import ROOT, Auth, Route
 from tests.reactor import reactor, run
-from tests.web.loopback import ALICE, Loopback, request_bytes
-from tests.web.test_connections import certificate
+from tests.web.loopback import ALICE, Loopback, certificate, request_bytes
 
 QUICK = Timeouts(headers=5, body_grace=5, idle=5, unread=5, linger=0.05, look=0.01)
 MOST = 3_000_000
