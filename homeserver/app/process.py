@@ -20,6 +20,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from homeserver import __version__
+from homeserver.app.freed_memory import use_one_heap
 from homeserver.app.open_files import allow_open_files
 from homeserver.app.premises import Premises, Secrets
 from homeserver.app.reactor import the_reactor
@@ -40,6 +41,7 @@ WATCH = 1.0
 
 def run_server(config: Config, first_account_command: FirstAccountCommand) -> None:
     """Run until SIGTERM or SIGINT. Raises StartRefused, saying why, if the server cannot start or go on."""
+    use_one_heap()
     faulthandler.enable()  # of a crash, and of a process that hangs, the stack is all there is to know
     reactor = the_reactor()
     output = set_up(level=config.logging.level, form=config.logging.format)

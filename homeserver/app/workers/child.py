@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer  # type: ignore[import-untyped]
 
 from homeserver import __version__
+from homeserver.app.freed_memory import use_one_heap
 from homeserver.app.open_files import allow_open_files
 from homeserver.app.premises import read_secrets
 from homeserver.app.reactor import the_reactor
@@ -205,6 +206,7 @@ def main() -> int:
         orders = Orders.decode(read_line(control))
     except (Gone, OSError):
         return 0
+    use_one_heap()
     faulthandler.enable()  # of a crash, and of a worker that hangs, the stack is all there is to know
     reactor = the_reactor()
     written = orders.config
