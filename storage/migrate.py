@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
 import psycopg2
 from msgspec import Struct
@@ -23,6 +22,7 @@ from psycopg2.extensions import connection
 _FILE_NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 _OLDEST_CODE = re.compile(r"^-- oldest code: (\d{4})\s*$", re.MULTILINE)
 _OTHERS_LIVE = "SELECT EXISTS (SELECT FROM server_processes WHERE until > now())"
+_DIRECTORY = Path(__file__).with_name("migrations")
 _ADVISORY_LOCK = 0x6C61726573  # "lares"
 _WAIT_FOR_OTHERS = "10min"
 _LOCK_TIMEOUT = "10s"
@@ -46,10 +46,10 @@ class Migration(Struct, frozen=True):
     oldest_code: int
 
 
-def load_migrations(directory: Traversable | None = None) -> list[Migration]:
+def load_migrations(directory: Path | None = None) -> list[Migration]:
     """The migrations of `directory`, by default the package's own, in order. Raises `MigrationError`."""
     found = []
-    for entry in (directory or files("storage.migrations")).iterdir():
+    for entry in (directory or _DIRECTORY).iterdir():
         if not entry.name.endswith(".sql"):
             continue
         match = _FILE_NAME.fullmatch(entry.name)

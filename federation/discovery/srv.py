@@ -11,16 +11,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 from twisted.internet.defer import DeferredSemaphore
-from twisted.names.client import Resolver
-from twisted.names.dns import SRV, Record_SRV
-from twisted.names.error import DNSNameError
 
 from federation.discovery.steps import MAX_TARGETS, Service, SrvRecord, is_dns_name
 from homeserver.outgoing.single_flight import SingleFlight
+
+if TYPE_CHECKING:
+    from twisted.names.dns import Record_SRV
 
 #: Seconds to wait for each name server, in two rounds.
 TIMEOUTS: Final = (1, 3)
@@ -112,6 +112,11 @@ class SrvLookup:
 
     async def _ask(self, name: str) -> tuple[Srv, float]:
         """The answer, and for how many seconds it holds."""
+        # Loaded with the first question: a hundredth of an idle server's memory.
+        from twisted.names.client import Resolver
+        from twisted.names.dns import SRV
+        from twisted.names.error import DNSNameError
+
         # One resolver per question: it keeps a connection for itself once an answer was too long for a datagram.
         servers = list(self._name_servers())[:MAX_SERVERS]
         resolver: Any = Resolver(  # type: ignore[no-untyped-call]
