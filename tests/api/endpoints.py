@@ -273,7 +273,7 @@ _CALLS = (
     _anyone("POST", _LIVEKIT + "/delegate_delayed_leave", {"room_id": "$room", "slot_id": "m.call#ROOM", "openid_token": _OPENID, "member": {"id": "m", "claimed_user_id": "$me", "claimed_device_id": "$device"}, "delay_id": "none"}),
     _anyone("POST", _LIVEKIT + "/sfu_webhook", {"event": "participant_left", "room": {"name": "none"}, "participant": {"identity": "none"}}),
     _anyone("GET", _LIVEKIT + "/healthz"),
-    _guests("PUT", _DELAYED + "/rooms/{roomId}/delayed_event/{eventType}/{txnId}", {"delay_ms": 60000, "delay": 60000, "state_key": "x", "content": {"body": "later"}}),
+    _guests("PUT", _DELAYED + "/rooms/{roomId}/delayed_event/{eventType}/{txnId}", {"delay_ms": 3600000, "delay": 3600000, "state_key": "x", "content": {"body": "later"}}),
     _guests("GET", _DELAYED + "/delayed_events", status="scheduled", delay_id="none"),
     _guests("GET", _DELAYED + "/delayed_events/none"),
     _anyone("POST", _DELAYED + "/delayed_events/none", {"action": "restart"}),
