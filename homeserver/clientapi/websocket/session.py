@@ -61,6 +61,25 @@ class Peer(Protocol):
         """Close after what is queued; `reason` is at most 100 characters."""
 
 
+class _Gone:
+    """A peer that is no more."""
+
+    full = False
+
+    def send(self, text: bytes) -> None: ...
+
+    async def drained(self) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None: ...
+
+
+_GONE = _Gone()
+
+
 class Wait(Protocol):
     """A wait for an update."""
 
@@ -165,6 +184,9 @@ class Session:
             self._wait.close()
         for task in tuple(self._tasks):
             task.cancel()
+        # What holds one another would stay until the collector comes by, minutes later.
+        self._wait = None
+        self._peer = _GONE
 
     # The work.
 

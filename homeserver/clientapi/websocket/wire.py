@@ -13,6 +13,8 @@ from typing import Any, Final
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
 from zope.interface import implementer  # type: ignore[import-untyped]
 
 from homeserver.clientapi.websocket.frames import LONGEST_FRAME, SUBPROTOCOL, text_frame
@@ -136,6 +138,10 @@ class Wire(WebSocketServerProtocol):
         self._stop_flow()
         self._session.closed()
         self._flow.resumeProducing()  # nobody waits for room any more
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self.is_closed: Any = None  # it has this connection for its result: see `Session.closed`
 
     # For the session.
 

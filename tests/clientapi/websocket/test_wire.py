@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any
@@ -13,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.clientapi.websocket import wire
 from homeserver.clientapi.websocket.frames import LONGEST_FRAME
+from homeserver.clientapi.websocket.session import Session
 from homeserver.receipts.service import Marks
 from homeserver.web.rate_limits import DEFAULTS
 from storage.database import Database
@@ -213,6 +215,34 @@ async def test_a_lost_connection_stops_listening(site: SyncSite) -> None:
     await listening(site)
     socket.drop()
     await listening(site, nobody=True)
+
+
+@pytest.mark.parametrize("politely", [True, False])
+async def test_a_connection_that_ended_takes_no_memory(site: SyncSite, politely: bool) -> None:
+    """Not even until the garbage collector comes by, which it does every few minutes."""
+
+    def left() -> int:
+        return sum(isinstance(each, (wire.Wire, Session)) for each in gc.get_objects())
+
+    gc.collect()
+    before = left()
+    gc.disable()
+    try:
+        socket = await site.socket()
+        await socket.update(0)
+        await listening(site)
+        assert left() == before + 2
+        if politely:
+            socket.sendClose(1000)
+        else:
+            socket.drop()
+        await listening(site, nobody=True)
+        for _ in range(20):
+            await pause()
+        del socket
+        assert left() == before
+    finally:
+        gc.enable()
 
 
 async def test_a_stopping_server_says_goodbye(database: Database) -> None:
