@@ -19,7 +19,7 @@ class Change(Struct, frozen=True):
     """One commit as the rest of the process hears of it.
 
     `rooms` are room keys whose events moved; `users` those with something of their own that moved (account data,
-    an invite, …); `kinds` names what else was written ("receipts", …) with the keys it concerns.
+    an invite, …); `wake` names further ones who may have news.
     `foreign` is set when another process wrote it, `unknown` when what it touched was not told, `whole` when the rooms
     did not simply go on from where they were. `lost` are rooms that the writer tried to write, too late. `news` says of
     some of the rooms, in the words of their writer, what was written there.
@@ -82,8 +82,12 @@ class LatestPositions(Generic[K]):
         return since < self._newest and self._latest(key) > since
 
     def forget_all(self, floor: int) -> None:
-        """After a hole in what was heard: nothing at or below `floor` can be told any more."""
-        self._recent.clear()
-        self._older.clear()
+        """After a hole in what was heard: nothing at or below `floor` can be told any more.
+
+        What is known above it stays: a commit of this process is known before those of others below it.
+        """
         self._floor = max(self._floor, floor)
+        known = {**self._older, **self._recent}
+        self._older = {}
+        self._recent = {key: position for key, position in known.items() if position > self._floor}
         self._newest = max(self._newest, floor)

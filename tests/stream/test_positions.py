@@ -55,6 +55,17 @@ def test_what_is_forgotten_may_have_changed() -> None:
     assert not latest.may_have_changed("b", 9)
 
 
+def test_what_is_known_above_a_hole_stays_known() -> None:
+    latest: LatestPositions[str] = LatestPositions(0)
+    latest.record(["room"], 11)
+    latest.record(["another"], 12)
+    latest.record(["below", "third"], 9)
+    latest.forget_all(10)
+    assert latest.may_have_changed("room", 10) and latest.may_have_changed("another", 11)
+    assert latest.may_have_changed("below", 9) and not latest.may_have_changed("below", 10)
+    assert not latest.may_have_changed("unheard of", 10)
+
+
 def test_news_heard_late_hides_nothing_newer() -> None:
     """A key was forgotten together with something newer of it than what is heard of it afterwards."""
     latest: LatestPositions[str] = LatestPositions(0)
