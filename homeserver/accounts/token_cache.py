@@ -23,7 +23,7 @@ class TokenCache:
     def __init__(
         self, clock: Clock, *, size: int = 20_000, told: Callable[[], Awaitable[None]] | None = None
     ) -> None:
-        """Remembers up to `size` tokens (each some 500 bytes). `told`: see `homeserver.stream.telling.Telling.told`."""
+        """Remembers up to `size` tokens (each some 700 bytes). `told`: see `homeserver.stream.telling.Telling.told`."""
         self._told = told
         self._clock = clock
         self._size = size

@@ -14,14 +14,14 @@ from msgspec import Struct
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-STANDING_BYTES: Final = 300
+STANDING_BYTES: Final = 450
 """A user's standing in a room;"""
 LEDGER_BYTES: Final = 800
 """what is unread of a room by a user, of whom some leave a thousand messages unread, and what they are called there;"""
 RECEIPT_BYTES: Final = 400
-SENT_BYTES: Final = 150
+SENT_BYTES: Final = 250
 """a member that a device was told of;"""
-TOKEN_BYTES: Final = 500
+TOKEN_BYTES: Final = 700
 """who has an access token;"""
 KEY_BYTES: Final = 500
 """a key of another server, and as much again for the server;"""

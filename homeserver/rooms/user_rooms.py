@@ -13,7 +13,7 @@ from homeserver.stream.changes import Change
 from storage.memberships import MembershipStore, Standing
 
 CAPACITY = 100_000
-"""Standings kept, each some 300 bytes, unless told otherwise."""
+"""Standings kept, each some 450 bytes, unless told otherwise."""
 
 
 class UserRooms:

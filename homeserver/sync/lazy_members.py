@@ -21,6 +21,8 @@ TOKENS_PER_DEVICE = 3
 MOST_PER_DEVICE = 20_000
 MOST_IN_ALL = 1_000_000
 """Members remembered, unless told otherwise; at some hundred bytes each."""
+DEVICE = 4
+"""A device takes as much as so many members."""
 
 
 class Sent(Struct, frozen=True):
@@ -54,7 +56,7 @@ class SentMembers:
 
     @property
     def size(self) -> int:
-        """Members that are remembered."""
+        """Members that are remembered, and the devices that count like some."""
         return self._size
 
     def recall(self, user_id: str, device_id: str | None, since: SyncToken | None) -> Sent:
@@ -77,7 +79,7 @@ class SentMembers:
                 return
             known = self._devices[device] = OrderedDict()
         else:
-            self._size -= _newest_size(known)
+            self._size -= _size(known)
             if (
                 since is not None and since in known
             ):  # a response that is never sent must not push out what the client has
@@ -89,13 +91,13 @@ class SentMembers:
         known[next_batch] = sent
         while len(known) > TOKENS_PER_DEVICE:
             known.popitem(last=False)
-        self._size += _newest_size(known)
+        self._size += _size(known)
         self._devices.move_to_end(device)
         while self._size > self._most and self._devices:
             _, forgotten = self._devices.popitem(last=False)
-            self._size -= _newest_size(forgotten)
+            self._size -= _size(forgotten)
 
 
-def _newest_size(known: OrderedDict[SyncToken, Sent]) -> int:
+def _size(known: OrderedDict[SyncToken, Sent]) -> int:
     """Older records share nearly everything with the newest."""
-    return len(known[next(reversed(known))].members) if known else 0
+    return DEVICE + len(known[next(reversed(known))].members) if known else 0

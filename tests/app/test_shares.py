@@ -90,6 +90,11 @@ def test_entries_weigh_what_they_are_said_to() -> None:
     )
     assert LEDGER_BYTES / 2 < deep_size(ledger) < LEDGER_BYTES * 2
     assert SENT_BYTES / 2 < deep_size(sent) / 1000 < SENT_BYTES * 2
+    remembered = SentMembers(most=MIB)
+    for each in range(100):
+        few = NOTHING_SENT.plus((room, f"@member{n}:one.example", each) for n in range(5))
+        remembered.remember(f"@someone{each}:one.example", "DEVICE", None, SyncToken(number + each, 0), few)
+    assert SENT_BYTES / 2 < deep_size(remembered) / remembered.size < SENT_BYTES * 2
     assert STANDING_BYTES / 2 < deep_size(standing) < STANDING_BYTES * 2
     assert RECEIPT_BYTES / 2 < deep_size(receipt) < RECEIPT_BYTES * 2
     assert isinstance(ledger, Ledger) and array("q").itemsize == 8
@@ -244,11 +249,11 @@ async def test_a_server_far_beyond_its_budget_stays_within_it_and_right(database
 
 
 async def test_members_that_were_sent_are_forgotten_beyond_the_share() -> None:
-    kept = SentMembers(most=100)
+    kept = SentMembers(most=140)
     for number in range(20):
         sent = NOTHING_SENT.plus((1, f"@m{n}:one.example", n) for n in range(10))
         kept.remember(f"@u{number}:one.example", "D", None, SyncToken(number, 0), sent)
-    assert kept.size == 100
+    assert kept.size == 140
     assert kept.recall("@u0:one.example", "D", SyncToken(0, 0)) is NOTHING_SENT
     assert len(kept.recall("@u19:one.example", "D", SyncToken(19, 0)).members) == 10
 
