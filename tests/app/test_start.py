@@ -19,7 +19,7 @@ import pytest
 from tests.app.looking import database_processes, resident_mib
 from tests.serving import CHECKOUT, ServerProcess, serving
 
-IDLE_BUDGET_MIB = 90
+IDLE_BUDGET_MIB = 76
 
 
 def say(measured: str) -> None:
