@@ -8,11 +8,13 @@ where it happened (`TypingElsewhere`), and their users' typing comes in by `Typi
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import orjson
+from twisted.internet.defer import Deferred
 
 from homeserver.errors import Forbidden
 from homeserver.rooms.engine import Room, RoomCache
@@ -20,6 +22,8 @@ from homeserver.rooms.listening import Readers
 from homeserver.stream.changes import Change
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.stream.listeners import Listeners
+
+logger = logging.getLogger(__name__)
 
 CHANNEL = "typing"
 DEFAULT_TIMEOUT = 30_000
@@ -64,13 +68,23 @@ Notify = Callable[[str, str], Awaitable[object]]
 
 
 class _Room:
-    """Who types in a room, in the order they began; `serial` is that of the last change."""
+    """Who types in a room, in the order they began; `serial` is that of the last change.
 
-    __slots__ = ("serial", "users")
+    `doubted`: those of whom another process wrote something, perhaps that they left. They are not told of meanwhile.
+    `written` counts the commits to the room since there were any.
+    """
+
+    __slots__ = ("doubted", "serial", "users", "written")
 
     def __init__(self) -> None:
         self.serial = 0
         self.users: dict[str, DelayedCall] = {}
+        self.doubted: dict[str, DelayedCall] = {}
+        self.written = 0
+
+    def take(self, user_id: str) -> DelayedCall | None:
+        """What would run out, which is the caller's now."""
+        return self.users.pop(user_id, None) or self.doubted.pop(user_id, None)
 
 
 class TypingNews:
@@ -101,6 +115,9 @@ class TypingNews:
         room = self._rooms.get(room_key)
         if room is None:
             room = self._rooms[room_key] = _Room()
+        doubted = room.doubted.pop(user_id, None)
+        if doubted is not None:
+            doubted.cancel()
         running = room.users.get(user_id)
         if running is not None:
             running.cancel()
@@ -113,7 +130,7 @@ class TypingNews:
     def end(self, room_key: int, user_id: str) -> bool:
         """The user stopped; whether that is news."""
         room = self._rooms.get(room_key)
-        running = None if room is None else room.users.pop(user_id, None)
+        running = None if room is None else room.take(user_id)
         if room is None or running is None:
             return False
         running.cancel()
@@ -139,7 +156,7 @@ class TypingNews:
     def stop(self) -> None:
         """Drop what would still run out."""
         for room in self._rooms.values():
-            for running in room.users.values():
+            for running in (*room.users.values(), *room.doubted.values()):
                 running.cancel()
         self._rooms.clear()
 
@@ -147,19 +164,50 @@ class TypingNews:
         """A commit: whoever left a room types there no more."""
         for key in change.rooms if self._rooms else ():
             room = self._rooms.get(key)
-            if room is None or not room.users:
+            if room is None or not (room.users or room.doubted):
                 continue
-            held = self._cache.peek_key(
-                key
-            )  # None after another process' write: its `users` tell whom it moved
+            room.written += 1
+            held = self._cache.peek_key(key)
+            if held is None:  # after another process' write
+                self._doubt(key, room, change.users)
+                continue
             for user_id in tuple(room.users):
-                if user_id in change.users if held is None else not held.head.is_joined(user_id):
+                if not held.head.is_joined(user_id):
                     self.end(key, user_id)
         return ()
 
+    def _doubt(self, key: int, room: _Room, moved: Iterable[str]) -> None:
+        """Their membership of the room, or of another, or no more than how they are shown there was written."""
+        doubted = {user_id: room.users.pop(user_id) for user_id in moved if user_id in room.users}
+        if not doubted:
+            return
+        asked = not room.doubted
+        room.doubted.update(doubted)
+        self._moved(key, room)
+        if asked:
+            Deferred.fromCoroutine(self._settle(key, room)).addErrback(
+                lambda failure: logger.warning("who types is not known", exc_info=failure.value)
+            )
+
+    async def _settle(self, key: int, room: _Room) -> None:
+        """Go on telling of those who are in the room still."""
+        written = -1
+        while written != room.written:  # until nothing was written meanwhile
+            written = room.written
+            found = await self._cache.get_many(keys=(key,))
+        joined = {user for held in found.values() for user in room.doubted if held.head.is_joined(user)}
+        for user_id, running in room.doubted.items():
+            if user_id in joined:
+                room.users[user_id] = running
+            else:
+                running.cancel()
+        room.doubted.clear()
+        if joined:
+            self._moved(key, room)
+
     def _expired(self, room_key: int, user_id: str, here: bool) -> None:
         room = self._rooms[room_key]
-        del room.users[user_id]
+        room.take(user_id)
         self._moved(room_key, room)
         held = self._cache.peek_key(room_key) if here else None
         if held is not None:
@@ -173,7 +221,7 @@ class TypingNews:
         self._listeners.wake(self._readers(room_key))
 
     def _forget_one(self) -> None:
-        oldest = next((key for key, room in self._rooms.items() if not room.users), None)
+        oldest = next((key for key, room in self._rooms.items() if not (room.users or room.doubted)), None)
         if oldest is not None:
             del self._rooms[oldest]
 

@@ -137,6 +137,25 @@ async def test_who_leaves_stops_typing(database: Database) -> None:
         await process.engine.join(room.room_id, BOB)
 
 
+async def test_who_is_shown_otherwise_types_on(database: Database) -> None:
+    """Also where another process wrote it, which tells that something of theirs moved, not what."""
+    process, other = await Process.open(database), await Process.open(database)
+    room = await process.room(BOB)
+    for n, each in enumerate((process, other, other)):
+        await process.typing.set(BOB, BOB, room.room_id, typing=True)
+        before = process.news._clock.current
+        news = process.engine.stream.listen(ALICE)
+        heard = news.wait()
+        renamed = member(BOB, "join", displayname=f"Bob {n}")
+        await each.engine.engine.write(room.room_id, lambda _, renamed=renamed: [renamed], users=(BOB,))  # type: ignore[misc]
+        await heard
+        while process.news.in_room(room.key) != [BOB]:
+            await news.wait()
+        assert process.seen(room, before) in (None, [BOB])
+    process.time.advance(120)
+    assert process.news.in_room(room.key) == []
+
+
 async def test_other_processes_hear_of_it(database: Database) -> None:
     """Beginning and end; what they are told is within a notification's limit, and their own echo changes nothing."""
     process, other = await Process.open(database), await Process.open(database)
