@@ -173,6 +173,7 @@ async def build_core(
         events=events,
         state=state,
         member_events=member_events,
+        budget=shares.pasts,
     )
     return Core(
         origin=origin,

@@ -379,6 +379,7 @@ def build_services(
             "sent_members": lambda: sent.size * SENT_BYTES,
             "tokens": lambda: accounts.cache.size * TOKEN_BYTES,
             "persons": lambda: data.presence.remembered_elsewhere * PERSON_BYTES,
+            "pasts": lambda: core.gate.weight,
             "account_data": lambda: data.kept_account_data.weight,
             "push_rules": lambda: data.push_rules.weight,
             "filters": lambda: filters.weight,

@@ -32,7 +32,7 @@ DEVICE_BYTES: Final = 1_000
 
 
 class Shares(Struct, frozen=True, kw_only=True):
-    """The first ten in bytes, the others in entries."""
+    """The first eleven in bytes, the others in entries."""
 
     rooms: int
     member_events: int
@@ -41,6 +41,8 @@ class Shares(Struct, frozen=True, kw_only=True):
     views: int
     answers: int
     """Of other servers, to what users asked."""
+    pasts: int
+    """Of users in rooms."""
     account_data: int
     push_rules: int
     filters: int
@@ -65,6 +67,7 @@ class Shares(Struct, frozen=True, kw_only=True):
             + self.fragments
             + self.views
             + self.answers
+            + self.pasts
             + self.account_data
             + self.push_rules
             + self.filters
@@ -88,8 +91,9 @@ def shares_of(budget: int) -> Shares:
         member_events=4 * part,
         timelines=2 * part,
         fragments=2 * part,
-        views=part,
+        views=part // 2,
         answers=part // 2,
+        pasts=part // 2,
         account_data=2 * part,
         push_rules=part,
         filters=part // 4,

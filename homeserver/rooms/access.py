@@ -37,8 +37,8 @@ MEMBER = "m.room.member"
 LARGEST_LOAD = 1000
 """Rows of one query: to take up more at once would keep the reactor from everybody else for tens of milliseconds."""
 
-MOST_KNOWN = 10_000
-"""Users' pasts in rooms that are remembered: less than a kilobyte each, as a rule."""
+BUDGET = 10_000_000
+"""Bytes of users' pasts in rooms that are remembered, unless told otherwise."""
 
 
 class Sight:
@@ -199,7 +199,11 @@ class RoomGate:
         events: EventStore,
         state: StateStore,
         member_events: MemberEvents,
+        budget: int = BUDGET,
     ) -> None:
+        """`budget`: about how many bytes of users' pasts in rooms to keep."""
+        self._budget = budget
+        self._weight = 0
         self._cache = cache
         self._user_rooms = user_rooms
         self._memberships = memberships
@@ -208,6 +212,11 @@ class RoomGate:
         self._member_events = member_events
         # (User, room) → the standing membership and all that led to it; least recently used first.
         self._known: OrderedDict[tuple[str, int], tuple[Member, Sequence[Interval]]] = OrderedDict()
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes of users' pasts it keeps."""
+        return self._weight
 
     async def access_joined_room(self, user_id: str, room_id: str) -> Room:
         """The room, for what only its members may do. Raises Forbidden."""
@@ -252,9 +261,12 @@ class RoomGate:
             and last.until is None
             and Member(last.membership, last.ordinal, last.since) == member
         ):
+            before = self._known.pop(key, None)
             self._known[key] = (member, intervals)
-            if len(self._known) > MOST_KNOWN:
-                self._known.popitem(last=False)
+            self._weight += _weight_of(intervals) - (0 if before is None else _weight_of(before[1]))
+            while self._weight > self._budget and len(self._known) > 1:
+                _, (_, oldest) = self._known.popitem(last=False)
+                self._weight -= _weight_of(oldest)
         return intervals
 
     async def _depth_at(self, room: Room, position: int) -> int:
@@ -343,11 +355,12 @@ class RoomGate:
         found: list[RoomEvent] = []
         missing: list[int] = []
         for ordinal in ordinals:
-            entry = current.get(ordinal)
+            entry = current.get(ordinal) or self._member_events.peek(room.key, ordinal)
             if entry is None:
                 missing.append(ordinal)
             else:
                 found.append(entry)
+        # What is in memory was taken first: where not all of them fit, each portion read would push out the next.
         for start in range(0, len(missing), LARGEST_LOAD):
             portion = missing[start : start + LARGEST_LOAD]
             found.extend(await self._member_events.load(room.key, room.room_id, room.head.version, portion))
@@ -377,6 +390,11 @@ def with_event(ordinals: BitMap, entry: StoredEvent) -> BitMap:
             ordinals.discard(entry.replaces)
         ordinals.add(entry.ordinal)
     return ordinals
+
+
+def _weight_of(past: Sequence[Interval]) -> int:
+    """About how many bytes it takes with what it is found by."""
+    return 500 + 230 * len(past)
 
 
 def _unseen(user_id: str, room_id: str) -> Forbidden:

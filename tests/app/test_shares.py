@@ -35,6 +35,7 @@ from homeserver.presence.person import Choice, View
 from homeserver.protocol.push_rules import NO_RULES, Reader
 from homeserver.protocol.tokens import SyncToken
 from homeserver.push_rules import PushRules
+from homeserver.rooms.access import RoomGate
 from homeserver.rooms.engine import Draft
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.lazy_members import NOTHING_SENT, SentMembers
@@ -42,10 +43,11 @@ from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.unread.judging import Item, Views, view_weight
 from homeserver.unread.ledger import MAIN, Ledger
 from storage.database import Database
-from storage.memberships import Standing
+from storage.memberships import MembershipStore, Standing
 from storage.one_time_keys import KeyCounts
 from storage.receipts import Receipt
 from storage.server_keys import ServerKey
+from storage.state import StateStore
 from storage.tokens import TokenOwner
 from tests.rooms.engine_fixture import ALICE, Engine, member, message
 
@@ -246,6 +248,35 @@ async def test_a_server_far_beyond_its_budget_stays_within_it_and_right(database
         assert loaded is not None
         assert loaded.head.state["m.room.topic", ""].event.content == {"topic": f"Topic {number}"}
         assert len(loaded.head.members) == MEMBERS + 1
+
+
+async def test_users_pasts_in_rooms_stay_within_their_budget(database: Database) -> None:
+    """However often they came and went."""
+    engine = await Engine.open(database)
+    gate = RoomGate(
+        cache=engine.cache,
+        user_rooms=engine.user_rooms,
+        memberships=MembershipStore(database),
+        events=engine.events,
+        state=StateStore(database),
+        member_events=engine.member_events,
+        budget=10_000,
+    )
+    room = await engine.new_room()
+    users = [f"@u{number}:localhost" for number in range(12)]
+    for membership in ("join", "leave", "join"):
+        for user in users:
+            each = member(user, membership)
+            await engine.engine.write(room.room_id, lambda _head, each=each: [each], users=(user,))  # type: ignore[misc]
+    for user in users:
+        access = await gate.access_room(user, room.room_id)
+        assert access.is_joined
+        assert gate.weight <= 10_000
+    assert gate.weight > 8_000
+    known = deep_size(gate._known)
+    assert gate.weight / 2 < known < gate.weight * 2
+    await gate.access_room(users[-1], room.room_id)
+    assert deep_size(gate._known) == known
 
 
 async def test_members_that_were_sent_are_forgotten_beyond_the_share() -> None:
