@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from homeserver.rooms.engine import Draft, RoomCache
+from homeserver.rooms.engine.cache import MOST_TOLD
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.stream.changes import Change
 from storage.database import Database
@@ -206,3 +207,30 @@ async def test_what_is_read_of_a_room_that_went_out_of_memory_is_not_kept(databa
     await cache.get(room.room_id)
     kept = member_events.peek(room.key, room.head.members[BOB].ordinal)
     assert kept is None or "secret" not in kept.stored.pdu
+
+
+async def test_what_is_told_of_rooms_that_nobody_asks_for_is_weighed_and_takes_no_place_of_others(
+    database: Database,
+) -> None:
+    """However often it is given up, as too much to be worth keeping."""
+    here, there = (
+        await Engine.open(database, budget=150_000, tells=True),
+        await Engine.open(database, tells=True),
+    )
+    idle, used = await here.new_room(), await here.new_room()
+    await reach(there, here.stream.position)
+    await there.cache.get(idle.room_id)
+    for _ in range(MOST_TOLD + 2):
+        await there.send(idle.room_id, ALICE, "x" * 500)
+        await reach(here, there.stream.position)
+    assert len(idle.told) == 2
+    assert here.cache.weight == idle.measure() + used.measure()
+    assert here.cache.peek(idle.room_id) is None  # what is left of it does not go on from here
+    assert here.cache.weight == idle.measure() + used.measure()
+    assert here.cache.peek(used.room_id) is used
+    for _ in range(MOST_TOLD):
+        await there.send(idle.room_id, ALICE, "\N{PARTY POPPER}" * 1500)
+        await reach(here, there.stream.position)
+    assert here.cache.held(idle.room_id) is None
+    assert here.cache.peek(used.room_id) is used
+    assert here.cache.weight == used.measure()

@@ -259,23 +259,24 @@ class RoomCache:
         told, room.told = room.told, []
         news = read(told, room.head)
         followed = None if news is None else follow(room.head, news)
+        head = room.head if followed is None else followed.head
+        # What does not go on from here may do so once what lies between is read.
+        room.told.extend(each for each in told if each.expected > head.head)
         if followed is not None:
             self._follow(room, followed, {})
             _CARRIED.inc()
-        # What does not go on from here may do so once what lies between is read.
-        room.told.extend(each for each in told if each.expected > room.head.head)
+        elif self._by_id.get(room.room_id) is room:
+            self._grow(room, _weight_of(room.told) - _weight_of(told))
         return not room.stale
 
     def _keep(self, room: Room, news: Told) -> None:
-        """Until somebody asks for the room."""
+        """Until somebody asks for the room; nobody did, so it is no later than it was to go out of memory."""
         if len(room.told) >= MOST_TOLD:
+            self._grow(room, -_weight_of(room.told))
             room.told.clear()
         room.told.append(news)
-        weight = news.weight
-        room.weight += weight
-        self._weight += weight
-        if self._weight > self._budget:
-            self._weigh(room)
+        self._grow(room, news.weight)
+        self._shrink()
 
     async def _struck(self, refresh: _Refresh, news: Iterable[NewsOfRoom]) -> dict[str, StoredEvent]:
         """What the redactions among the news have struck, by the id of the redaction."""
@@ -377,9 +378,7 @@ class RoomCache:
                 self._member_events.put(entry)
         if self._by_id.get(room.room_id) is not room:
             return  # it went out of memory meanwhile; what took its place, if anything, is out of date
-        growth = sum(entry.weight for entry in events)
-        room.weight += growth
-        self._weight += growth
+        self._grow(room, sum(entry.weight for entry in events))
         if room.weight > 4096 + 2 * len(room.recent) * 4096 + room.head.weight or self._weight > self._budget:
             self._weigh(room)
 
@@ -480,7 +479,7 @@ class RoomCache:
         if self._listening is None:
             return held.head.joined_users()
         waking = concerned(held.head, self._listening.users)
-        if not waking or not held.stale or self._told_all(held):
+        if not waking or not held.stale or self._told_all(held) or self._by_key.get(key) is not held:
             return waking
         # Those who wait are woken once it is up to date.
         self._awaited[held.key] = None
@@ -510,10 +509,15 @@ class RoomCache:
             self._following = False
 
     def _weigh(self, room: Room) -> None:
-        weight = room.measure()
-        self._weight += weight - room.weight
-        room.weight = weight
+        self._grow(room, room.measure() - room.weight)
         self._by_id.move_to_end(room.room_id)
+        self._shrink()
+
+    def _grow(self, room: Room, weight: int) -> None:
+        room.weight += weight
+        self._weight += weight
+
+    def _shrink(self) -> None:
         while self._weight > self._budget and len(self._by_id) > 1:
             _, evicted = self._by_id.popitem(last=False)
             self._by_key.pop(evicted.key, None)
@@ -521,3 +525,7 @@ class RoomCache:
             if evicted.stale:  # what was redacted there meanwhile would never be struck
                 self._member_events.drop(evicted.key)
             self._weight -= evicted.weight
+
+
+def _weight_of(told: Iterable[Told]) -> int:
+    return sum(each.weight for each in told)

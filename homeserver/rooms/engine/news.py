@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from sys import getsizeof
 from typing import Any
 
 import orjson
@@ -98,7 +99,7 @@ class Told:
     @property
     def weight(self) -> int:
         """About how many bytes of memory it takes."""
-        return 300 + sum(map(len, self.lines))
+        return 300 + sum(map(getsizeof, self.lines))
 
 
 def read(told: Iterable[Told], held: RoomHead) -> NewsOfRoom | None:
