@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from homeserver.rooms.engine import Draft, Room, RoomHead
 from storage.database import Database
 from storage.rooms import NewsOfRoom, RoomStore
+from storage.stream import CommitResult, StreamBatch, StreamStore
 from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member, message
 
@@ -255,3 +256,33 @@ async def test_who_goes_away_does_not_stop_the_reading_for_others(database: Data
     gone.cancel()
     assert await stays is room
     assert room.recent[-1].event.content["body"] == "news"
+
+
+async def test_who_lost_a_race_goes_on_from_what_it_was_told(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nobody waits for the room there."""
+    other = Database(reactor, database_url)
+    try:
+        here, there = await Engine.open(database, tells=True), await Engine.open(other, tells=True)
+        room = await here.new_room()
+        await reach(there, here.stream.position)
+        await there.cache.get(room.room_id)
+        commit, overtaken = StreamStore.commit, False
+
+        async def late(store: StreamStore, batch: StreamBatch) -> CommitResult:
+            nonlocal overtaken
+            if not overtaken:
+                overtaken = True
+                await there.send(room.room_id, ALICE, "the winner's")
+                await reach(here, there.stream.position)
+            return await commit(store, batch)
+
+        monkeypatch.setattr(StreamStore, "commit", late)
+        before = statements(database)
+        await here.send(room.room_id, ALICE, "the loser's")
+        assert set(statements(database) - before) == {"stream_commit"}
+        bodies = [entry.event.content.get("body") for entry in room.recent]
+        assert bodies[-2:] == ["the winner's", "the loser's"]
+    finally:
+        await other.close()

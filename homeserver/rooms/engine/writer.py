@@ -485,7 +485,8 @@ class RoomWriter:
 
     def _known_beyond(self, base: int) -> bool:
         """Whether the room in memory is past the head of that counter."""
-        room = self._tools.cache.held(self._room_id)
+        cache = self._tools.cache
+        room = cache.peek(self._room_id) or cache.held(self._room_id)  # whoever looks takes what was told
         return room is not None and room.head.head > base
 
     @staticmethod
