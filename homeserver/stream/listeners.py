@@ -65,6 +65,10 @@ class Listeners:
 
     def __init__(self) -> None:
         self._by_user: dict[str, set[Waking]] = {}
+        self._shown = self._newest = 0
+        """How far the stream is shown and known."""
+        self._again: dict[int, set[str]] = {}
+        """Whom to wake again once a position is shown."""
 
     @property
     def users(self) -> Set[str]:
@@ -91,12 +95,24 @@ class Listeners:
             if not waiting:
                 del self._by_user[listener.user_id]
 
-    def wake(self, users: Iterable[str]) -> None:
-        """Wake every listener of those users."""
+    def wake(self, users: Iterable[str], upto: int | None = None) -> None:
+        """Wake every listener of those users, for what is at `upto`, or at the newest position that is known."""
         by_user = self._by_user
+        upto = self._newest if upto is None else upto
+        if upto > self._shown:  # whoever looks now does not find it, and shall look again
+            users = set(users)
+            self._again.setdefault(upto, set()).update(users)
         for user_id in by_user.keys() & users:
             for listener in tuple(by_user.get(user_id, ())):
                 listener.wake()
+
+    def shown(self, position: int, newest: int) -> set[str]:
+        """The stream is shown up to `position` and known up to `newest`; whom to wake again for what is shown now."""
+        self._shown, self._newest = position, newest
+        again: set[str] = set()
+        for upto in [upto for upto in self._again if upto <= position]:
+            again |= self._again.pop(upto)
+        return again
 
     def wake_all(self) -> None:
         self.wake(tuple(self._by_user))

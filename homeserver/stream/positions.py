@@ -12,14 +12,17 @@ from __future__ import annotations
 class Positions:
     """The greatest position at or below which everything is known here."""
 
-    __slots__ = ("_ahead", "current")
+    __slots__ = ("_ahead", "current", "newest")
 
     def __init__(self, current: int) -> None:
         self.current = current
+        self.newest = current
+        """The greatest position that is known here, be there a hole below it."""
         self._ahead: dict[int, int] = {}
 
     def learn(self, before: int, count: int) -> bool:
         """Take note that positions before+1 … before+count are committed and known; True if `current` moved."""
+        self.newest = max(self.newest, before + count)
         if before > self.current:
             self._ahead[before] = max(count, self._ahead.get(before, 0))
             return False
@@ -36,6 +39,7 @@ class Positions:
     def jump(self, position: int) -> None:
         """Everything at or below `position` is known: after a gap in the notifications was read up."""
         self.current = max(self.current, position)
+        self.newest = max(self.newest, position)
         for before in [b for b in self._ahead if b < self.current]:
             count = self._ahead.pop(before)
             self.current = max(self.current, before + count)

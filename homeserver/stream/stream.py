@@ -60,8 +60,6 @@ class Stream:
         self._parts: dict[str, list[str]] = {}
         """Lines that belong to the next notification of the stream, by the process that tells them."""
         self._positions = Positions(position)
-        self._held_back: set[str] = set()
-        """Whom commits concern that cannot be shown yet, for want of one before them."""
         self._subscribers: list[Subscriber] = []
         self.rooms: LatestPositions[int] = LatestPositions(position)
         self.users: LatestPositions[str] = LatestPositions(position)
@@ -98,11 +96,7 @@ class Stream:
         self.rooms.record(change.rooms, change.position)
         self.users.record(change.users, change.position)
         self._positions.learn(change.before, change.count)
-        if self._positions.waiting:
-            self._held_back |= wake  # whoever looks now does not find it, and shall look again
-        elif self._held_back:
-            wake |= self._held_back
-            self._held_back.clear()
+        wake |= self.listeners.shown(self._positions.current, self._positions.newest)
         if self._has_siblings:
             # Of its own commit a client is told at once, though this process may not show it yet.
             told = 0 if change.foreign else change.position
@@ -112,7 +106,7 @@ class Stream:
         if change.unknown:
             self.listeners.wake_all()
         else:
-            self.listeners.wake(wake)
+            self.listeners.wake(wake, change.position)
 
     def reached(self, position: int) -> Deferred[None]:
         """Fires when a position that is not shown yet is."""

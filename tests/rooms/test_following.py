@@ -286,3 +286,41 @@ async def test_who_lost_a_race_goes_on_from_what_it_was_told(
         assert bodies[-2:] == ["the winner's", "the loser's"]
     finally:
         await other.close()
+
+
+async def test_who_was_woken_for_what_cannot_be_shown_yet_is_woken_again(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another's commit may be heard of, and its room be read up, before the answer to the own one before it comes."""
+    other = Database(reactor, database_url)
+    try:
+        here, there = await Engine.open(database), await Engine.open(other)
+        room, quiet = await here.new_room(), await here.new_room(CAROL)
+        await reach(there, here.stream.position)
+        await there.cache.get(room.room_id)
+        stands: Deferred[None] = Deferred()
+        answered: Deferred[None] = Deferred()
+        commit = StreamStore.commit
+
+        async def answered_late(store: StreamStore, batch: StreamBatch) -> CommitResult:
+            result = await commit(store, batch)
+            if not stands.called:
+                stands.callback(None)
+                await answered
+            return result
+
+        monkeypatch.setattr(StreamStore, "commit", answered_late)
+        sending = Deferred.fromCoroutine(here.send(quiet.room_id, CAROL, "before"))
+        await stands
+        listener = here.stream.listen(ALICE)
+        woken = listener.wait()
+        await there.join(room.room_id, BOB)
+        await woken
+        assert here.stream.position < room.head.position
+        again = listener.wait()
+        answered.callback(None)
+        await sending
+        assert here.stream.position == room.head.position
+        assert again.called
+    finally:
+        await other.close()

@@ -63,6 +63,23 @@ def test_what_is_committed_beyond_a_hole_wakes_when_the_hole_is_filled() -> None
     assert again.called
 
 
+def test_who_waits_beyond_a_hole_is_not_held_up_by_the_next() -> None:
+    """Where several processes commit without a pause there is nearly always one."""
+    stream = Stream(origin="here", position=10)
+    listener = stream.listen("@own:localhost")
+    stream.announce(Change(before=11, count=1, users=["@own:localhost"]))
+    stream.announce(Change(before=13, count=1))
+    assert listener.wait().called
+    again = listener.wait()
+    stream.announce(Change(before=10, count=1, foreign=True))
+    assert stream.position == 12
+    assert again.called
+    once = listener.wait()
+    stream.announce(Change(before=12, count=1, foreign=True))
+    assert stream.position == 14
+    assert not once.called
+
+
 def test_a_commit_is_heard_together_with_its_parts() -> None:
     """Rooms and users that one notification has no room for, and what the writer tells of its rooms."""
     stream, noting = Stream(origin="here", position=10), Noting()
