@@ -10,6 +10,10 @@ import os
 import socket
 import time
 from collections.abc import MutableMapping
+from typing import Final
+
+_PATIENCE: Final = 5.0
+"""Seconds in which it takes what must not be lost."""
 
 
 class ServiceManager:
@@ -32,25 +36,25 @@ class ServiceManager:
 
     def ready(self) -> None:
         """The server accepts requests."""
-        self._tell("READY=1")
+        self._tell("READY=1", _PATIENCE)
 
     def stopping(self) -> None:
         """It has begun to stop."""
-        self._tell("STOPPING=1")
+        self._tell("STOPPING=1", _PATIENCE)
 
     def alive(self) -> None:
         """It does not hang. May be called as often as one likes."""
         now = time.monotonic()
         if self.interval is not None and now - self._told_at >= self.interval / 2:
             self._told_at = now
-            self._tell("WATCHDOG=1")
+            self._tell("WATCHDOG=1", 0.0)
 
-    def _tell(self, message: str) -> None:
+    def _tell(self, message: str, patience: float) -> None:
         if self._place is None:
             return
         place = "\0" + self._place[1:] if self._place.startswith("@") else self._place
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as teller:
-            teller.setblocking(False)
+            teller.settimeout(patience)
             try:
                 teller.sendto(message.encode(), place)
             except OSError:  # what it did not hear it acts upon

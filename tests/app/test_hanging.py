@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,12 +95,24 @@ def test_workers_that_hang_are_replaced(
 
 
 @contextmanager
-def manager(directory: Path) -> Iterator[socket.socket]:
-    """What systemd listens on."""
+def manager(directory: Path) -> Iterator[queue.SimpleQueue[bytes]]:
+    """What systemd hears at the socket `notify` of a folder, as it hears it."""
+    heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        while message := listener.recv(100):
+            heard.put(message)
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(directory / "notify"))
-        listener.settimeout(60.0)
-        yield listener
+        listening = threading.Thread(target=listen)
+        listening.start()
+        try:
+            yield heard
+        finally:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
+                ending.sendto(b"", str(directory / "notify"))
+            listening.join()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -106,22 +120,21 @@ def test_systemd_is_told(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     """That the server is ready, again and again that it lives, and that it stops."""
-    with manager(tmp_path) as listener:
+    with manager(tmp_path) as heard:
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        monkeypatch.setenv("WATCHDOG_USEC", "200000")
+        monkeypatch.setenv("WATCHDOG_USEC", "1000000")
         with serving(tmp_path / "server", database_url=as_url(database_url), workers=workers):
             monkeypatch.undo()
-            heard = [listener.recv(100)]
-            while heard.count(b"WATCHDOG=1") < 3 or b"READY=1" not in heard:
-                heard.append(listener.recv(100))
-        while heard[-1] != b"STOPPING=1":
-            heard.append(listener.recv(100))
-        assert set(heard) == {b"READY=1", b"WATCHDOG=1", b"STOPPING=1"}
+            assert heard.get(timeout=60.0) == b"READY=1"
+            for _ in range(3):
+                assert heard.get(timeout=60.0) == b"WATCHDOG=1"
+        while (message := heard.get(timeout=60.0)) != b"STOPPING=1":
+            assert message == b"WATCHDOG=1"
 
 
 def test_only_who_is_asked_tells(tmp_path: Path) -> None:
     """Another process of the service tells nothing of its life, and what it starts inherits nothing."""
-    with manager(tmp_path) as listener:
+    with manager(tmp_path) as heard:
         place = str(tmp_path / "notify")
         environment = {"NOTIFY_SOCKET": place, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1", "HOME": "/"}
         another = ServiceManager.take_from(environment)
@@ -129,7 +142,8 @@ def test_only_who_is_asked_tells(tmp_path: Path) -> None:
         assert another.interval is None
         another.alive()
         another.ready()
-        assert listener.recv(100) == b"READY=1"
+        assert heard.get(timeout=60.0) == b"READY=1"
+        assert heard.empty()
     another.stopping()  # the manager is gone: nothing is raised
     nobody = ServiceManager.take_from({})
     nobody.ready()

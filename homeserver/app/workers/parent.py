@@ -149,7 +149,8 @@ class _Parent:
     def _loop(self, crew: Crew, reloading: Reloading) -> None:
         while not (self._stopping and crew.gone):
             now = time.monotonic()
-            self._manager.alive()
+            if self._opened:
+                self._manager.alive()
             if self._signals.stop:
                 self._stop(crew, reloading, now)
             crew.advance(now)
