@@ -74,6 +74,8 @@ class OtherCompanies:
         self._forgotten = forgotten
         self._host = _host()
         self._renewed = 0.0
+        self._forgotten_at = float("-inf")
+        """When this process last found that it may have been, in seconds."""
         self._unsaid = False
         """Whether the last attempt to say that this process is alive failed, nobody knows how far it got."""
         self._unseen: set[str] | None = None
@@ -153,9 +155,12 @@ class OtherCompanies:
             # By a crash of the database, say. Who is not in the table is notified of nothing.
             logger.warning("this process may have been forgotten; it reads up what it was not told")
             self._unsaid = False
+            self._forgotten_at = begun
             self._forgotten()
         if hellos == self._hellos:  # else somebody may have come since that was read
-            self._found(any(not self._is_dead(each) for each in others))
+            # With this process the others may have been forgotten, and not have said yet that they are alive.
+            unsure = begun - self._forgotten_at <= LEASE
+            self._found(unsure or any(not self._is_dead(each) for each in others))
 
     def _is_dead(self, process: ServerProcess) -> bool:
         """Whether it is known to have ended, though its lease has not."""

@@ -143,6 +143,25 @@ async def test_who_was_forgotten_reads_up_what_it_was_not_told(database: Databas
     await member.companies.stop()
 
 
+async def test_who_was_forgotten_takes_it_that_there_are_others(database: Database) -> None:
+    """Who has not said yet that they are alive was forgotten as well; for as long as their lease would last."""
+    clock = Clock()
+    member = Member(database, clock)
+    await member.companies.start()
+    assert member.found == [False]
+    await database.execute("test", "TRUNCATE server_processes")
+    clock.advance(RENEW)
+    while not member.forgotten:
+        await database.fetch_one("test", "SELECT 1")
+    assert member.found == [False, True]
+    since = clock.seconds()
+    while member.found[-1]:
+        clock.advance(RENEW)
+        await database.fetch_one("test", "SELECT 1")
+    assert clock.seconds() - since > LEASE
+    await member.companies.stop()
+
+
 async def test_a_commit_notifies_whoever_is_there(database: Database) -> None:
     """Nobody by oneself; siblings, and every process in the table but the one that writes, be its lease over."""
     heard: list[str] = []
