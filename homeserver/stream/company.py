@@ -128,7 +128,11 @@ class OtherCompanies:
             work.addErrback(
                 lambda failure: logger.error("could not answer a process", exc_info=failure.value)
             )
-        elif kind == "seen" and origin == self._origin and self._unseen is not None:
+        elif kind == "seen" and origin == self._origin:
+            if self._unseen is None:  # by somebody who was not in the table when this process looked
+                self._hellos += 1
+                self._found(True)
+                return
             self._unseen.difference_update(by)
             if not self._unseen and self._all_seen is not None and not self._all_seen.called:
                 self._all_seen.callback(None)
