@@ -65,10 +65,12 @@ class ServerProcessStore:
         self._origin = origin
         self._company = company
 
-    async def renew(self, host: str | None, pid: int, seconds: float) -> tuple[bool, list[ServerProcess]]:
+    async def renew(
+        self, host: str | None, pid: int, seconds: float, *, retry: bool = False
+    ) -> tuple[bool, list[ServerProcess]]:
         """Be known for so long from now. Whether that is new, and those of other companies that are known.
 
-        Who is not known is notified of nothing.
+        Who is not known is notified of nothing. With `retry`, what is told to be known may be new.
         """
         params = {
             "origin": self._origin,
@@ -77,7 +79,7 @@ class ServerProcessStore:
             "pid": pid,
             "seconds": seconds,
         }
-        rows = await self._database.fetch("server_processes_renew", _RENEW, params, retry=False)
+        rows = await self._database.fetch("server_processes_renew", _RENEW, params, retry=retry)
         return bool(rows[0][0]), [ServerProcess(*row[1:]) for row in rows if row[1] is not None]
 
     async def look(self) -> Told:

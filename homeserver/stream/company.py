@@ -34,7 +34,7 @@ class Processes(Protocol):
     """`storage.server_processes.ServerProcessStore` is one."""
 
     def renew(
-        self, host: str | None, pid: int, seconds: float
+        self, host: str | None, pid: int, seconds: float, *, retry: bool = False
     ) -> Awaitable[tuple[bool, list[ServerProcess]]]: ...
 
     def bury(self, origins: Sequence[str]) -> Awaitable[None]: ...
@@ -87,7 +87,7 @@ class OtherCompanies:
     async def start(self) -> None:
         """Return once every other process knows of this one. `heard` must be called by now, and nothing be served."""
         self._renewed, hellos = self._reactor.seconds(), self._hellos
-        _, found = await self._store.renew(self._host, os.getpid(), LEASE)
+        _, found = await self._store.renew(self._host, os.getpid(), LEASE, retry=True)
         dead = [each.origin for each in found if self._is_dead(each)]
         if dead:
             await self._store.bury(dead)

@@ -90,6 +90,8 @@ def test_a_room_that_is_held_otherwise_reads_nothing() -> None:
     """The same counter with other events before it cannot be; should it be, nothing is put on it."""
     lines = told_of(a_head(5, 8, next_ordinal=9), [an_event(9)], 9)
     assert read([Told(lines, 100)], a_head(5, 9, next_ordinal=10)) is None
+    twice = [*lines, *told_of(a_head(5, 8, next_ordinal=9), [an_event(11)], 11, start=1)]
+    assert read([Told(twice, 100)], a_head(5, 8, next_ordinal=9)) is None
 
 
 @pytest.mark.parametrize("size", [100, 2_000, 7_000])

@@ -67,8 +67,10 @@ class SlowStore(ServerProcessStore):
 
     meanwhile: Callable[[], None]
 
-    async def renew(self, host: str | None, pid: int, seconds: float) -> tuple[bool, list[ServerProcess]]:
-        found = await super().renew(host, pid, seconds)
+    async def renew(
+        self, host: str | None, pid: int, seconds: float, *, retry: bool = False
+    ) -> tuple[bool, list[ServerProcess]]:
+        found = await super().renew(host, pid, seconds, retry=retry)
         self.meanwhile()
         return found
 

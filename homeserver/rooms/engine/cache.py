@@ -257,7 +257,12 @@ class RoomCache:
         if not room.told or room.doubted > room.cleared:
             return False
         told, room.told = room.told, []
-        news = read(told, room.head)
+        try:
+            news = read(told, room.head)
+        except (ValueError, TypeError, LookupError):
+            logger.exception("what another process told of %s cannot be read", room.room_id)
+            room.doubt()
+            news = None
         followed = None if news is None else follow(room.head, news)
         head = room.head if followed is None else followed.head
         # What does not go on from here may do so once what lies between is read.

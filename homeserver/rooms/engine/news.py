@@ -119,7 +119,7 @@ def read(told: Iterable[Told], held: RoomHead) -> NewsOfRoom | None:
             first = each.before + int(start) + 1
             events += [_stored(held.room, position, values) for position, values in enumerate(written, first)]
         head += 1
-    if not events or events[0].ordinal != held.next_ordinal:
+    if not events or any(e.ordinal != ordinal for ordinal, e in enumerate(events, held.next_ordinal)):
         return None
     ids = {ordinal: event_id for event_id, ordinal in held.extremities}
     ids.update((stored.ordinal, stored.event_id) for stored in events)
