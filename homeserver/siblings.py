@@ -45,6 +45,10 @@ class Neighbourhood(Protocol):
     @property
     def told(self) -> Sequence[int]: ...
 
+    def page(self) -> bytes:
+        """All these numbers; the same bytes are the same numbers."""
+        ...
+
     def show(self, position: int) -> None: ...
 
     def tell(self, serial: int) -> None: ...
@@ -53,7 +57,7 @@ class Neighbourhood(Protocol):
 class Siblings:
     """The page as process `number` of `count` sees it."""
 
-    __slots__ = ("_words", "name", "number", "shown", "told")
+    __slots__ = ("_page", "_words", "name", "number", "shown", "told")
 
     def __init__(self, memory: mmap.mmap, number: int, count: int) -> None:
         """`memory` is that of a `shared_page`."""
@@ -67,6 +71,10 @@ class Siblings:
         """By process, the greatest position it has shown."""
         self.told: Sequence[int] = words[MOST : MOST + count]
         """By process, the serial of its newest other notification that stands."""
+        self._page = words[: MOST + count]
+
+    def page(self) -> bytes:
+        return self._page.tobytes()
 
     @classmethod
     def from_descriptor(cls, descriptor: int, number: int, count: int) -> Siblings:
@@ -91,6 +99,9 @@ class NoSiblings:
     number = 0
     shown: Sequence[int] = ()
     told: Sequence[int] = ()
+
+    def page(self) -> bytes:
+        return b""
 
     def show(self, position: int) -> None:
         """Nobody looks."""

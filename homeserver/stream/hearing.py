@@ -87,6 +87,8 @@ class Hearing:
         """Whether processes that do not share this one's memory tell anything."""
         self._readings = Rounds(self._read_all)
         self._heard = [0] * len(siblings.told)
+        self._known: bytes | None = None
+        """The page of which everything was heard, so that whoever finds it unchanged need not look at each number."""
         self._waiting = [Waiting() for _ in siblings.told]
         self._has_siblings = len(siblings.told) > 1
         self.has_others = self._has_siblings
@@ -102,7 +104,13 @@ class Hearing:
         if self.elsewhere:
             return True
         siblings = self._siblings
-        return max(siblings.shown) > self._stream.position or any(map(gt, siblings.told, self._heard))
+        page = siblings.page()  # before the numbers are looked at: what is told meanwhile is another page
+        if page == self._known:
+            return False
+        if max(siblings.shown) > self._stream.position or any(map(gt, siblings.told, self._heard)):
+            return True
+        self._known = page
+        return False
 
     async def catch_up(self) -> None:
         """Return once everything that was told before the call is known. Raises DatabaseFailure if that can't be."""
