@@ -95,12 +95,15 @@ class DeviceOnWire:
         since = self.client.token
         pending = threads.submit(self._ask, waiting, since, 3, timeout=20_000)
         self.world.carry_out(program.Send(step.user, step.room))
-        self._apply(pending.result())
+        message = room.events[-1]
+        answer = pending.result()
+        self._apply(answer)
         for _ in range(10):
-            if room.room_id in self.client.arrivals:
+            if _tells(answer, room.room_id, message):
                 break  # else it was woken by something that is not the message, such as presence
-            self._apply(self._ask(waiting, self.client.token, 3, timeout=20_000))
-        insist(room.room_id in self.client.arrivals, "long polls ended without what they waited for")
+            answer = self._ask(waiting, self.client.token, 3, timeout=20_000)
+            self._apply(answer)
+        insist(_tells(answer, room.room_id, message), "long polls ended without what they waited for")
         self._count("awaited")
         self._settle(exact=True)
         return "awaited"
@@ -300,3 +303,11 @@ def _inviter(world: World, user: str, room_id: str) -> str:
 
 
 __all__ = ["DeviceOnWire", "check_same", "compare"]
+
+
+def _tells(response: Json, room_id: str, message: Logged) -> bool:
+    """Whether the message is in the room's timeline."""
+    update: Json = response.get("rooms", {}).get("join", {}).get(room_id, {})
+    return any(
+        event["event_id"] == message.event_id for event in update.get("timeline", {}).get("events", ())
+    )
