@@ -133,6 +133,8 @@ class Backstage:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(3):  # connections that were aborted are closed a turn or two later
+            await asyncio.sleep(0)
 
     def phase(self, make: Callable[[], Coroutine[Any, Any, int]]) -> Phase:
         """A phase in which a coroutine writes a request, at once, and waits for the answer, whose bytes it gives."""

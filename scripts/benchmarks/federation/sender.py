@@ -221,7 +221,7 @@ class Sender:
                 )
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            writer.close()  # a task that ends as cancelled would be complained about
+            writer.transport.abort()  # a task that ends as cancelled would be complained about
 
     async def _count(self, body: bytes) -> None:
         async with self._arrived:

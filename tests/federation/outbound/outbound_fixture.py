@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -26,8 +27,8 @@ from tests.reactor import reactor
 from tests.rooms.engine_fixture import Engine
 
 START = 1_700_000_000
-TURNS = 20_000
-"""Turns of the reactor after which what was waited for counts as never coming."""
+PATIENCE = 50.0
+"""Seconds after which what was waited for counts as never coming: a busy database takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,8 @@ class Process:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Let all processes of the network run until the condition holds; time does not pass."""
-        for _ in range(TURNS):
+        deadline = monotonic() + PATIENCE
+        while monotonic() < deadline:
             if condition():
                 return
             for process in self.others.processes:
