@@ -73,6 +73,7 @@ def test_killed_workers_lose_nothing(tmp_path: Path) -> None:
         for n in range(1, KILLS + 1):
             enough = n * 3 * MESSAGES // (KILLS + 1)
             wait_until(lambda enough=enough: senders.record.count >= enough, "messages are acknowledged")  # type: ignore[misc]
+            wait_until(lambda: server.worker_pids() != [], "there is a worker")
             os.kill(random.choice(server.worker_pids()), signal.SIGKILL)
         record = senders.join()
         messages = all_messages(server, accounts[0], room_id)
