@@ -82,5 +82,7 @@ class Strain:
         elif self.strained:
             self._relaxed = self._relaxed + 1 if worst < 0.5 else 0
             self.strained = self._relaxed < RELAXED
-        self._looked(self.strained)
-        self._again(LOOK if self.strained or worst >= 0.5 else IDLE_LOOK)
+        try:
+            self._looked(self.strained)
+        finally:  # or nobody would find that the strain is over
+            self._again(LOOK if self.strained or worst >= 0.5 else IDLE_LOOK)

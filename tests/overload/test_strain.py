@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from twisted.internet.task import Clock
 
-from homeserver.web.strain import LATE, LOOK, LOOKS, RELAXED, Sign, Strain
+from homeserver.web.strain import IDLE_LOOK, LATE, LOOK, LOOKS, RELAXED, Sign, Strain
 
 
 class World:
@@ -87,3 +88,21 @@ def test_who_is_idle_looks_seldom_and_who_is_not_often() -> None:
         process.look(LOOKS + 5)
         assert process.clock.seconds() - began < (LOOKS + 5) * (LOOK + LATE) + 0.3
         assert process.looks == 3 + LOOKS + 5
+
+
+def test_looking_goes_on_after_what_is_done_about_it_failed() -> None:
+    """Else a process that was strained at the time would be for ever."""
+    clock, looks = Clock(), 0
+
+    def fail(_strained: bool) -> None:
+        nonlocal looks
+        looks += 1
+        raise ValueError("a bug")
+
+    strain = Strain(clock, (), fail)
+    strain.start()
+    for expected in (1, 2):
+        with pytest.raises(ValueError, match="a bug"):
+            clock.advance(IDLE_LOOK)
+        assert looks == expected
+    strain.stop()
