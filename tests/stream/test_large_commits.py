@@ -3,25 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from twisted.internet.task import deferLater
 
-from homeserver.stream import Change, Stream
+from homeserver.stream import Stream
 from storage.database import Database
 from storage.stream import PARTS, StreamBatch, StreamStore
 from tests.reactor import reactor
-
-
-class Noting:
-    """A subscriber that remembers."""
-
-    def __init__(self) -> None:
-        self.changes: list[Change] = []
-
-    def changed(self, change: Change) -> Iterable[str]:
-        self.changes.append(change)
-        return ()
+from tests.stream.test_stream import Noting
 
 
 async def test_very_many_users_rooms_and_lost_rooms_are_all_named(database: Database) -> None:
