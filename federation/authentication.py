@@ -13,12 +13,13 @@ may wait for one.
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from msgspec import Struct
 
 from homeserver.errors import LimitExceeded, Unauthorized
+from homeserver.needs import Protocol
 from homeserver.protocol.canonical_json import encode_canonical, encode_checked
 from homeserver.protocol.errors import IdentifierError
 from homeserver.protocol.identifiers import check_server_name, parse_key_id

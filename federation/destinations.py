@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec.structs import replace
 from prometheus_client import Gauge
 from twisted.internet.defer import Deferred
 
+from homeserver.needs import Protocol
 from storage.destinations import Standing, heard
 
 logger = logging.getLogger(__name__)

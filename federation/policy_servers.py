@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from prometheus_client import Counter
 from twisted.internet.defer import DeferredSemaphore
@@ -19,6 +19,7 @@ from twisted.internet.defer import DeferredSemaphore
 from federation.client.errors import RemoteError, RemoteFailure
 from federation.inbound.parallel import in_parallel
 from homeserver.errors import Forbidden, LimitExceeded, MatrixError, RefusedElsewhere, RemoteServerFailed
+from homeserver.needs import Protocol
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import domain_of
 from homeserver.protocol.policy_servers import PolicyServer

@@ -8,9 +8,9 @@ know: a report of a room is accepted for every id, one of an event only by who c
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
 
 from homeserver.errors import Forbidden, InvalidParam, NotFound
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import IdentifierError
 from homeserver.protocol.identifiers import check_room_id, check_user_id
 from homeserver.rooms.access import RoomGate

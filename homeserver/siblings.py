@@ -21,7 +21,8 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+
+from homeserver.needs import Protocol
 
 SIZE = 4096
 """Bytes of the shared page."""

@@ -2,7 +2,8 @@
 """Whether it is worth asking a server: what the client needs to know, and tells. Owns the interface only."""
 
 from enum import Enum, auto
-from typing import Protocol
+
+from homeserver.needs import Protocol
 
 
 class Patience(Enum):

@@ -6,7 +6,7 @@ own finding (`federation.discovery`) nor connections (`homeserver.outgoing`).
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -14,6 +14,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from federation.client.errors import NotAsked, Unreachable
 from federation.client.wire import Answer
 from federation.discovery import DiscoveryBusy, DiscoveryFailed
+from homeserver.needs import Protocol
 from homeserver.outgoing import Caps, OutgoingClient, OutgoingError, ResponseHead, Sink, Target
 from homeserver.outgoing.errors import AddressDenied, ConnectFailed, NameNotFound, Overloaded, TlsFailed
 

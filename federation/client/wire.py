@@ -5,9 +5,10 @@ Owns the interface only. `http_wire` speaks HTTP; tests put servers in memory be
 """
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from msgspec import Struct
+
+from homeserver.needs import Protocol
 
 
 class Answer(Struct, frozen=True):

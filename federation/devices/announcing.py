@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from federation.outbound.outbox import OutgoingEdu
 from homeserver.devices.querying import KeysAnswer
+from homeserver.needs import Protocol
 from storage.database import Database, Transaction
 from storage.device_lists import Announcement, DeviceListStore
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Collection, Iterable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from twisted.internet.defer import Deferred
 
 from federation.outbound.routing import MEMBER, joined_by
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room
 from homeserver.rooms.engine.head import host_of
 from homeserver.stream.changes import Change

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum, auto
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from msgspec import Struct
@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from federation.client.answers import DeviceListAnswer
 from federation.client.errors import BadAnswer, RemoteFailure
 from federation.devices import checking
+from homeserver.needs import Protocol
 from homeserver.protocol.device_keys import checked_cross_signing_key
 from storage.cross_signing import CrossSigningStore, StoredCrossSigningKey
 from storage.database import Database, Transaction

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 
 from federation.outbound.outbox import OutgoingEdu
 from homeserver.devices.remote import MessagesOut
+from homeserver.needs import Protocol
 
 MOST_BYTES: Final = 65_536
 """Of messages in one unit, if there is more than one."""

@@ -7,7 +7,7 @@ Of users who share a room with whoever asks, the list is kept from now on (`list
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -15,6 +15,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from federation.client.errors import RemoteFailure
 from federation.devices import checking
 from homeserver.devices.remote import JsonObject, RemoteClaimAnswer, RemoteKeysAnswer
+from homeserver.needs import Protocol
 
 SERVERS_AT_ONCE: Final = 50
 """Of all requests together. Who waits for a turn does so within the time of the request."""

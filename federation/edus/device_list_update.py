@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from federation.devices import checking
 from federation.devices.lists import LARGEST, DeviceUpdate
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of, is_valid_user_id
 
 MOST_PREVIOUS: Final = 100

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from homeserver.errors import MatrixError
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of, is_valid_user_id
 
 MOST_MESSAGE_ID: Final = 255

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from homeserver.needs import Protocol
 from homeserver.presence import RemotePresence
 from homeserver.presence.person import STATES
 from homeserver.protocol.identifiers import domain_of, is_valid_user_id

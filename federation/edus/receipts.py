@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import (
     domain_of,
     is_valid_event_id,

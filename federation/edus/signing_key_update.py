@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from federation.devices import checking
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of, is_valid_user_id
 
 

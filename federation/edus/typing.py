@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of, is_valid_room_id, is_valid_user_id
 from homeserver.rooms.engine import Room
 

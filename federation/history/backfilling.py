@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from federation.client.calls import FederationCalls
 from federation.client.errors import RemoteFailure, Unreachable
@@ -17,6 +17,7 @@ from federation.history.candidates import Candidates
 from federation.history.placing import HistoryPlacer, Placing
 from federation.inbound.budgets import Budget, OverBudget
 from federation.inbound.reading import PduReader
+from homeserver.needs import Protocol
 from homeserver.protocol.canonical_json import MAX_INTEGER
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.engine import RoomHead

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from federation.inbound.budgets import Budget
 from federation.inbound.missing import EventFetcher, NotToBeHad
+from homeserver.needs import Protocol
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Hashable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -25,6 +25,7 @@ from federation.history.placing import HistoryPlacer, Placing
 from federation.inbound.budgets import Budget, OverBudget
 from federation.inbound.missing import EventFetcher
 from homeserver.errors import RemoteServerFailed
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import IdentifierError
 from homeserver.protocol.identifiers import check_event_id
 from homeserver.rooms.engine import Room, RoomHead

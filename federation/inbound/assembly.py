@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -21,6 +21,7 @@ from federation.inbound.missing import EventFetcher, OutlierIntake
 from federation.inbound.reading import PduReader
 from federation.inbound.rooms import InboundRooms, Strays
 from federation.inbound.transactions import InboundTransactions
+from homeserver.needs import Protocol
 from storage.database import Database
 from storage.inbound_pdus import InboundPduStore
 from storage.inbound_transactions import InboundTransactionStore

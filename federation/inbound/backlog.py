@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
@@ -22,6 +22,7 @@ from federation.inbound.budgets import Budget, OriginCosts, OverBudget
 from federation.inbound.gaps import held
 from federation.inbound.live_rooms import LiveRoom, LiveRooms
 from federation.inbound.missing import NotToBeHad
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from storage.inbound_pdus import InboundPduStore, WaitingPdu

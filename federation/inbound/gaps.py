@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import orjson
 from msgspec.structs import replace
@@ -19,6 +19,7 @@ from federation.inbound.budgets import Budget
 from federation.inbound.live_rooms import LiveRoom
 from federation.inbound.missing import EventFetcher, KnownEvents, NotToBeHad
 from federation.inbound.ordering import by_prev, named_first
+from homeserver.needs import Protocol
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import domain_of
 from homeserver.protocol.room_versions import RoomVersion

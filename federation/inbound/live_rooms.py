@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from typing import Protocol
 
+from homeserver.needs import Protocol
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.server_acl import ServerAcl
 

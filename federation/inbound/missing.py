@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ from federation.inbound.budgets import Budget
 from federation.inbound.ordering import by_auth, named_first
 from federation.inbound.parallel import in_parallel
 from federation.inbound.reading import PduReader
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import IdentifierError
 from homeserver.protocol.identifiers import check_event_id
 from homeserver.protocol.room_versions import RoomVersion

@@ -9,10 +9,11 @@ NUL where Postgres keeps text, no number that JSON in 64 bits does not hold (CVE
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import CanonicalJsonError, EventFormatError, ProtocolError, SignatureError
 from homeserver.protocol.event_format import check_pdu_format
 from homeserver.protocol.events import Event

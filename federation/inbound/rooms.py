@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred
@@ -20,6 +20,7 @@ from twisted.internet.defer import TimeoutError as TookTooLong
 from federation.inbound.live_rooms import Arrivals, LiveRoom, LiveRooms
 from federation.inbound.ordering import by_prev, named_first
 from federation.inbound.reading import PduReader
+from homeserver.needs import Protocol
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from storage.database import ConnectionLost, DatabaseUnavailable
 

@@ -7,8 +7,7 @@ an invitation ends by its own sender, a knock by somebody who saw it.
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.engine import RoomCache

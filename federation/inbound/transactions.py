@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredLock
 from twisted.python.failure import Failure
 
 from homeserver.errors import BadJson, Forbidden, InvalidParam, LimitExceeded
+from homeserver.needs import Protocol
 from storage.inbound_transactions import InboundTransactionStore
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import quote
 
 import orjson
@@ -24,6 +24,7 @@ from federation.media.multipart import BadMultipart, TwoParts
 from homeserver.errors import LimitExceeded, NotFound, NotYetUploaded, RemoteServerFailed, RemoteTooLarge
 from homeserver.media.content_types import name_of
 from homeserver.media.remote import Fetched
+from homeserver.needs import Protocol
 from homeserver.outgoing import Caps, Flow, OutgoingError, ResponseHead, Sink
 from homeserver.outgoing.errors import TooLarge
 from homeserver.protocol.signing import SigningKey

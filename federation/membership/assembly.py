@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ from federation.membership.leaving import RemoteLeaving
 from federation.membership.remote import FederatedRooms
 from federation.membership.templates import Templates
 from federation.membership.whole_state import StateFetcher, WholeState
+from homeserver.needs import Protocol
 from homeserver.rooms.arrival import OutOfBand, RoomArrival, RoomCompletion
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine import RoomCache

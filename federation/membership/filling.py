@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred
 
 from federation.inbound.budgets import Budget
 from federation.membership.whole_state import FetchedState
+from homeserver.needs import Protocol
 from homeserver.protocol.events import Event
 from homeserver.rooms.engine import Room, RoomCache
 from storage.database import DatabaseFailure

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from federation.client.errors import BadAnswer, RemoteError, RemoteFailure
 from federation.membership.asking import as_told
 from homeserver.errors import Forbidden, NotFound, RemoteServerFailed
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.event_format import check_pdu_size
 from homeserver.protocol.events import Event

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -21,6 +21,7 @@ from federation.membership.asking import candidates, first_to_help
 from federation.membership.progress import JoinProgress
 from federation.membership.templates import AUTHORISER, Templates
 from homeserver.errors import IncompatibleRoomVersion
+from homeserver.needs import Protocol
 from homeserver.protocol.building import BuiltEvent
 from homeserver.protocol.errors import UnsupportedRoomVersionError
 from homeserver.protocol.identifiers import is_valid_server_name

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from federation.client.answers import MembershipTemplate
 from federation.membership.asking import candidates, first_to_help
 from federation.membership.joining import spoken_version
 from federation.membership.templates import Templates
 from homeserver.errors import Forbidden
+from homeserver.needs import Protocol
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.rooms.arrival import OutOfBand
 from homeserver.rooms.intake.incoming import Incoming

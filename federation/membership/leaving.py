@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -18,6 +18,7 @@ from federation.membership.asking import candidates, first_to_help
 from federation.membership.joining import spoken_version
 from federation.membership.templates import Templates
 from homeserver.errors import MatrixError
+from homeserver.needs import Protocol
 from homeserver.rooms.arrival import OutOfBand
 from homeserver.rooms.intake.incoming import Incoming
 from homeserver.rooms.refusals import unknown_room

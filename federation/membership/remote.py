@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from federation.client.answers import AliasAnswer
 from federation.client.errors import BadAnswer, RemoteFailure
@@ -13,6 +13,7 @@ from federation.membership.inviting import RemoteInviting
 from federation.membership.joining import RemoteJoining
 from federation.membership.knocking import RemoteKnocking
 from federation.membership.leaving import RemoteLeaving
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of, is_valid_room_id, is_valid_server_name
 from homeserver.rooms.engine import Plan
 from homeserver.rooms.remote import FoundRoom

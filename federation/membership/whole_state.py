@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -18,6 +18,7 @@ from federation.client.answers import RoomState
 from federation.client.errors import RemoteFailure
 from federation.inbound.budgets import Budget
 from federation.membership.joining import Reader, not_among
+from homeserver.needs import Protocol
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.arrival.judging import Standing

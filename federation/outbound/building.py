@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from msgspec import Struct
@@ -19,6 +19,7 @@ from federation.outbound.loading import Loader
 from federation.outbound.metrics import OutboundMetrics
 from federation.outbound.outbox import Outbox
 from federation.outbound.sender import Progress, Sender
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import RoomCache
 from homeserver.rooms.neighbours import Neighbours
 from homeserver.stream import Stream

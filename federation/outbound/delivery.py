@@ -12,13 +12,14 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
 from federation.client.errors import BadAnswer, RemoteError, RemoteFailure
 from federation.outbound.metrics import OutboundMetrics
 from federation.outbound.transaction import Item, Pdu, encode_transaction
+from homeserver.needs import Protocol
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from federation.outbound.outbox import OutgoingEdu
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room
 from storage.receipts import Receipt
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from federation.outbound.routing import destinations_of_recent, destinations_of_stored
 from federation.outbound.sender import Progress
 from federation.outbound.transaction import Pdu
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room
 from homeserver.stream.changes import Change
 from storage.destinations import shard_of

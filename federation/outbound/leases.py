@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from homeserver.needs import Protocol
 from storage.destinations import Behind, shard_of
 from storage.outbound_shards import Held
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from msgspec import Struct, field
 
 from federation.outbound.lane import Lane
 from federation.outbound.transaction import MOST_BYTES, MOST_EDUS, MOST_PDUS, Edu, Item, Pdu, weight
+from homeserver.needs import Protocol
 from storage.outbound import OutboundEvent, Place
 from storage.outgoing_edus import KeptEdu
 

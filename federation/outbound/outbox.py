@@ -11,13 +11,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from federation.outbound.transaction import Edu
+from homeserver.needs import Protocol
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.errors import CanonicalJsonError
 from homeserver.protocol.identifiers import is_valid_server_name

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import Any, Protocol
+from typing import Any
+
+from homeserver.needs import Protocol
 
 LONGEST_SLEEP = 3600.0
 """Seconds: a clock that was set right in between is noticed after that at the latest."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -21,6 +21,7 @@ from federation.outbound.lane import Lane
 from federation.outbound.loading import Load, Loader
 from federation.outbound.retries import Retries
 from federation.outbound.transaction import Edu, Item, Pdu
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import is_valid_server_name
 from storage.destinations import SHARDS, shard_of
 

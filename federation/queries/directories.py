@@ -7,13 +7,14 @@ Server-server API, "Published room directory".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from federation.client.errors import RemoteFailure
 from federation.membership.asking import as_told
 from federation.queries import checks
 from federation.queries.brief_cache import BriefCache
 from homeserver.errors import InvalidParam
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import is_valid_server_name
 from homeserver.rooms.directory import DEFAULT_LIMIT
 from homeserver.rooms.elsewhere import ListWish

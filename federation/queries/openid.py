@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from federation.client.errors import RemoteError, RemoteFailure
 from federation.membership.asking import as_told
 from homeserver.errors import LimitExceeded, RemoteServerFailed, UnknownToken
+from homeserver.needs import Protocol
 
 MOST_UNDER_WAY: Final = 50
 """Questions at once: whoever presents a token need not be known here."""

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from federation.client.errors import RemoteFailure
 from federation.membership.asking import as_told
 from federation.queries import checks
 from federation.queries.brief_cache import BriefCache
 from homeserver.errors import NotFound
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of, is_valid_server_name
 
 _KEEP: Final = 300.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -20,6 +20,7 @@ from federation.membership.asking import as_told, candidates
 from federation.queries import checks
 from federation.queries.brief_cache import BriefCache
 from homeserver.errors import MatrixError
+from homeserver.needs import Protocol
 from homeserver.rooms.elsewhere import RemoteTree
 
 log = logging.getLogger(__name__)

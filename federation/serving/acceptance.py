@@ -8,9 +8,9 @@ The room gets it as it gets any event from outside, and this server spreads it t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from homeserver.errors import Forbidden, InvalidParam
+from homeserver.needs import Protocol
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from storage.events import REJECTED, SOFT_FAILED
 

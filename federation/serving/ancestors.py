@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from heapq import heappop, heappush
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from storage.events import StoredEvent
 
 Place = tuple[int, int]

@@ -9,10 +9,11 @@ word is taken into it, which the room's rules check.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from federation.serving.offered import MEMBER, check_own_user
 from homeserver.errors import BadJson, Forbidden, InvalidParam
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import is_valid_user_id
 from homeserver.rooms.engine import Draft, Plan, RoomHead
 from homeserver.rooms.engine.head import host_of

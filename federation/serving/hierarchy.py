@@ -8,9 +8,10 @@ Servers ask it of rooms that are no spaces, too, for their users' previews (MSC3
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Set
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from homeserver.errors import NotFound
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import RoomCache, RoomHead
 from homeserver.rooms.membership.join import allowed_rooms, is_restricted
 from homeserver.rooms.space_children import children_of

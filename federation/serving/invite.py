@@ -9,7 +9,7 @@ server that asks, of a user of ours, to the room and under the id that the path 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -18,6 +18,7 @@ from federation.serving.invite_state import read_invite_state
 from federation.serving.invitees import Invitees
 from federation.serving.offered import Offer, Reader, countersigned, offered_event, verified
 from homeserver.errors import BadJson, Forbidden, IncompatibleRoomVersion, InvalidParam
+from homeserver.needs import Protocol
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.events import Event
 from homeserver.protocol.hashes import essential_bytes

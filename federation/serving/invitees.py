@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from homeserver.errors import Forbidden, InvalidParam, InviteBlocked
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import is_valid_user_id
 from homeserver.rooms.engine.head import host_of
 from homeserver.rooms.membership.invite import InvitePermissions

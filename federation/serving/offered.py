@@ -8,12 +8,13 @@ path names, of the room the path names, by a user of the server that asks. Signa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
 from federation.inbound.reading import Read, read_unverified
 from homeserver.errors import BadJson, Forbidden, InvalidParam
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import IdentifierError
 from homeserver.protocol.events import Event
 from homeserver.protocol.hashes import content_hash_matches

@@ -4,9 +4,10 @@ server's users, and where its aliases lead. Other queries are unknown here."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from homeserver.errors import InvalidParam, NotFound, Unrecognized
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of, is_valid_user_id
 from homeserver.rooms.engine import RoomCache
 from homeserver.rooms.locating import hosts_of

@@ -7,9 +7,9 @@ Server-server API, "Restricted rooms". The conditions themselves are read by `ho
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
 
 from homeserver.errors import Forbidden, UnableToAuthoriseJoin, UnableToGrantJoin
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import RoomHead
 from homeserver.rooms.membership.join import allowed_rooms, may_vouch, must_meet_conditions, who_may_invite
 

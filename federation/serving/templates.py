@@ -8,10 +8,11 @@ given away has neither hash nor signature.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from federation.serving.offered import check_own_user
 from homeserver.errors import IncompatibleRoomVersion
+from homeserver.needs import Protocol
 from homeserver.protocol.events import Event
 from homeserver.rooms.engine import Plan, Room
 from homeserver.rooms.server_access import ServerGate

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -20,6 +20,7 @@ from federation.serving.exchange_third_party_invite import signed_part, third_pa
 from federation.serving.invitees import Invitees
 from federation.serving.offered import MEMBER
 from homeserver.errors import BadJson, InvalidParam, MatrixError
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import ProtocolError
 from homeserver.protocol.events import Event
 from homeserver.protocol.identifiers import is_valid_room_id, is_valid_user_id

@@ -8,7 +8,7 @@ except where the server itself reads it: whom a user ignores.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from msgspec import Struct, field
@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from homeserver.account_data.ignored import IGNORED_USER_LIST, check_ignored_user_list, ignored_users
 from homeserver.account_data.memory import Key, UserData, UserDataCache
 from homeserver.errors import BadJson, InvalidParam, NotFound, TooLarge
+from homeserver.needs import Protocol
 from storage.account_data import AccountDataEntry
 
 GLOBAL = 0

@@ -5,10 +5,11 @@ the push rules about it. Client-server API, "Room Upgrades", "Server behaviour".
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from homeserver.account_data.service import AccountData
 from homeserver.account_data.tags import TAG
+from homeserver.needs import Protocol
 
 DIRECT = "m.direct"
 

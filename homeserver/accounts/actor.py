@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Actor`: what accounts need to know of whoever asks. What authenticates requests gives more and fits this."""
 
-from typing import Protocol
+from homeserver.needs import Protocol
 
 
 class Actor(Protocol):

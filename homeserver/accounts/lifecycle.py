@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What other parts of the server do when an account begins or ends, as far as accounts need them."""
 
-from typing import Protocol
+from homeserver.needs import Protocol
 
 
 class ArrivingUser(Protocol):

@@ -4,7 +4,7 @@
 Limits that depend on the request alone (by address) are the endpoints'.
 """
 
-from typing import Protocol
+from homeserver.needs import Protocol
 
 
 class GuessLimits(Protocol):

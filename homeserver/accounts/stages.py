@@ -6,13 +6,14 @@ and its callers'. Client-server API, "Authentication types".
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import Struct
 
 from homeserver.accounts.credentials import Clock
 from homeserver.accounts.identity import PasswordCheck, user_named_in
 from homeserver.errors import BadJson, Forbidden, MissingParam
+from homeserver.needs import Protocol
 from storage.registration_tokens import RegistrationTokenStore
 from storage.uia_sessions import UiaSessionStore
 

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from homeserver.needs import Protocol
 from homeserver.rooms.membership.departure import RoomDeparture
 
 

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from msgspec import Struct
 
 from homeserver.clientapi.token_watch import TokenWatch
 from homeserver.errors import InvalidParam
+from homeserver.needs import Protocol
 from homeserver.protocol.filters import NO_FILTER, SyncFilter
 from homeserver.protocol.tokens import SyncToken, TokenError
 from homeserver.sync.long_poll import LongPoll

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from homeserver.devices.news import DeviceNews
 from homeserver.devices.writing import Committer
+from homeserver.needs import Protocol
 from homeserver.stream import Apart
 from storage.one_time_keys import ClaimedKeys
 from storage.one_time_keys import KeyCounts as Counts

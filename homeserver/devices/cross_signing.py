@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 
 from homeserver.devices.lists import DeviceLists
 from homeserver.errors import BadJson, Forbidden, InvalidSignature, MissingParam
+from homeserver.needs import Protocol
 from homeserver.protocol.device_keys import (
     USAGES,
     CrossSigningKey,

@@ -10,7 +10,6 @@ other servers.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -20,6 +19,7 @@ from homeserver.devices.member_moves import MemberMoves
 from homeserver.devices.news import DeviceNews, Moved
 from homeserver.devices.remote import Announcing
 from homeserver.devices.writing import Committer
+from homeserver.needs import Protocol
 from storage.device_lists import Sharing
 
 DUES_AT_ONCE = 500

@@ -7,11 +7,11 @@ Lets a sync of a room where people only talk do without asking who is there. Err
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Protocol
 from weakref import ReferenceType, ref
 
 from immutables import Map
 
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room
 from homeserver.stream.changes import Change, LatestPositions
 

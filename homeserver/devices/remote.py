@@ -5,9 +5,11 @@ federation."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct, field
+
+from homeserver.needs import Protocol
 
 JsonObject = Mapping[str, Any]
 

@@ -9,13 +9,14 @@ Does not own who may see an event, nor what is aggregated under it, which is han
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from msgspec import Struct
 
 from homeserver.events.client_format import client_event_body, room_part
 from homeserver.events.room_event import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.protocol.events import Event
 from homeserver.protocol.filters import pick_fields
 from storage.events import StoredEvent

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from msgspec import Struct
 
 from homeserver.errors import NotFound
+from homeserver.needs import Protocol
 from homeserver.spooling import Spool
 
 

@@ -9,7 +9,9 @@ that instant.
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TextIO
+from typing import Any, Final, TextIO
+
+from homeserver.needs import Protocol
 
 LATEST: Final = 0.2
 _MOST_BUFFERED: Final = 64 * 1024

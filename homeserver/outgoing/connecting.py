@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IConnector
@@ -17,6 +17,7 @@ from twisted.internet.protocol import ClientFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from homeserver.needs import Protocol
 from homeserver.outgoing.address_policy import AddressPolicy
 from homeserver.outgoing.connection import HttpConnection, TlsCreator
 from homeserver.outgoing.errors import (

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from homeserver.outgoing.errors import BadResponse, BadUrl, TooLarge
 from homeserver.outgoing.parsing import ResponseHead, ResponseParser
 

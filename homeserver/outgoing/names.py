@@ -15,10 +15,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from socket import AI_ADDRCONFIG, IPPROTO_TCP, SOCK_STREAM, getaddrinfo
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 
+from homeserver.needs import Protocol
 from homeserver.outgoing.errors import NameNotFound, Overloaded
 from homeserver.outgoing.single_flight import SingleFlight
 from homeserver.outgoing.targets import is_address

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from homeserver.needs import Protocol
 from homeserver.presence.board import Board
 from homeserver.presence.person import Choice, Person, content
 from homeserver.presence.sharing import NO_ROOMS, Sharing

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from homeserver.errors import Forbidden, InvalidParam
+from homeserver.needs import Protocol
 from homeserver.presence.board import Board
 from homeserver.presence.peers import Peers
 from homeserver.presence.person import STATES, Choice, Device, Person, Shown, State, View, content

@@ -6,9 +6,10 @@ Owns the choice; `service` keeps ours, and other servers are never told of anybo
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from homeserver.errors import NotFound
+from homeserver.needs import Protocol
 from homeserver.profiles.fields import check_key
 from homeserver.profiles.service import Profiles
 from homeserver.protocol.identifiers import domain_of

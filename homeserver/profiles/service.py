@@ -8,9 +8,10 @@ other servers' users are `lookup`'s.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from homeserver.errors import NotFound
+from homeserver.needs import Protocol
 from homeserver.profiles.fields import AVATAR_URL, DISPLAYNAME, as_dict, check_key, with_field, without_field
 from homeserver.protocol.identifiers import localpart_of
 from storage.database import Database, Transaction

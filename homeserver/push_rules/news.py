@@ -8,8 +8,9 @@ defaults as they are now, not as they were then. Everything else passes through.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
+from homeserver.needs import Protocol
 from homeserver.protocol.push_rules import PUSH_RULES
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import DeferredLock
 
 from homeserver.errors import InvalidParam, NotFound, TooLarge, Unknown
+from homeserver.needs import Protocol
 from homeserver.protocol.push_rules import (
     DEFAULT_COMPILED,
     KINDS,

@@ -9,10 +9,11 @@ there is nobody to tell. A batch costs a bounded number of queries whatever is i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import orjson
 
+from homeserver.needs import Protocol
 from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.receipts.threads import HOPS, ThreadLink, direct_link, may_bear, next_link
 from homeserver.rooms.engine import Room

@@ -9,13 +9,14 @@ where it happened. What receipts do to notification counts is decided elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import InvalidParam
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.receipts.content import receipt_content
 from homeserver.receipts.recent import RecentReceipts
 from homeserver.receipts.threads import HOPS, direct_link, may_bear, next_link

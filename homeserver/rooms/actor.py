@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from homeserver.errors import UserSuspended
+from homeserver.needs import Protocol
 
 
 class Actor(Protocol):

@@ -7,11 +7,12 @@ Owns the interfaces only; `federation.queries` does it. Taking part in such room
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
 from homeserver.errors import NotFound
+from homeserver.needs import Protocol
 
 
 class ListWish(Struct, frozen=True):

@@ -9,8 +9,8 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Set
-from typing import Protocol
 
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room
 from homeserver.rooms.engine.head import concerned
 

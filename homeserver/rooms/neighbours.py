@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 from homeserver.errors import NotFound
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import RoomCache
 from homeserver.rooms.user_rooms import UserRooms
 

@@ -7,11 +7,12 @@ Owns the interface only; `federation.membership` does it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from msgspec import Struct
 
 from homeserver.errors import NotFound, Unknown
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Plan
 from homeserver.rooms.refusals import not_joined, unknown_room
 

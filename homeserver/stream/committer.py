@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from time import perf_counter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct, field
 from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import CancelledError, Deferred
 
+from homeserver.needs import Protocol
 from homeserver.stream.changes import Change
 from storage.database import ConnectionLost, DatabaseFailure, UnstorableText, is_retryable
 from storage.stream import CommitResult, StreamBatch

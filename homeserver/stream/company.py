@@ -13,11 +13,12 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.task import LoopingCall
 
+from homeserver.needs import Protocol
 from storage.server_processes import CHANNEL, ServerProcess
 
 logger = logging.getLogger(__name__)

@@ -20,11 +20,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from operator import gt
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import Counter
 from twisted.internet.defer import Deferred, TimeoutError
 
+from homeserver.needs import Protocol
 from homeserver.siblings import Neighbourhood
 from homeserver.stream.rounds import Rounds
 from homeserver.stream.waiting import Waiting

@@ -8,9 +8,10 @@ many costs a look, one too few would cost a message, so callers err on the side 
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from typing import Protocol
 
 from twisted.internet.defer import Deferred
+
+from homeserver.needs import Protocol
 
 
 class Waking(Protocol):

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
+from homeserver.needs import Protocol
 from storage.database import DatabaseClosed, DatabaseFailure
 
 logger = logging.getLogger(__name__)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from prometheus_client import Gauge
 from twisted.internet.defer import Deferred
 
+from homeserver.needs import Protocol
 from homeserver.siblings import Neighbourhood, NoSiblings
 from homeserver.stream.changes import Change, LatestPositions
 from homeserver.stream.listeners import Listener, Listeners

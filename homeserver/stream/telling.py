@@ -9,8 +9,8 @@ it is seen at once. Costs nothing where a process is by itself.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Protocol
 
+from homeserver.needs import Protocol
 from homeserver.siblings import Neighbourhood
 from homeserver.stream.hearing import CHANNEL
 from homeserver.stream.rounds import Rounds

@@ -8,11 +8,11 @@ others what is new.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from homeserver.needs import Protocol
 from homeserver.protocol.filters import EventFilter, RoomEventFilter
 from homeserver.sync.providers import (
     AccountData,

@@ -8,7 +8,9 @@ of an eighth of a second, and one timer looks at the stretches as they pass.
 from __future__ import annotations
 
 from math import ceil
-from typing import Any, Final, Protocol
+from typing import Any, Final
+
+from homeserver.needs import Protocol
 
 _STRETCH: Final = 0.125
 """Seconds by which a wait may be longer than asked for."""

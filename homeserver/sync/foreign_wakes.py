@@ -8,8 +8,8 @@ looked, so the rooms they are in are in memory.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Set
-from typing import Protocol
 
+from homeserver.needs import Protocol
 from homeserver.stream.changes import Change
 
 

@@ -8,12 +8,13 @@ the rooms themselves, their timelines, the reader's past in them, the state of g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct, field
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Past
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room, RoomHead
 from homeserver.sync.lazy_members import Sent
 from homeserver.sync.placement import Joined

@@ -9,11 +9,12 @@ Deferred or a timer of its own, and stays where it is when there was nothing for
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from homeserver.needs import Protocol
 from homeserver.protocol.tokens import SyncToken
 from homeserver.sync.deadlines import Clock, Deadlines
 from homeserver.sync.request import SyncRequest, SyncResponse

@@ -9,10 +9,11 @@ stored is told apart by serials of the ephemeral clock instead. All of it is ask
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from homeserver.protocol.tokens import SyncToken
 from homeserver.unread.counts import UnreadCounts
 

@@ -8,12 +8,12 @@ lies beyond. So a client that goes on from `next_batch` misses nothing and gets 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Past, Reader
+from homeserver.needs import Protocol
 from homeserver.protocol.tokens import SyncToken
 from homeserver.rooms.engine import RoomHead
 from homeserver.stream.ephemeral import EphemeralClock

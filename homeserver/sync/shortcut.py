@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 from weakref import ReferenceType, ref
 
 from msgspec import Struct
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Reader
+from homeserver.needs import Protocol
 from homeserver.protocol.filters import SyncFilter
 from homeserver.protocol.tokens import SyncToken
 from homeserver.rooms.engine import Room, RoomHead

@@ -6,10 +6,10 @@ without asking; for others the user's intervals are read, for all rooms in one q
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Past
+from homeserver.needs import Protocol
 from homeserver.protocol.filters import RoomEventFilter
 from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.rooms.access import Sight

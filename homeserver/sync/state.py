@@ -9,12 +9,12 @@ the events of many rooms at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 from pyroaring import BitMap
 
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room, RoomHead
 from homeserver.rooms.engine.snapshots import state_at
 from storage.events import StoredEvent

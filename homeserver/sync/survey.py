@@ -7,10 +7,10 @@ Runs on every wake-up of every client, so it touches only rooms that the user is
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct, field
 
+from homeserver.needs import Protocol
 from homeserver.protocol.filters import SyncFilter
 from homeserver.sync.joined import Moved
 from homeserver.sync.placement import Called, Joined, Left, Placement, needs_intervals, place, place_archived

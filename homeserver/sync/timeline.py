@@ -8,11 +8,11 @@ out by the filter or by visibility, a few further rounds look behind the page fo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from msgspec import Struct, field
 
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.protocol.tokens import PlaceToken
 from homeserver.rooms.engine import Room
 from storage.events import StoredEvent

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable
-from typing import Protocol
 
 import orjson
 
 from homeserver.errors import InvalidParam, NotFound, NotJson
+from homeserver.needs import Protocol
 from homeserver.protocol.filters import NO_FILTER, SyncFilter
 
 BUDGET = 8_000_000

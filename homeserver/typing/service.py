@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import Forbidden
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room, RoomCache
 from homeserver.rooms.listening import Readers
 from homeserver.stream.changes import Change

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct, field
 
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.protocol.push_rules import CompiledRules, Reader, RoomFacts
 from homeserver.rooms.engine import Room, RoomCache, RoomHead
 from homeserver.rooms.engine.member_events import MemberEvents

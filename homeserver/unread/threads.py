@@ -7,10 +7,11 @@ Most events say it themselves; the thread of a reaction or the like is that of w
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import orjson
 
+from homeserver.needs import Protocol
 from homeserver.receipts.threads import HOPS, MAIN, ThreadLink, direct_link, next_link
 from storage.events import StoredEvent
 

@@ -6,11 +6,12 @@ tokens and of what knows other servers' signatures. Does not own either: an `Aut
 are given.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from homeserver.errors import UnknownToken
+from homeserver.needs import Protocol
 
 if TYPE_CHECKING:
     from homeserver.web.request import MatrixRequest

@@ -3,7 +3,9 @@
 """The part of a reactor that keeps time."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
+
+from homeserver.needs import Protocol
 
 
 class Clock(Protocol):

@@ -10,8 +10,9 @@ the limit of its request; the many together are bounded here.
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
+from homeserver.needs import Protocol
 from homeserver.web.addresses import ProxyTrust, counted_as
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.tcp import Port
+
+from homeserver.needs import Protocol
 
 PAUSE: Final = 0.01
 """Seconds of stepping back."""

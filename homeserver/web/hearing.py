@@ -4,7 +4,7 @@
 `homeserver/stream/hearing.py` does it. Owns the question and the answer of a process that is by itself.
 """
 
-from typing import Protocol
+from homeserver.needs import Protocol
 
 
 class Hearing(Protocol):

@@ -7,12 +7,13 @@ times as much.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import orjson
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from homeserver.needs import Protocol
 from homeserver.web.rate_limits import RateLimits
 
 CHANNEL: Final = "rate_limits"

@@ -15,11 +15,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from math import ceil
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec import Struct
 
 from homeserver.errors import LimitExceeded
+from homeserver.needs import Protocol
 
 MOST_KEYS: Final = 50_000
 _NOTHING: Final = 1e-9

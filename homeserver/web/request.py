@@ -5,9 +5,10 @@ Owns the reading side of an exchange: parameters, query, body, who asks and from
 but that it may go away.
 """
 
-from typing import Any, Final, Protocol, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 from homeserver.errors import BadJson
+from homeserver.needs import Protocol
 from homeserver.spooling import Spool
 from homeserver.web import bodies
 from homeserver.web.addresses import counted_as

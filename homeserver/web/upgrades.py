@@ -14,8 +14,9 @@ to `request.shutting_down`, as its end is not awaited longer than that of a requ
 """
 
 import re
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from homeserver.needs import Protocol
 from homeserver.web.heads import Fields
 from homeserver.web.replies import Upgrade
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import psycopg2
@@ -34,6 +34,7 @@ from twisted.internet.interfaces import IReadWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer  # type: ignore[import-untyped]
 
+from homeserver.needs import Protocol
 from storage.database.errors import ConnectionLost, TransactionAborted, is_connection_lost, translate
 from storage.database.metrics import Timing
 from storage.database.prepared import Parameters, Prepared, Statement

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import random
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from homeserver.needs import Protocol
 from storage.database.connection import COUNT, ROW, ROWS, Connection, Operation, Reactor
 from storage.database.errors import ConnectionLost, TransactionAborted, is_retryable
 from storage.database.prepared import Parameters, Prepared, Statement

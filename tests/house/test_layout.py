@@ -152,6 +152,14 @@ def connecting_problem(path: Path, text: str) -> str | None:
     return f"opens connections itself: {', '.join(sorted(names))}" if names else None
 
 
+def needs_problem(path: Path, text: str) -> str | None:
+    """What a module needs of others is declared so that nothing of it is kept in memory."""
+    if path.suffix != ".py" or path.parts[0] in {"scripts", "tests"} or path.name == "needs.py":
+        return None
+    declared = "typing.Protocol" in set(imported(ast.parse(text)))
+    return "declares by typing's Protocol, not by that of homeserver.needs" if declared else None
+
+
 def client_name(name: str) -> bool:
     """Whether a dotted name is one of the clients, or of something in it."""
     return any((name + ".").startswith(f"{each}.") for each in CLIENT_NAMES)
@@ -174,6 +182,7 @@ RULES = [
     open_problem,
     http_problem,
     connecting_problem,
+    needs_problem,
 ]
 Rule = Callable[[Path, str], str | None]
 
@@ -232,6 +241,7 @@ SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
         (connecting_problem, "federation/client/client.py", "from twisted.web.client import Agent"),
         (connecting_problem, "homeserver/push/gateway.py", "import treq"),
         (connecting_problem, "federation/keys/ring.py", "reactor.connectTCP(host, 8448, factory)"),
+        (needs_problem, "storage/rooms.py", "from typing import Any, Protocol"),
     ],
 )
 def test_a_rule_sees_what_breaks_it(rule: Rule, path: str, text: str) -> None:
@@ -249,6 +259,12 @@ def test_a_rule_sees_what_breaks_it(rule: Rule, path: str, text: str) -> None:
         (http_problem, "homeserver/rooms/joining.py", "from twisted.internet.defer import Deferred"),
         (connecting_problem, "homeserver/outgoing/connecting.py", "reactor.connectTCP(host, 8448, factory)"),
         (connecting_problem, "federation/serving/keys.py", "from twisted.web import http"),
+        (needs_problem, "storage/rooms.py", "from homeserver.needs import Protocol"),
+        (
+            needs_problem,
+            "homeserver/outgoing/connection.py",
+            "from twisted.internet.protocol import Protocol",
+        ),
     ],
 )
 def test_a_rule_lets_pass_what_keeps_it(rule: Rule, path: str, text: str) -> None:

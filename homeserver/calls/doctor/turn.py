@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from homeserver.calls.media.messages import CallReport, Received
 from homeserver.calls.turn import TurnLogin
+from homeserver.needs import Protocol
 from homeserver.observability.findings import Finding, Part, note, ok, problem
 
 

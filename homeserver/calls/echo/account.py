@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from msgspec import Struct
 
 from homeserver.accounts.account_maker import AccountMaker
 from homeserver.config import StartRefused
 from homeserver.errors import UserInUse
+from homeserver.needs import Protocol
 from storage.users import SERVERS_OWN, NewUser, User
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
 
@@ -21,6 +21,7 @@ from homeserver.calls.echo.explaining import explain
 from homeserver.calls.echo.signalling import Invite
 from homeserver.calls.media.messages import CallReport, Ending, IceServer, stopped
 from homeserver.calls.turn import TurnLogin
+from homeserver.needs import Protocol
 from storage.echo import LeftCall
 
 logger = logging.getLogger(__name__)

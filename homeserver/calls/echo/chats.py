@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import MatrixError
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import ProtocolError
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.actor import Actor

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from twisted.internet.defer import CancelledError, Deferred
@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 from homeserver.calls.echo import signalling
 from homeserver.calls.echo.calls import EchoCalls
 from homeserver.calls.echo.chats import ENCRYPTION, MEMBER, EchoChats
+from homeserver.needs import Protocol
 from homeserver.protocol.filters import SyncFilter
 from homeserver.protocol.tokens import SyncToken
 from homeserver.sync.long_poll import Ending

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import orjson
 from msgspec import Struct
@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from homeserver.calls.history.calls import MOST_OPEN, Call, CallEvent, Outcome, Since
 from homeserver.calls.history.group import GroupCalls
 from homeserver.calls.history.two_party import two_party_calls
+from homeserver.needs import Protocol
 from homeserver.protocol.call_members import CALL_MEMBER_TYPES
 from homeserver.rooms.access import Sight
 from storage.events import StoredEvent

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready
@@ -22,6 +22,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from homeserver.calls.media.messages import MOST_LINE
+from homeserver.needs import Protocol
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ anywhere.
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Protocol
 
 from msgspec import Struct
 
 from homeserver.errors import Forbidden, Unauthorized, UnknownToken
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of, is_valid_user_id
 from homeserver.rooms.engine import RoomCache, RoomHead
 

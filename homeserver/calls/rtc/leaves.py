@@ -15,11 +15,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 
 from homeserver.errors import Forbidden, LimitExceeded, MatrixError, NotFound, RemoteServerFailed
+from homeserver.needs import Protocol
 from storage.delegated_leaves import DelegatedLeave, DelegatedLeaveStore, Kept
 
 logger = logging.getLogger(__name__)

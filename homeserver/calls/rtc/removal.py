@@ -8,12 +8,13 @@ theirs can be good. Does not own the tickets (`admission`).
 from __future__ import annotations
 
 import logging
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from homeserver.calls.rtc.tokens import JOIN_LIFETIME
 from homeserver.errors import RemoteServerFailed
+from homeserver.needs import Protocol
 from storage.livekit_tickets import LiveKitTicketStore, LostTicket
 
 logger = logging.getLogger(__name__)

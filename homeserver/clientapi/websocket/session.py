@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -20,6 +20,7 @@ from homeserver.clientapi.sync import Sightings
 from homeserver.clientapi.websocket.frames import BadFrame, Call, error_frame, read_call, result_frame
 from homeserver.clientapi.websocket.methods import Methods
 from homeserver.errors import MatrixError
+from homeserver.needs import Protocol
 from homeserver.sync.long_poll import Ending
 from homeserver.sync.request import SyncRequest, SyncResponse
 from homeserver.web.authentication import Requester

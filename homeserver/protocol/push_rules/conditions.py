@@ -9,10 +9,11 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from homeserver.protocol.power_levels import PowerLevels
 from homeserver.protocol.push_rules.event_view import EventView, Path, parse_path
 from homeserver.protocol.push_rules.globs import Glob

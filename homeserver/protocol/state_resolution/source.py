@@ -6,10 +6,10 @@ other in circles. An implementation must answer all the same, in time linear in 
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from homeserver.protocol.events import Event
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import ProtocolError
 from homeserver.protocol.event_auth import AuthError, auth_types_for, check_auth_events, check_event_auth
 from homeserver.protocol.events import Event

@@ -8,12 +8,13 @@ current state, membership intervals, summary. Snapshots are each caller's own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from immutables import Map
 from msgspec import Struct, field
 
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.protocol.events import Event
 from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.rooms.engine import RoomHead

@@ -9,13 +9,14 @@ of one that was being sent when a process died nobody knows whether it was, and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from msgspec import Struct
 
 from homeserver.errors import Forbidden, MatrixError, Unknown, UserLocked
 from homeserver.events.rendering import DELAYED
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import ProtocolError
 from homeserver.rooms.actor import Actor
 from homeserver.rooms.engine import SendTransaction

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from msgspec import Struct
 
 from homeserver.errors import Forbidden, InvalidParam, LimitExceeded, NotFound, TooLarge, Unknown
+from homeserver.needs import Protocol
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.delayed.dispatch import UNSTABLE, cancelled_by_state, error_object

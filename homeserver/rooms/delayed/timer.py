@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from homeserver.errors import MatrixError, NotFound, RemoteServerFailed
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import ProtocolError
 from homeserver.rooms.delayed.dispatch import Dispatch, GivenUp, error_object
 from homeserver.rooms.delayed.events import KEPT_MS

@@ -8,12 +8,12 @@ is `federation`'s. Rooms without a policy server have nothing to do with this.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.errors import Forbidden
+from homeserver.needs import Protocol
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.event_format import check_pdu_size
 from homeserver.protocol.events import Event

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import LimitExceeded, NotFound
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.rooms.engine.cache import RoomCache
 from homeserver.rooms.engine.drafts import Draft, SendTransaction
 from homeserver.rooms.engine.head import RoomHead, concerned

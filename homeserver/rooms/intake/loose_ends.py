@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.errors import MatrixError
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import RoomCache, RoomEngine
 from homeserver.rooms.intake.dummies import MOST_EXTREMITIES, send_dummy
 from homeserver.stream.changes import Change

@@ -8,11 +8,11 @@ is refused is no error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
 from homeserver.errors import NotFound
+from homeserver.needs import Protocol
 from homeserver.protocol.events import Event
 from homeserver.protocol.policy_servers import needs_recommendation
 from homeserver.protocol.room_versions import RoomVersion

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from homeserver.errors import Forbidden, InviteBlocked
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead

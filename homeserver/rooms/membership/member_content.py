@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from homeserver.errors import InvalidParam
+from homeserver.needs import Protocol
 from homeserver.protocol.errors import IdentifierError
 from homeserver.protocol.identifiers import check_user_id
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+
+from homeserver.needs import Protocol
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ place in a list of events.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from msgspec import Struct
 
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.protocol.tokens import SyncToken
 from homeserver.rooms.access import MEMBER, RoomGate, Sight
 from homeserver.rooms.engine import RoomCache

@@ -8,12 +8,13 @@ thing is read for all of them in one query.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from msgspec import Struct
 
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.protocol.tokens import SyncToken
 from homeserver.rooms.access import RoomGate, Sight
 from homeserver.rooms.engine import Room, RoomCache

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Protocol
 
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from homeserver.protocol.filters import RoomEventFilter
 from homeserver.rooms.access import RoomAccess, RoomGate
 from homeserver.rooms.reading import places

@@ -7,10 +7,11 @@ Owns the interface only; `federation.history` does it.
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room
 
 

@@ -7,8 +7,8 @@ Membership intervals are of stream positions, which such events have none of; th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
+from homeserver.needs import Protocol
 from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.engine.snapshots import state_at
 from storage.events import StoredEvent

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from typing import Protocol
 
 import orjson
 
 from homeserver.events import RoomEvent
 from homeserver.events.rendering import Past, Reader, array, render, render_all, render_page
+from homeserver.needs import Protocol
 from homeserver.rooms.access import RoomAccess
 from homeserver.rooms.reading.aggregations import Aggregations, Shown
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence, Set
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from homeserver.events import RoomEvent
+from homeserver.needs import Protocol
 from homeserver.protocol.relations import relation_of
 from homeserver.rooms.engine import Room, RoomHead
 from homeserver.rooms.reading import places

@@ -8,10 +8,10 @@ with a place from which it can go on; going forwards it goes on with what there 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
+from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room
 from homeserver.rooms.reading.missing_history import Filling, MissingHistory
 from storage.events import StoredEvent, TimelinePlace

@@ -9,11 +9,12 @@ membership verbs.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec.structs import replace
 
 from homeserver.errors import BadJson, Forbidden, NotFound
+from homeserver.needs import Protocol
 from homeserver.protocol.call_members import check_call_member
 from homeserver.protocol.identifiers import is_valid_user_id
 from homeserver.protocol.power_levels import DEFAULT_LEVELS, parse_level
