@@ -49,6 +49,9 @@ class Shown(Protocol):
     @property
     def position(self) -> int: ...
 
+    @property
+    def announcing(self) -> bool: ...
+
     def reached(self, position: int) -> Deferred[None]: ...
 
 
@@ -73,14 +76,16 @@ class Hearing:
         siblings: Neighbourhood,
         read_up: Callable[[], Awaitable[None]],
         look: Callable[[], Awaitable[Told]],
+        hear: Callable[[], None],
     ) -> None:
         """`read_up` brings everything in memory up to date without notifications. `look` tells how far all that is
-        committed goes, processes elsewhere included."""
+        committed goes, processes elsewhere included. `hear` takes in the notifications that have arrived already."""
         self._reactor = reactor
         self._stream = stream
         self._siblings = siblings
         self._read_up = read_up
         self._look = look
+        self._hear = hear
         self._looks = Rounds(self._look_around)
         self._heard_elsewhere: dict[str, int] = {}
         self._waiting_elsewhere: dict[str, Waiting] = {}
@@ -108,10 +113,19 @@ class Hearing:
         page = siblings.page()  # before the numbers are looked at: what is told meanwhile is another page
         if page == self._known:
             return False
-        if max(siblings.shown) > self._stream.position or any(map(gt, siblings.told, self._heard)):
-            return True
+        if self._is_behind():
+            if self._stream.announcing:
+                return True
+            # What was told was notified of before, so it mostly lies in the socket, unread.
+            self._hear()
+            if self._is_behind():
+                return True
         self._known = page
         return False
+
+    def _is_behind(self) -> bool:
+        siblings = self._siblings
+        return max(siblings.shown) > self._stream.position or any(map(gt, siblings.told, self._heard))
 
     async def catch_up(self) -> None:
         """Return once everything that was told before the call is known. Raises DatabaseFailure if that can't be."""

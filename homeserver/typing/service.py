@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typing notifications (client-server API, "Typing Notifications").
 
-Owns who types in which room, until when, and what a sync tells of it. Nothing is stored: other processes are told by
-NOTIFY on the channel `typing`, and each lets what it knows run out by itself. Other servers are told by the process
-where it happened (`TypingElsewhere`), and their users' typing comes in by `Typing.receive`.
+Owns who types in which room, until when, and what a sync tells of it. Nothing is stored: all processes are told by
+NOTIFY on the channel `typing_notices`, and each takes up what it hears, in the one order of it
+(`stream/ephemeral.py`); what it says itself, too. Only a process by itself takes it up at once.
+
+That a notice runs out, or that its user left the room, is announced in the same way, by the process where it began. The
+others wait a little longer and announce it in its place, should it be gone. What nobody could announce ends by itself.
+
+Other servers are told by the process where it happened (`TypingElsewhere`), and their users' typing comes in by
+`Typing.receive`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from homeserver.errors import Forbidden
@@ -26,7 +33,8 @@ from homeserver.stream.listeners import Listeners
 
 logger = logging.getLogger(__name__)
 
-CHANNEL = "typing"
+CHANNEL = "typing_notices"
+"""Named otherwise whenever its form changes: during a reload, processes of the release before are there too."""
 DEFAULT_TIMEOUT = 30_000
 MAX_TIMEOUT = 120_000
 REMOTE_TIMEOUT = 60_000
@@ -35,10 +43,14 @@ MOST_REMOTE = 100
 """Users of other servers who type in one room at once, as far as it is told."""
 ROOMS_REMEMBERED = 20_000
 """Rooms where nobody types any more, kept to tell so to those who were away."""
+GRACE = 5.0
+"""Seconds that others wait for the process where a notice began to announce its end, and that anyone waits for the
+announcement."""
 
 
 class DelayedCall(Protocol):
     def cancel(self) -> None: ...
+    def active(self) -> bool: ...
 
 
 class Scheduler(Protocol):
@@ -68,24 +80,40 @@ Notify = Callable[[str, str], Awaitable[object]]
 """`notify(channel, payload)`: tells all processes, this one too."""
 
 
+class Others(Protocol):
+    """Whether there are other processes; `stream.hearing.Hearing` knows."""
+
+    @property
+    def has_others(self) -> bool: ...
+
+
+class _Typist(Struct):
+    """`mine`: it began in this process. `ours`: the user is of this server. `ending`: the end was announced."""
+
+    running: DelayedCall
+    mine: bool
+    ours: bool
+    ending: bool = False
+
+
 class _Room:
     """Who types in a room, in the order they began; `serial` is that of the last change.
 
-    `doubted`: those of whom another process wrote something, perhaps that they left. They are not told of meanwhile.
-    `written` counts the commits to the room since there were any.
+    `written` counts the commits of others to the room after which it is asked who is in it; `asking`: that goes on.
     """
 
-    __slots__ = ("doubted", "serial", "users", "written")
+    __slots__ = ("asking", "serial", "users", "written")
 
     def __init__(self) -> None:
         self.serial = 0
-        self.users: dict[str, DelayedCall] = {}
-        self.doubted: dict[str, DelayedCall] = {}
+        self.users: dict[str, _Typist] = {}
         self.written = 0
+        self.asking = False
 
-    def take(self, user_id: str) -> DelayedCall | None:
-        """What would run out, which is the caller's now."""
-        return self.users.pop(user_id, None) or self.doubted.pop(user_id, None)
+    @property
+    def mine(self) -> list[str]:
+        """Of whose end this process is to tell, and did not yet."""
+        return [user_id for user_id, typist in self.users.items() if typist.mine and not typist.ending]
 
 
 class TypingNews:
@@ -94,49 +122,99 @@ class TypingNews:
     def __init__(
         self,
         *,
+        origin: str,
         clock: EphemeralClock,
         scheduler: Scheduler,
         cache: RoomCache,
         listeners: Listeners,
         readers: Readers,
+        notify: Notify,
+        others: Others,
         elsewhere: TypingElsewhere,
     ) -> None:
+        """`heard` must be called with what the channel says. `origin` names this process."""
+        self._origin = origin
         self._clock = clock
         self._scheduler = scheduler
         self._cache = cache
         self._listeners = listeners
         self._readers = readers
+        self._notify = notify
+        self._others = others
         self._elsewhere = elsewhere
         self._rooms: OrderedDict[int, _Room] = OrderedDict()
+        self._under_way: Counter[tuple[int, str]] = Counter()
+        """Who begins, as this process said, but did not hear yet."""
+        self._stopped = False
 
-    def begin(self, room_key: int, user_id: str, timeout_ms: int, *, here: bool = False) -> None:
-        """The user types, for the time being. `here`: of this server, and told to this process, which tells others when
-        it runs out.
-        """
+    # What is told.
+
+    async def tell(self, room_key: int, user_id: str, duration_ms: int, *, ours: bool) -> None:
+        """All processes: the user types for so long; for 0, no longer. `ours`: they are of this server."""
+        if not self._others.has_others:
+            self._take(room_key, user_id, duration_ms, mine=True, ours=ours, serial=self._clock.next())
+            return
+        news = [self._origin, self._clock.propose(), room_key, user_id, duration_ms, ours]
+        if duration_ms:
+            self._under_way[room_key, user_id] += 1
+        try:
+            await self._notify(CHANNEL, orjson.dumps(news).decode())
+        except BaseException:
+            self._arrived(room_key, user_id, duration_ms)
+            raise
+
+    def heard(self, payload: str) -> None:
+        """A notification, our own too."""
+        origin, proposed, room_key, user_id, duration_ms, ours = orjson.loads(payload)
+        serial, mine = self._clock.apply(proposed), origin == self._origin
+        if mine:
+            self._arrived(room_key, user_id, duration_ms)
+        self._take(room_key, user_id, duration_ms, mine=mine, ours=ours, serial=serial)
+
+    def missed(self) -> None:
+        """Notifications may have got lost. What began here and was missed the others know, and end."""
+        self._under_way.clear()
+
+    def _arrived(self, room_key: int, user_id: str, duration_ms: int) -> None:
+        """What was under way is not any more. With an end goes what may have got lost on its way."""
+        begun = self._under_way.pop((room_key, user_id), 0)
+        if duration_ms and begun > 1:
+            self._under_way[room_key, user_id] = begun - 1
+
+    def _take(
+        self, room_key: int, user_id: str, duration_ms: int, *, mine: bool, ours: bool, serial: int
+    ) -> None:
+        if self._stopped:
+            return
         room = self._rooms.get(room_key)
         if room is None:
             room = self._rooms[room_key] = _Room()
-        doubted = room.doubted.pop(user_id, None)
-        if doubted is not None:
-            doubted.cancel()
-        running = room.users.get(user_id)
-        if running is not None:
-            running.cancel()
-        room.users[user_id] = self._scheduler.callLater(
-            timeout_ms / 1000, self._expired, room_key, user_id, here
-        )
-        if running is None:
-            self._moved(room_key, room)
+        before = room.users.get(user_id)
+        if before is not None and before.running.active():
+            before.running.cancel()
+        if duration_ms:
+            seconds = duration_ms / 1000 + (0 if mine else GRACE)
+            running = self._scheduler.callLater(seconds, self._ran_out, room_key, user_id)
+            room.users[user_id] = _Typist(running, mine, ours)
+            if before is None:
+                self._moved(room_key, room, serial)
+            if mine:
+                self._look_who_left(room_key, room, (user_id,))
+        else:
+            # Also of whom nothing is known: a process that is here for longer may have told of them.
+            room.users.pop(user_id, None)
+            self._moved(room_key, room, serial)
 
-    def end(self, room_key: int, user_id: str) -> bool:
-        """The user stopped; whether that is news."""
+    # What is known.
+
+    def may_type(self, room_key: int, user_id: str) -> bool:
+        """Whether it would be news that the user stopped."""
         room = self._rooms.get(room_key)
-        running = None if room is None else room.take(user_id)
-        if room is None or running is None:
-            return False
-        running.cancel()
-        self._moved(room_key, room)
-        return True
+        return (room is not None and user_id in room.users) or (room_key, user_id) in self._under_way
+
+    def count(self, room_key: int) -> int:
+        """How many type there, or are about to."""
+        return len(self.in_room(room_key)) + sum(key == room_key for key, _ in self._under_way)
 
     def in_room(self, room_key: int) -> list[str]:
         """Who types there now."""
@@ -154,75 +232,85 @@ class TypingNews:
                 found[key] = list(room.users)
         return found
 
+    # What ends it.
+
     def stop(self) -> None:
         """Drop what would still run out."""
         for room in self._rooms.values():
-            for running in (*room.users.values(), *room.doubted.values()):
-                running.cancel()
+            for typist in room.users.values():
+                if typist.running.active():
+                    typist.running.cancel()
         self._rooms.clear()
+        self._stopped = True
 
     def changed(self, change: Change) -> Iterable[str]:
-        """A commit: whoever left a room types there no more."""
+        """A commit: whoever left a room types there no more, which is told by the process where they began."""
         for key in change.rooms if self._rooms else ():
             room = self._rooms.get(key)
-            if room is None or not (room.users or room.doubted):
-                continue
-            room.written += 1
-            held = self._cache.peek_key(key)
-            if held is None:  # after another process' write
-                self._doubt(key, room, change.users)
-                continue
-            for user_id in tuple(room.users):
-                if not held.head.is_joined(user_id):
-                    self.end(key, user_id)
+            if room is not None and room.users:
+                self._look_who_left(key, room, change.users)
         return ()
 
-    def _doubt(self, key: int, room: _Room, moved: Iterable[str]) -> None:
-        """Their membership of the room, or of another, or no more than how they are shown there was written."""
-        doubted = {user_id: room.users.pop(user_id) for user_id in moved if user_id in room.users}
-        if not doubted:
+    def _look_who_left(self, key: int, room: _Room, moved: Iterable[str]) -> None:
+        """`moved`: whose membership of the room, or of another, or how they are shown, was perhaps written."""
+        mine = room.mine
+        held = self._cache.peek_key(key) if mine else None
+        if held is not None:
+            for user_id in mine:
+                if not held.head.is_joined(user_id):
+                    self._end(key, user_id)
+        elif not set(mine).isdisjoint(moved):  # after another process' write
+            room.written += 1
+            if not room.asking:
+                room.asking = True
+                Deferred.fromCoroutine(self._ask_who_left(key, room)).addErrback(
+                    lambda failure: logger.warning("who types is not known", exc_info=failure.value)
+                )
+
+    async def _ask_who_left(self, key: int, room: _Room) -> None:
+        try:
+            written = -1
+            while written != room.written:  # until nothing was written meanwhile
+                written = room.written
+                found = await self._cache.get_many(keys=(key,))
+        finally:
+            room.asking = False
+        for user_id in room.mine:
+            if not any(held.head.is_joined(user_id) for held in found.values()):
+                self._end(key, user_id)
+
+    def _ran_out(self, key: int, user_id: str) -> None:
+        typist = self._rooms[key].users[user_id]
+        if typist.ending:  # the announcement did not arrive
+            self._take(key, user_id, 0, mine=True, ours=typist.ours, serial=self._clock.next())
             return
-        asked = not room.doubted
-        room.doubted.update(doubted)
-        self._moved(key, room)
-        if asked:
-            Deferred.fromCoroutine(self._settle(key, room)).addErrback(
-                lambda failure: logger.warning("who types is not known", exc_info=failure.value)
-            )
-
-    async def _settle(self, key: int, room: _Room) -> None:
-        """Go on telling of those who are in the room still."""
-        written = -1
-        while written != room.written:  # until nothing was written meanwhile
-            written = room.written
-            found = await self._cache.get_many(keys=(key,))
-        joined = {user for held in found.values() for user in room.doubted if held.head.is_joined(user)}
-        for user_id, running in room.doubted.items():
-            if user_id in joined:
-                room.users[user_id] = running
-            else:
-                running.cancel()
-        room.doubted.clear()
-        if joined:
-            self._moved(key, room)
-
-    def _expired(self, room_key: int, user_id: str, here: bool) -> None:
-        room = self._rooms[room_key]
-        room.take(user_id)
-        self._moved(room_key, room)
-        held = self._cache.peek_key(room_key) if here else None
+        held = self._cache.peek_key(key) if typist.mine and typist.ours else None
+        self._end(key, user_id)
         if held is not None:
             self._elsewhere.typing(held, user_id, typing=False)
 
-    def _moved(self, room_key: int, room: _Room) -> None:
-        room.serial = self._clock.next()
+    def _end(self, key: int, user_id: str) -> None:
+        """Have all processes take note of the end."""
+        if self._stopped:
+            return
+        typist = self._rooms[key].users[user_id]
+        if typist.running.active():
+            typist.running.cancel()
+        typist.running = self._scheduler.callLater(GRACE, self._ran_out, key, user_id)
+        typist.ending = True
+        Deferred.fromCoroutine(self.tell(key, user_id, 0, ours=typist.ours)).addErrback(
+            lambda failure: logger.warning("the end of typing could not be told", exc_info=failure.value)
+        )
+
+    def _moved(self, room_key: int, room: _Room, serial: int) -> None:
+        room.serial = serial
         self._rooms.move_to_end(room_key)
         if len(self._rooms) > ROOMS_REMEMBERED:
             self._forget_one()
         self._listeners.wake(self._readers(room_key))
 
     def _forget_one(self) -> None:
-        oldest = next((key for key, room in self._rooms.items() if not (room.users or room.doubted)), None)
+        oldest = next((key for key, room in self._rooms.items() if not room.users), None)
         if oldest is not None:
             del self._rooms[oldest]
 
@@ -230,21 +318,11 @@ class TypingNews:
 class Typing:
     """One per process."""
 
-    def __init__(
-        self,
-        *,
-        origin: str,
-        gate: RoomGate,
-        news: TypingNews,
-        notify: Notify,
-        elsewhere: TypingElsewhere,
-    ) -> None:
-        """`news` must be subscribed to the stream, and `heard` be called with what the channel says."""
-        self._origin = origin
+    def __init__(self, *, gate: RoomGate, news: TypingNews, elsewhere: TypingElsewhere) -> None:
+        """`news` must be subscribed to the stream."""
         self._elsewhere = elsewhere
         self._gate = gate
         self._news = news
-        self._notify = notify
 
     async def set(
         self, user_id: str, target: str, room_id: str, *, typing: bool, timeout_ms: int = DEFAULT_TIMEOUT
@@ -256,39 +334,19 @@ class Typing:
         if target != user_id:
             raise Forbidden("You can only say that you are typing yourself")
         room = await self._gate.access_joined_room(user_id, room_id)
-        duration = min(max(timeout_ms, 1), MAX_TIMEOUT)
-        if typing:
-            self._news.begin(room.key, user_id, duration, here=True)
-        elif not self._news.end(room.key, user_id):
+        if not typing and not self._news.may_type(room.key, user_id):
             return
+        duration = min(max(timeout_ms, 1), MAX_TIMEOUT) if typing else 0
         self._elsewhere.typing(room, user_id, typing=typing)
-        await self._tell(room.key, user_id, duration if typing else 0)
+        await self._news.tell(room.key, user_id, duration, ours=True)
 
     async def receive(self, room: Room, user_id: str, *, typing: bool) -> None:
         """Another server says that a user of its own types, or no longer. That they are in the room was checked."""
-        if typing:
-            typists = self._news.in_room(room.key)
-            if user_id not in typists and len(typists) >= MOST_REMOTE:
-                return
-            self._news.begin(room.key, user_id, REMOTE_TIMEOUT)
-        elif not self._news.end(room.key, user_id):
+        news = self._news
+        if not news.may_type(room.key, user_id) and (not typing or news.count(room.key) >= MOST_REMOTE):
             return
-        await self._tell(room.key, user_id, REMOTE_TIMEOUT if typing else 0)
-
-    async def _tell(self, room_key: int, user_id: str, duration: int) -> None:
-        told = [self._origin, room_key, user_id, duration]
-        await self._notify(CHANNEL, orjson.dumps(told).decode())
+        await news.tell(room.key, user_id, REMOTE_TIMEOUT if typing else 0, ours=False)
 
     def changed(self, user_id: str, rooms: Iterable[int], since_ms: int) -> Mapping[int, list[str]]:
         """For each of the rooms with news since a serial: everyone who types there, also nobody any more."""
         return self._news.since(rooms, since_ms)
-
-    def heard(self, payload: str) -> None:
-        """A notification; our own are known already."""
-        origin, room_key, user_id, duration = orjson.loads(payload)
-        if origin == self._origin:
-            return
-        if duration:
-            self._news.begin(room_key, user_id, duration)
-        else:
-            self._news.end(room_key, user_id)

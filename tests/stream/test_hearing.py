@@ -34,7 +34,10 @@ class Process:
             siblings=self.siblings,
             read_up=self.read_up,
             look=self.look,
+            hear=self.hear,
         )
+        self.arrived: list[Change] = []
+        """What lies in the socket."""
         self.looks: list[Deferred[Told]] = []
         self.sent: list[str] = []
         self.telling = Telling(
@@ -44,6 +47,10 @@ class Process:
             others=self.hearing,
             elsewhere=self,
         )
+
+    def hear(self) -> None:
+        while self.arrived:
+            self.stream.announce(self.arrived.pop(0))
 
     async def notify_each(self, notifications: Sequence[tuple[str, str]]) -> None:
         self.sent += [payload for channel, payload in notifications if channel == CHANNEL]
@@ -86,6 +93,26 @@ def test_what_one_committed_another_waits_for(processes: tuple[Process, Process]
     assert [wait.called for wait in waits] == [True, True]
     assert not second.hearing.behind()
     assert not second.read
+
+
+def test_what_has_arrived_already_is_not_waited_for(processes: tuple[Process, Process]) -> None:
+    """Unless a commit is being taken in: whoever asks in the midst of that must not have it mixed with another."""
+    first, second = processes
+    asked: list[bool] = []
+
+    class Asking:
+        def changed(self, change: Change) -> tuple[str, ...]:
+            asked.append(second.hearing.behind())
+            return ()
+
+    first.stream.announce(Change(before=11, count=1))
+    second.arrived.append(Change(before=11, count=1, foreign=True))
+    second.stream.subscribe(Asking())
+    second.stream.announce(Change(before=10, count=1))
+    assert asked == [True]
+    assert second.arrived
+    assert not second.hearing.behind()
+    assert second.stream.position == 12
 
 
 def test_a_process_waits_for_what_lies_below_its_own_commit(processes: tuple[Process, Process]) -> None:

@@ -15,6 +15,7 @@ from homeserver.rooms.engine import Room
 from homeserver.rooms.listening import readers_in
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.typing import Typing, TypingNews
+from homeserver.typing.service import GRACE
 from storage.database import Database
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member
 
@@ -30,6 +31,11 @@ class Elsewhere:
 
 
 @dataclass
+class Others:
+    has_others: bool
+
+
+@dataclass
 class Process:
     """One process, with a clock of the test's own."""
 
@@ -38,30 +44,33 @@ class Process:
     news: TypingNews
     typing: Typing
     elsewhere: Elsewhere
+    others: Others
     told: list[str] = field(default_factory=list)
 
     @classmethod
-    async def open(cls, database: Database) -> Process:
+    async def open(cls, database: Database, *, has_others: bool = False) -> Process:
         engine, time, ticks = await Engine.open(database), Clock(), count(1)
         elsewhere = Elsewhere()
+        told: list[str] = []
+        others = Others(has_others)
+
+        async def notify(_channel: str, payload: str) -> None:
+            told.append(payload)
+
         news = TypingNews(
+            origin=secrets.token_hex(4),
             clock=EphemeralClock(lambda: next(ticks)),
             scheduler=time,
             cache=engine.cache,
             listeners=engine.stream.listeners,
             readers=readers_in(engine.cache, engine.user_rooms, engine.stream.listeners),
+            notify=notify,
+            others=others,
             elsewhere=elsewhere,
         )
         engine.stream.subscribe(news)
-        told: list[str] = []
-
-        async def notify(_channel: str, payload: str) -> None:
-            told.append(payload)
-
-        typing = Typing(
-            origin=secrets.token_hex(4), gate=engine.gate, news=news, notify=notify, elsewhere=elsewhere
-        )
-        return cls(engine, time, news, typing, elsewhere, told)
+        typing = Typing(gate=engine.gate, news=news, elsewhere=elsewhere)
+        return cls(engine, time, news, typing, elsewhere, others, told)
 
     async def room(self, *users: str) -> Room:
         room = await self.engine.new_room()
@@ -130,9 +139,10 @@ async def test_who_leaves_stops_typing(database: Database) -> None:
     for each in (process, other):
         await process.typing.set(BOB, BOB, room.room_id, typing=True)
         before = process.news._clock.current
-        woken = process.engine.stream.listen(ALICE).wait()
+        news = process.engine.stream.listen(ALICE)
         await each.engine.engine.write(room.room_id, lambda _: [member(BOB, "leave")], users=(BOB,))
-        await woken
+        while process.news.in_room(room.key):
+            await news.wait()
         assert process.seen(room, before) == []
         await process.engine.join(room.room_id, BOB)
 
@@ -156,50 +166,125 @@ async def test_who_is_shown_otherwise_types_on(database: Database) -> None:
     assert process.news.in_room(room.key) == []
 
 
+def exchange(*processes: Process) -> None:
+    """Each hears what all told, in one order."""
+    for sender in processes:
+        payloads, sender.told[:] = list(sender.told), []
+        for payload in payloads:
+            assert len(payload.encode()) < 8000
+            for process in processes:
+                process.news.heard(payload)
+
+
 async def test_other_processes_hear_of_it(database: Database) -> None:
-    """Beginning and end; what they are told is within a notification's limit, and their own echo changes nothing."""
-    process, other = await Process.open(database), await Process.open(database)
+    """Beginning and end, which the process where it happened takes up with them."""
+    process, other = await Process.open(database, has_others=True), await Process.open(database)
     room = await process.room(BOB)
     await process.typing.set(BOB, BOB, room.room_id, typing=True)
-    for payload in process.told:
-        process.typing.heard(payload)
-        other.typing.heard(payload)
-        assert len(payload.encode()) < 8000
+    assert process.news.in_room(room.key) == []
+    exchange(process, other)
     assert process.news.in_room(room.key) == other.news.in_room(room.key) == [BOB]
+    assert process.news._clock.current == other.news._clock.current
     await process.typing.set(BOB, BOB, room.room_id, typing=False)
-    other.typing.heard(process.told[-1])
-    assert other.news.in_room(room.key) == []
+    exchange(process, other)
+    assert process.news.in_room(room.key) == other.news.in_room(room.key) == []
     await process.typing.set(BOB, BOB, room.room_id, typing=False)
-    assert len(process.told) == 2
+    assert process.told == []
+    await process.typing.set(BOB, BOB, room.room_id, typing=True)
+    await process.typing.set(BOB, BOB, room.room_id, typing=False)
+    exchange(process, other)
+    assert process.news.in_room(room.key) == other.news.in_room(room.key) == []
+
+
+async def test_who_is_by_itself_tells_nobody(database: Database) -> None:
+    process = await Process.open(database)
+    room = await process.room(BOB)
+    await process.typing.set(BOB, BOB, room.room_id, typing=True)
+    await process.typing.set(BOB, BOB, room.room_id, typing=False)
+    await process.typing.receive(room, BOB, typing=True)
+    process.time.advance(120)
+    assert process.told == []
 
 
 async def test_other_servers_are_told_by_the_process_where_it_happened(database: Database) -> None:
     """Of the beginning, of the end, and of the end that comes by itself; never by a process that only heard of it."""
-    process, other = await Process.open(database), await Process.open(database)
+    process, other = await Process.open(database, has_others=True), await Process.open(database)
     room = await process.room(BOB)
-    await process.typing.set(BOB, BOB, room.room_id, typing=True)
-    await process.typing.set(BOB, BOB, room.room_id, typing=False)
-    await process.typing.set(BOB, BOB, room.room_id, typing=False)
-    await process.typing.set(BOB, BOB, room.room_id, typing=True, timeout_ms=1000)
-    for payload in process.told:
-        other.typing.heard(payload)
+    for typing, timeout in ((True, 30_000), (False, 1), (False, 1), (True, 1000)):
+        await process.typing.set(BOB, BOB, room.room_id, typing=typing, timeout_ms=timeout)
+        exchange(process, other)
     for each in (process, other):
         each.time.advance(2)
-        assert each.news.in_room(room.key) == []
+    exchange(process, other)
+    assert process.news.in_room(room.key) == other.news.in_room(room.key) == []
     assert process.elsewhere.told == [(BOB, True), (BOB, False), (BOB, True), (BOB, False)]
     assert other.elsewhere.told == []
 
 
 async def test_users_of_other_servers_type_for_a_minute_at_most(database: Database) -> None:
     """Other processes hear of it, other servers do not: each tells of its own users."""
-    process, other = await Process.open(database), await Process.open(database)
+    process, other = await Process.open(database, has_others=True), await Process.open(database)
     room = await process.room(BOB)
     await process.typing.receive(room, BOB, typing=True)
-    other.typing.heard(process.told[0])
+    exchange(process, other)
     assert process.seen(room, 0) == [BOB] == other.news.in_room(room.key)
     for each in (process, other):
         each.time.advance(60)
+    exchange(process, other)
+    for each in (process, other):
         assert each.news.in_room(room.key) == []
         assert each.elsewhere.told == []
     await process.typing.receive(room, BOB, typing=False)
-    assert len(process.told) == 1
+    assert process.told == []
+
+
+async def test_whose_process_is_gone_stops_typing(database: Database) -> None:
+    """Another announces the end in its place; one that cannot be announced comes all the same."""
+    process, other = await Process.open(database, has_others=True), await Process.open(database)
+    room = await process.room(BOB)
+    await process.typing.set(BOB, BOB, room.room_id, typing=True, timeout_ms=1000)
+    exchange(process, other)
+    process.news.stop()
+    other.others.has_others = True
+    other.time.advance(1)
+    assert other.told == []
+    other.time.advance(GRACE)
+    assert len(other.told) == 1
+    assert other.news.in_room(room.key) == [BOB]
+    at = other.news._clock.current
+    other.time.advance(GRACE)
+    assert other.seen(room, at) == []
+
+
+async def test_who_left_before_the_beginning_was_heard_stops_typing(database: Database) -> None:
+    """What a user said while they were in the room may be heard after they left it."""
+    process, other = await Process.open(database, has_others=True), await Process.open(database)
+    room = await process.room(BOB)
+    await process.typing.set(BOB, BOB, room.room_id, typing=True)
+    await process.engine.engine.write(room.room_id, lambda _: [member(BOB, "leave")], users=(BOB,))
+    exchange(process, other)
+    assert other.news.in_room(room.key) == [BOB]
+    exchange(process, other)
+    assert other.news.in_room(room.key) == process.news.in_room(room.key) == []
+
+
+async def test_who_began_as_notifications_got_lost_does_not_count_for_ever(database: Database) -> None:
+    """Nor is it told that they stopped: the other processes end what they know."""
+    process = await Process.open(database, has_others=True)
+    room = await process.room(BOB)
+    await process.typing.set(BOB, BOB, room.room_id, typing=True)
+    assert process.news.count(room.key) == 1
+    process.news.missed()
+    assert process.news.count(room.key) == 0
+
+
+async def test_what_is_heard_after_the_end_begins_nothing(database: Database) -> None:
+    """Nor what had been asked before it."""
+    process, other = await Process.open(database, has_others=True), await Process.open(database)
+    room = await process.room(BOB)
+    await process.typing.set(BOB, BOB, room.room_id, typing=True)
+    process.news.stop()
+    process.news._end(room.key, BOB)
+    exchange(process, other)
+    assert process.time.getDelayedCalls() == []
+    assert process.news.in_room(room.key) == []
