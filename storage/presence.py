@@ -25,8 +25,11 @@ ON CONFLICT (user_id) DO UPDATE SET online = excluded.online,
 """
 _DELETE = "DELETE FROM presence WHERE user_id = %s"
 _JOINED = """
-SELECT user_id, array_agg(room) FROM memberships
+SELECT user_id, array_agg(room), array_agg(since) FROM memberships
 WHERE user_id = ANY (%s) AND until IS NULL AND membership = 'join' GROUP BY user_id
+"""
+_MEMBERS = """
+SELECT DISTINCT user_id FROM memberships WHERE room = ANY (%s::bigint[]) AND until IS NULL AND membership = 'join'
 """
 
 
@@ -74,7 +77,12 @@ class PresenceStore:
         """Forget a user."""
         await self._database.execute("presence_delete", _DELETE, (user_id,))
 
-    async def joined_rooms(self, user_ids: Sequence[str]) -> dict[str, frozenset[int]]:
-        """The rooms each user is joined to, by key; those in none are absent."""
+    async def joined_users(self, rooms: Sequence[int]) -> list[str]:
+        """Who is joined to any of the rooms, by key."""
+        rows = await self._database.fetch("presence_joined_users", _MEMBERS, (list(rooms),))
+        return [str(row[0]) for row in rows]
+
+    async def joined_rooms(self, user_ids: Sequence[str]) -> dict[str, dict[int, int]]:
+        """The rooms each user is joined to, by key, with the position of the join; those in none are absent."""
         rows = await self._database.fetch("presence_joined_rooms", _JOINED, (list(user_ids),))
-        return {str(user_id): frozenset(rooms) for user_id, rooms in rows}
+        return {str(user_id): dict(zip(rooms, since, strict=True)) for user_id, rooms, since in rows}

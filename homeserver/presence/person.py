@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 from msgspec import Struct, field
@@ -32,6 +32,9 @@ class View(NamedTuple):
     last_active: int
 
 
+UNSEEN: Final = View("offline", 0)
+
+
 class Choice(NamedTuple):
     """What the user set themselves, and when; the newest counts, whichever process heard it."""
 
@@ -39,6 +42,22 @@ class Choice(NamedTuple):
     manual: State | None = None
     """Shown instead of `online` until they come back from being away, or do something."""
     set_at: int = 0
+
+
+class Names(NamedTuple):
+    """How the user is called since they changed it, and when; the newest count, as of choices."""
+
+    displayname: str | None = None
+    avatar_url: str | None = None
+    set_at: int = 0
+
+
+class Report(NamedTuple):
+    """What a process has to say of one user."""
+
+    view: View
+    choice: Choice
+    names: Names
 
 
 class Shown(NamedTuple):
@@ -51,7 +70,11 @@ class Shown(NamedTuple):
 
 
 class Person(Struct):
-    """One user. Times in milliseconds since 1970."""
+    """One user. Times in milliseconds since 1970.
+
+    What others are told of them follows from what was heard of all processes, this one too, and changes only as that is
+    heard, in the order in which all hear it. What this process has to say itself is beside it until then.
+    """
 
     user_id: str
     remote: bool = False
@@ -59,20 +82,26 @@ class Person(Struct):
     devices: dict[str | None, Device] = field(default_factory=dict)
     """Those of this process."""
     last_active: int = 0
+    said: View | None = None
+    """What this process has to say of its devices; None: nothing yet."""
+    own_choice: Choice = Choice()
+    own_names: Names = Names()
+    """What this process learnt last, by itself."""
     views: dict[str, View] = field(default_factory=dict)
-    """By process; this one's own among them."""
-    choice: Choice = field(default_factory=Choice)
-    displayname: str | None = None
-    avatar_url: str | None = None
-    """Known since they last changed."""
-    published: Shown = field(default_factory=Shown)
+    """Heard, by process; this one's own among them."""
+    choice: Choice = Choice()
+    names: Names = Names()
+    """Heard, the newest of all processes."""
+    published: Shown = Shown()
     published_at: int = 0
     serial: int = 0
     """Of the ephemeral clock, when it was published; 0: never."""
+    unwoken: bool = False
+    """It was published, and those who wait were not woken for it yet."""
+    woken_at: int = 0
+    """When they were last."""
     told_elsewhere_at: int = 0
     """When other servers were told last, by this process."""
-    repeat: bool = False
-    """Publish though nothing changed: others see them for the first time."""
 
     def connected(self, now: int) -> State:
         """What the devices of this process amount to, idleness aside; those long gone are forgotten."""
@@ -81,10 +110,14 @@ class Person(Struct):
                 del self.devices[device_id]
         return strongest(device.wanted for device in self.devices.values())
 
+    def elsewhere(self, origin: str) -> State:
+        """What the devices of processes other than this one, `origin`, amount to."""
+        return strongest(view.state for process, view in self.views.items() if process != origin)
+
     def view(self, now: int) -> View:
         """What this process knows."""
         state = self.connected(now)
-        if state == "online" and now - self.last_active >= IDLE_AFTER:
+        if state == "online" and now - max(self.last_active, self.last_active_anywhere) >= IDLE_AFTER:
             state = "unavailable"
         return View(state, self.last_active)
 
@@ -95,14 +128,35 @@ class Person(Struct):
             self.devices[device_id] = device._replace(seen=now)
 
     @property
-    def state(self) -> State:
-        """What all processes' views amount to, with what the user chose."""
-        if self.remote:
-            return self.choice.manual or "offline"
-        state = strongest(view.state for view in self.views.values())
-        if self.choice.manual is not None and state != "offline":
-            return self.choice.manual
-        return state
+    def chosen(self) -> Choice:
+        """What the user set last, heard or not."""
+        return max(self.choice, self.own_choice, key=lambda choice: choice.set_at)
+
+    def choose(self, status_msg: str | None, manual: State | None, now: int) -> None:
+        """They set that now, later than anything known of."""
+        self.own_choice = Choice(status_msg, manual, max(now, self.chosen.set_at + 1))
+
+    @property
+    def report(self) -> Report:
+        """What this process has to say."""
+        names = max(self.names, self.own_names, key=lambda names: names.set_at)
+        return Report(self.said or UNSEEN, self.chosen, names)
+
+    def is_unsaid(self, origin: str) -> bool:
+        """Whether something that this process, `origin`, has to say was not heard yet."""
+        return (
+            (self.said is not None and self.views.get(origin) != self.said)
+            or self.own_choice.set_at > self.choice.set_at
+            or self.own_names.set_at > self.names.set_at
+        )
+
+    def accept(self, origin: str, report: Report) -> None:
+        """What a process says was heard."""
+        self.views[origin] = report.view
+        if report.choice.set_at > self.choice.set_at:
+            self.choice = report.choice
+        if report.names.set_at > self.names.set_at:
+            self.names = report.names
 
     @property
     def last_active_anywhere(self) -> int:
@@ -110,7 +164,23 @@ class Person(Struct):
 
     def shown(self) -> Shown:
         """What others should be told."""
-        return Shown(self.state, self.choice.status_msg, self.displayname, self.avatar_url)
+        return self._shown(self.views, self.choice, self.names)
+
+    def expected(self, origin: str) -> Shown:
+        """The same, once what this process has to say is heard."""
+        if not self.is_unsaid(origin):
+            return self.shown()
+        views = self.views if self.said is None else {**self.views, origin: self.said}
+        return self._shown(views, self.chosen, self.report.names)
+
+    def _shown(self, views: Mapping[str, View], choice: Choice, names: Names) -> Shown:
+        if self.remote:
+            state = choice.manual or "offline"
+        else:
+            state = strongest(view.state for view in views.values())
+            if choice.manual is not None and state != "offline":
+                state = choice.manual
+        return Shown(state, choice.status_msg, names.displayname, names.avatar_url)
 
 
 def strongest(states: Iterable[State]) -> State:

@@ -2,8 +2,10 @@
 """Presence (client-server API, "Presence"): what users do, what they learn, and the rhythm of it.
 
 What keeps a thousand online users cheap: a device's request is noted in memory and nothing else, and only a change of
-state is news; news goes out in bounded batches (`publication`); who may know of whom is a set operation on rooms in
-memory (`sharing`); processes tell each other in batches (`peers`).
+state is news; who may know of whom is a set operation on rooms in memory (`sharing`); processes tell each other in
+batches (`peers`), and wake who waits in batches (`publication`), each at its own pace.
+
+How a person is changes for all processes in one order: as what was told of them is heard (`stream/ephemeral.py`).
 """
 
 from __future__ import annotations
@@ -18,16 +20,19 @@ from twisted.python.failure import Failure
 from homeserver.errors import Forbidden, InvalidParam
 from homeserver.needs import Protocol
 from homeserver.presence.board import Board
-from homeserver.presence.peers import Peers
-from homeserver.presence.person import STATES, Choice, Device, Person, Shown, State, View, content
+from homeserver.presence.messages import decode
+from homeserver.presence.peers import Others, Peers
+from homeserver.presence.person import STATES, UNSEEN, Device, Names, Person, Shown, State, View, content
 from homeserver.presence.publication import PresenceElsewhere, Publication, restore
 from homeserver.presence.sharing import Sharing
+from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.stream.listeners import Listeners
 from storage.presence import PresenceStore, SeenUser
 
 logger = logging.getLogger(__name__)
 
-CHANNEL = "presence"
+CHANNEL = "presence_reports"
+"""Named otherwise whenever its form changes: during a reload, processes of the release before are there too."""
 TICK = 5.0
 """Seconds between looks at everybody: who is gone, who is idle."""
 FIRST_WAIT = 0.2
@@ -40,6 +45,8 @@ FORGET_AFTER = 3_600_000
 MAX_STATUS = 500
 REPEAT_ELSEWHERE = 1_500_000
 """Milliseconds after which other servers are told again of a user who is about, since they take silence for absence."""
+SAID_AGAIN = 60_000
+"""Milliseconds after which processes tell each other again of a user of another server of whom nothing changed."""
 REMOTE_GONE_AFTER = 2_100_000
 """Milliseconds of silence until a user of another server counts as gone."""
 MOST_REMOTE = 50_000
@@ -89,31 +96,39 @@ class Presence:
         listeners: Listeners,
         elsewhere: PresenceElsewhere,
         notify: Notify,
+        others: Others,
         scheduler: Scheduler,
-        serial: Callable[[], int],
+        clock: EphemeralClock,
         now: Callable[[], int],
         most_remote: int = MOST_REMOTE,
     ) -> None:
         """`sharing` must be subscribed to the stream, and `heard` be called with what the channel says.
 
-        `origin` names this process; `serial` gives the next one of the ephemeral clock, `now` the time in milliseconds;
-        `most_remote` users of other servers are remembered.
+        `origin` names this process; `now` gives the time in milliseconds; `most_remote` users of other servers are
+        remembered.
         """
         self._enabled = enabled
         self._most_remote = most_remote
         self._board = board
         self._sharing = sharing
+        self._clock = clock
+        self._peers = Peers(
+            origin=origin,
+            board=board,
+            notify=lambda payloads: notify(CHANNEL, payloads),
+            others=others,
+            propose=clock.propose,
+            now=now,
+        )
         self._publication = Publication(
             board=board,
             sharing=sharing,
             store=store,
             listeners=listeners,
             elsewhere=elsewhere,
-            serial=serial,
+            peers=self._peers,
+            serial=clock.next,
             now=now,
-        )
-        self._peers = Peers(
-            origin=origin, board=board, notify=lambda payloads: notify(CHANNEL, payloads), now=now
         )
         self._store = store
         self._user_rooms = user_rooms
@@ -163,10 +178,13 @@ class Presence:
             return
         wanted: State = next((state for state in STATES if state == set_presence), "online")
         if wanted != "offline" and person.connected(now) == "offline":
-            # They come back: what they chose before they went does not hold any more, and to come is to be active.
-            person.last_active = now
-            if person.choice.manual is not None:
-                person.choice = Choice(person.choice.status_msg, None, now)
+            if person.elsewhere(self._peers.origin) != "offline":
+                person.last_active = max(person.last_active, person.last_active_anywhere)
+            else:
+                # They come back: what they chose before they went does not hold any more, and to come is to be active.
+                person.last_active = now
+                if person.chosen.manual is not None:
+                    person.choose(person.chosen.status_msg, None, now)
         person.devices[device_id] = Device(now, wanted)
         if self._sharing.track(user_id):
             self._flush_soon()
@@ -175,12 +193,12 @@ class Presence:
     def active(self, user_id: str) -> None:
         """The user did something that others notice."""
         person = self._board.get(user_id) if self._enabled else None
-        if person is None or not person.devices:
+        if person is None or (not person.devices and person.elsewhere(self._peers.origin) == "offline"):
             return
         person.last_active = self._now()
-        if person.choice.manual == "unavailable":
-            person.choice = Choice(person.choice.status_msg, None, person.last_active)
-        if person.state != "online":
+        if person.chosen.manual == "unavailable":
+            person.choose(person.chosen.status_msg, None, person.last_active)
+        if person.published.state != "online":
             self._look_at(person)
 
     async def put(
@@ -208,16 +226,18 @@ class Presence:
             raise InvalidParam(f"status_msg must be at most {MAX_STATUS} characters, none of them NUL")
         if not self._enabled:
             return
-        now = self._now()
         person = self._board.person(user_id)
-        if not person.choice.set_at:
+        if not person.chosen.set_at:
             kept = (await self._store.get([user_id])).get(user_id)
+            person = self._board.person(user_id)  # who has no device yet may have been forgotten meanwhile
             if kept is not None:
                 restore(person, kept)
-        status = person.choice.status_msg if keep_status else status_msg or None
-        if status != person.choice.status_msg:
-            await self._store.set_status(user_id, status, now)
-        person.choice = Choice(status, None if chosen == "online" else chosen, now)
+        status = person.chosen.status_msg if keep_status else status_msg or None
+        if status != person.chosen.status_msg:
+            await self._store.set_status(user_id, status, self._now())
+            person = self._board.person(user_id)
+        now = self._now()
+        person.choose(status, None if chosen == "online" else chosen, now)
         person.last_active = now
         person.devices[device_id] = Device(now, "online")
         if self._sharing.track(user_id):
@@ -229,16 +249,19 @@ class Presence:
         """The user has another display name or avatar: presence tells of it too ("Events on change of profile")."""
         person = self._board.get(user_id) if self._enabled else None
         if person is not None:
-            person.displayname = names.get("displayname")
-            person.avatar_url = names.get("avatar_url")
+            changed_at = max(self._now(), person.report.names.set_at + 1)
+            person.own_names = Names(names.get("displayname"), names.get("avatar_url"), changed_at)
             self._look_at(person)
 
     async def depart(self, user_id: str, *, erase: bool) -> None:
         """The account was closed: nothing is kept in any case."""
-        self._board.forget(user_id)
-        self._sharing.untrack(user_id)
-        self._publication.drop(user_id)
-        self._peers.drop(user_id)
+        person = self._board.get(user_id)
+        if person is not None:
+            person.devices.clear()
+            person.choose(None, None, self._now())
+            self._look_at(person)
+            await self._peers.tell()  # or the others would show for ever what was said of them last
+            self._forget(person)
         self._unkept.pop(user_id, None)
         await self._store.delete(user_id)
 
@@ -259,30 +282,41 @@ class Presence:
             person = self._board.person(each.user_id)
             if not person.remote:
                 continue
-            person.choice = Choice(each.status_msg, each.state, now)
+            before = person.chosen
+            if (
+                not self._peers.alone
+                and (each.state, each.status_msg) == (before.manual, before.status_msg)
+                and now - before.set_at < SAID_AGAIN
+            ):
+                continue
+            person.choose(each.status_msg, each.state, now)
             active = now - max(0, each.last_active_ago) if each.last_active_ago is not None else 0
             person.last_active = max(0, active)
-            person.views[self._peers.origin] = View(each.state, person.last_active)
+            person.said = View(each.state, person.last_active)
             self._sharing.track(each.user_id)
-            if self._publication.consider(person):
-                self._peers.mark(person)
+            self._peers.say(person)
+            self._publication.note(person)
         self._make_room_for_remote()
         self._flush_soon()
 
     def _look_at_remote(self, person: Person, now: int) -> None:
         """A server that says nothing more of a user is taken to be gone, and they with it."""
-        if person.state != "offline" and now - person.choice.set_at >= REMOTE_GONE_AFTER:
-            person.choice = Choice(person.choice.status_msg, "offline", person.choice.set_at)
-            self._publication.consider(person)
-        told_nobody = not self._sharing.rooms(person.user_id) and person.user_id not in self._sharing.stale
-        if told_nobody or (person.published.state == "offline" and now - person.choice.set_at > FORGET_AFTER):
+        chosen = person.chosen
+        if chosen.manual != "offline" and now - chosen.set_at >= REMOTE_GONE_AFTER:
+            person.choose(chosen.status_msg, "offline", chosen.set_at)
+        if person.is_unsaid(self._peers.origin):
+            self._peers.say(person)
+            self._publication.note(person)
+        sharing = self._sharing
+        told_nobody = not sharing.rooms(person.user_id) and not sharing.is_outdated(person.user_id)
+        if told_nobody or (person.published.state == "offline" and now - chosen.set_at > FORGET_AFTER):
             self._forget(person)
 
     def _make_room_for_remote(self) -> None:
         """Bound how many are remembered: those go first of whom was heard the longest ago."""
         excess = self._board.remote_count - self._most_remote
         if excess > 0:
-            remote = sorted((p for p in self._board if p.remote), key=lambda p: p.choice.set_at)
+            remote = sorted((p for p in self._board if p.remote), key=lambda p: p.chosen.set_at)
             for person in remote[: excess + self._most_remote // 10]:
                 self._forget(person)
 
@@ -299,9 +333,23 @@ class Presence:
 
     # What users learn.
 
-    def changed(self, user_id: str, since_ms: int) -> Sequence[dict[str, Any]]:
-        """`m.presence` events published since a serial of those who share a room with the user."""
-        return self._board.events(user_id, since_ms) if self._enabled else ()
+    def changed(self, user_id: str, since_ms: int, position: int | None = None) -> Sequence[dict[str, Any]]:
+        """`m.presence` events published since a serial of those who share a room with the user, and of those who are
+        about and share one since a position of the stream.
+        """
+        return self._board.events(user_id, since_ms, position) if self._enabled else ()
+
+    def is_known(self, user_id: str, since_ms: int, *, moved: bool) -> bool:
+        """Whether memory tells that. `moved`: whether rooms may have been joined since."""
+        return not self._enabled or (
+            not (moved and self._sharing.outdated) and self._board.is_known(user_id, since_ms)
+        )
+
+    async def learn(self) -> None:
+        """Return once memory tells it. All who ask share two queries."""
+        await self._publication.learn_rooms()
+        if self._publication.pending:
+            self._flush_soon()
 
     async def get(self, user_id: str, target: str) -> dict[str, Any]:
         """A user's presence as of now. Raises Forbidden for who shares no room with them."""
@@ -313,7 +361,7 @@ class Presence:
             return {"presence": "offline"}
         person = self._board.get(target)
         if person is not None:
-            return content(person.shown(), person.last_active_anywhere, self._now())
+            return content(person.expected(self._peers.origin), person.last_active_anywhere, self._now())
         kept = (await self._store.get([target])).get(target)
         if kept is None:
             return {"presence": "offline"}
@@ -323,30 +371,39 @@ class Presence:
         """A notification of the channel."""
         if not self._enabled:
             return
-        persons, tell_all = self._peers.read(payload)
+        message = decode(payload)
+        serial = self._clock.apply(message.at)
+        persons, wanted = self._peers.read(message, serial)
         for person in persons:
             self._sharing.track(person.user_id)
-            self._publication.consider(person)
-            if person.remote:
-                self._make_room_for_remote()
-        if persons:
+            if self._board.publish(person, serial):
+                if message.origin == self._peers.origin:
+                    self._publication.happened_here(person)
+                else:
+                    self._publication.note(person)
+        self._make_room_for_remote()
+        if self._publication.pending:
             self._flush_soon()
-        if tell_all:
-            await self._peers.tell_all(at_once=True)
+        if wanted:
+            await self._peers.answer()
+
+    async def missed(self) -> None:
+        """Notifications of the channel may have got lost: have the others say again what they said."""
+        if self._enabled:
+            await self._peers.greet()
 
     # The rhythm.
 
     def _look_at(self, person: Person) -> None:
         """Something of a person may have changed."""
         view = person.view(self._now())
-        before = person.views.get(self._peers.origin)
-        if view != before and (before is not None or view.state != "offline"):
-            person.views[self._peers.origin] = view
-            self._peers.mark(person)
+        if view != (person.said or UNSEEN):
+            person.said = view
             self._unkept[person.user_id] = person
-        if self._publication.consider(person):
+        if person.is_unsaid(self._peers.origin):
+            self._peers.say(person)
+        if person.expected(self._peers.origin) != person.published:
             self._publication.happened_here(person)
-            self._peers.mark(person)
             self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -366,6 +423,7 @@ class Presence:
             self._flushing = False
             if isinstance(result, Failure):
                 logger.error("presence could not be published", exc_info=result.value)
+                self._publication.pause()
             if self._publication.pending:
                 self._flush_soon()
 
@@ -375,7 +433,6 @@ class Presence:
         now = self._now()
         self._tick_call = self._scheduler.callLater(TICK, self._tick)
         waiting = self._listeners.users
-        self._peers.bury()
         for person in list(self._board):
             if person.remote:
                 self._look_at_remote(person, now)
@@ -387,8 +444,7 @@ class Presence:
                 self._publication.happened_here(person)
             gone_since = now - max(person.published_at, person.last_active_anywhere)
             if not person.devices and person.published.state == "offline" and gone_since > FORGET_AFTER:
-                self._board.forget(person.user_id)
-                self._sharing.untrack(person.user_id)
+                self._forget(person)
         if self._publication.pending:
             self._flush_soon()
         Deferred.fromCoroutine(self._keep_house(now)).addErrback(
@@ -399,12 +455,17 @@ class Presence:
         if now - self._kept_at >= KEEP_EVERY:
             self._kept_at = now
             await self._keep()
+        await self._peers.bury()
         await self._peers.tell_all()
 
     async def _keep(self) -> None:
         unkept, self._unkept = self._unkept, {}
         if unkept:
             await self._store.put(
-                SeenUser(person.user_id, person.last_active, person.state != "offline")
+                SeenUser(
+                    person.user_id,
+                    person.last_active,
+                    person.expected(self._peers.origin).state != "offline",
+                )
                 for person in unkept.values()
             )

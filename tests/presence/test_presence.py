@@ -15,6 +15,7 @@ from homeserver.errors import Forbidden, InvalidParam
 from homeserver.presence import Board, Presence, RemotePresence, Sharing
 from homeserver.presence.service import MOST_REMOTE
 from homeserver.stream.ephemeral import EphemeralClock
+from homeserver.web.hearing import NoOthers
 from storage.database import Database, Transaction
 from storage.presence import PresenceStore
 from storage.users import NewUser, UserStore
@@ -44,6 +45,8 @@ class Process:
     presence: Presence
     told: list[str]
     elsewhere: Elsewhere
+    failing: list[int]
+    """As many notifications as fail next."""
 
     @classmethod
     async def open(
@@ -64,14 +67,17 @@ class Process:
 
         told: list[str] = []
 
+        failing: list[int] = []
+
         async def notify(_channel: str, payloads: Sequence[str]) -> None:
+            if failing:
+                failing.pop()
+                raise OSError("gone")
             told.extend(payloads)
 
         clock, sharing, store = EphemeralClock(now), Sharing(), PresenceStore(database)
         elsewhere = Elsewhere()
-        board = Board(
-            sharing=sharing, clock=clock, is_ours=lambda user_id: user_id.endswith(":localhost"), now=now
-        )
+        board = Board(sharing=sharing, is_ours=lambda user_id: user_id.endswith(":localhost"), now=now)
         presence = Presence(
             enabled=enabled,
             board=board,
@@ -82,14 +88,15 @@ class Process:
             listeners=engine.stream.listeners,
             elsewhere=elsewhere,
             notify=notify,
+            others=NoOthers(),
             scheduler=time,
-            serial=clock.next,
+            clock=clock,
             now=now,
             most_remote=most_remote,
         )
         engine.stream.subscribe(sharing)
         await presence.start()
-        return cls(engine, time, clock, presence, told, elsewhere)
+        return cls(engine, time, clock, presence, told, elsewhere, failing)
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass in small steps, and what it sets off finish."""
@@ -98,12 +105,13 @@ class Process:
             while self.presence._flushing:
                 await deferLater(reactor, 0)
 
-    def seen_by(self, user_id: str, since: int = 0) -> dict[str, Any]:
+    def seen_by(self, user_id: str, since: int = 0, position: int | None = None) -> dict[str, Any]:
         """The contents a sync since then gives the user, by sender."""
-        return {event["sender"]: event["content"] for event in self.presence.changed(user_id, since)}
+        events = self.presence.changed(user_id, since, position)
+        return {event["sender"]: event["content"] for event in events}
 
-    def states(self, user_id: str, since: int = 0) -> dict[str, str]:
-        return {sender: told["presence"] for sender, told in self.seen_by(user_id, since).items()}
+    def states(self, user_id: str, since: int = 0, position: int | None = None) -> dict[str, str]:
+        return {sender: told["presence"] for sender, told in self.seen_by(user_id, since, position).items()}
 
 
 async def add_users(database: Database) -> None:
@@ -205,12 +213,16 @@ async def test_who_joins_learns_who_is_there_and_is_shown(database: Database) ->
     for user_id in (ALICE, BOB, CAROL):
         process.presence.seen(user_id, "D", "online")
     await process.pass_time(5)
-    at = process.clock.current
+    at, position = process.clock.current, process.engine.stream.position
     room = next(iter(await process.engine.user_rooms.joined(BOB))).room_id
+    assert process.presence.is_known(ALICE, at, moved=True)
     await process.engine.join(room, CAROL)
-    await process.pass_time(10)
-    assert process.states(CAROL, at) == {ALICE: "online", BOB: "online", CAROL: "online"}
-    assert process.states(ALICE, at) == {CAROL: "online"}
+    assert not process.presence.is_known(ALICE, at, moved=True)
+    await process.presence.learn()
+    assert process.presence.is_known(ALICE, at, moved=True)
+    assert process.states(CAROL, at, position) == {ALICE: "online", BOB: "online", CAROL: "online"}
+    assert process.states(ALICE, at, position) == {CAROL: "online"}
+    assert process.states(ALICE, at, process.engine.stream.position) == {}
     await process.presence.stop()
 
 
@@ -312,7 +324,19 @@ async def test_of_other_servers_users_those_heard_of_last_are_remembered(databas
     assert len(await online()) <= 10
     await process.presence.receive([RemotePresence(user_id, "online", None, 0) for user_id in people])
     assert 0 < len(await online()) <= 10
+    other = await Process.open(database, time=process.time)
+    await exchange(process, other)
+    process.time.advance(60)
+    await other.presence.receive([RemotePresence(user_id, "unavailable", None, 0) for user_id in people])
+    await other.pass_time(1)
+    await exchange(process, other)
+    board = process.presence._board
+    assert (
+        {person.user_id for person in board} == board._published.keys() == process.presence._sharing._tracked
+    )
+    assert 0 < len(board._published) <= 10
     await process.presence.stop()
+    await other.presence.stop()
 
 
 async def test_processes_tell_each_other(database: Database) -> None:
@@ -325,17 +349,62 @@ async def test_processes_tell_each_other(database: Database) -> None:
     await exchange(process, other)
     other.presence.seen(ALICE, "D", "online")
     await other.pass_time(5)
-    assert other.states(ALICE) == {ALICE: "online", BOB: "online"}
-    await process.presence.put(BOB, BOB, "D", "unavailable", "tea")
-    await process.pass_time(5)
+    assert other.states(ALICE) == {BOB: "online"}
     await exchange(process, other)
-    await other.pass_time(5)
-    assert other.seen_by(ALICE)[BOB]["status_msg"] == "tea"
-    assert other.states(ALICE)[BOB] == "unavailable"
+    at = other.clock.current
+    for each in (process, other):
+        await each.presence.learn()
+        assert each.states(ALICE) == {ALICE: "online", BOB: "online"}
+        assert each.clock.current == at
+    await process.presence.put(BOB, BOB, "D", "unavailable", "tea")
+    await exchange(process, other)
+    for each in (process, other):
+        assert each.seen_by(ALICE, at)[BOB]["status_msg"] == "tea"
+        assert each.states(ALICE, at)[BOB] == "unavailable"
     await process.presence.stop()
-    await other.pass_time(200)
+    for _ in range(8):
+        await other.pass_time(30)
+        payloads, other.told[:] = list(other.told), []
+        for payload in payloads:
+            await other.presence.heard(payload)
     assert BOB not in other.states(ALICE)
+    assert other.states(ALICE, at)[BOB] == "offline"
     await other.presence.stop()
+
+
+async def test_what_could_not_be_told_is_told_later(database: Database) -> None:
+    """A notification that fails loses nothing."""
+    process = await world(database)
+    other = await Process.open(database, time=process.time)
+    await exchange(process, other)
+    process.failing.append(1)
+    with pytest.raises(OSError, match="gone"):
+        await process.presence.put(BOB, BOB, "D", "online", "tea")
+    await process.pass_time(1)
+    await exchange(process, other)
+    for each in (process, other):
+        assert (await each.presence.get(ALICE, BOB))["status_msg"] == "tea"
+        await each.presence.stop()
+
+
+async def test_who_is_taken_for_gone_by_mistake_says_so(database: Database) -> None:
+    """Its users are back with its answer."""
+    process = await world(database)
+    other = await Process.open(database, time=process.time)
+    await exchange(process, other)
+    process.presence.seen(BOB, "D", "online")
+    await process.pass_time(1)
+    await exchange(process, other)
+    process.presence._listeners.open(BOB)
+    other.told.append(other.presence._peers._words.gone([process.presence._peers.origin]))
+    for each in (process, other):
+        await each.presence.heard(other.told[0])
+    assert (await other.presence.get(ALICE, BOB))["presence"] == "offline"
+    other.told.clear()
+    await exchange(process, other)
+    for each in (process, other):
+        assert (await each.presence.get(ALICE, BOB))["presence"] == "online"
+        await each.presence.stop()
 
 
 async def test_what_is_set_is_told_before_it_is_answered(database: Database) -> None:

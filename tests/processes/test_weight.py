@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from tests.processes.asking import CLIENT, Processes
 from tests.serving import ServerProcess
+from tests.waiting import wait_until
 
 LISTENERS = 8
 
@@ -56,9 +57,7 @@ def test_a_message_from_elsewhere_is_read_by_nobody(machines: Processes) -> None
         ]
         for thread in threads:
             thread.start()
-        for _ in range(500):
-            if _waiting(here) == LISTENERS:
-                break
+        wait_until(lambda: _waiting(here) == LISTENERS, "all wait")
         before = statements(here)
         there.call("PUT", f"{path}/send/m.room.message/{body}", {"body": body}, token=sender.access_token)
         for thread in threads:
