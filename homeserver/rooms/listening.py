@@ -12,10 +12,14 @@ from collections.abc import Callable, Collection, Iterable, Set
 
 from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room
-from homeserver.rooms.engine.head import concerned
+from homeserver.rooms.engine.head import RoomHead, concerned
 
 Readers = Callable[[int], Iterable[str]]
 """Gives, of the users who wait, those in a room (by key)."""
+
+
+ReadersOfAny = Callable[[Collection[int]], Iterable[str]]
+"""Gives, of the users who wait, those in one of some rooms."""
 
 
 class Rooms(Protocol):
@@ -44,10 +48,27 @@ def readers_in(rooms: Rooms, user_rooms: UserRooms, waiting: Waiting) -> Readers
 
     def readers(room_key: int) -> Iterable[str]:
         users, room = waiting.users, rooms.held_key(room_key)
-        if room is None:
+        if room is None or room.in_doubt:
             return user_rooms.concerned(users, (room_key,))
         here = concerned(room.head, users)
         # Who came with what is not read up yet is woken for that, and where they are was forgotten with it.
-        return {*here, *user_rooms.unknown(users)} if room.stale else here
+        return {*here, *user_rooms.unknown(users), *room.may_have(users)} if room.stale else here
+
+    return readers
+
+
+def readers_in_any(rooms: Rooms, user_rooms: UserRooms, waiting: Waiting) -> ReadersOfAny:
+    """The same for many rooms at once: walks over their members, or once over those who wait, whichever is less."""
+
+    def readers(room_keys: Collection[int]) -> Iterable[str]:
+        users, steps = waiting.users, 0
+        heads: list[RoomHead] = []
+        for key in room_keys:
+            room = rooms.held_key(key)
+            if room is None or room.stale or steps > len(users):
+                return user_rooms.concerned(users, room_keys)
+            heads.append(room.head)
+            steps += min(len(room.head.members), len(users))
+        return {user_id for head in heads for user_id in concerned(head, users)}
 
     return readers

@@ -56,7 +56,7 @@ class UserRooms:
 
     def concerned(self, users: Set[str], rooms: Collection[int]) -> Collection[str]:
         """Those of the users who have to do with one of the rooms, or of whom that is not known."""
-        kept = [room for room in rooms if room in self._users_with]
+        kept = {room for room in rooms if room in self._users_with}
         if not kept:  # as nearly always where one of many processes hears of rooms of the others
             return self.unknown(users)
         by_user = self._by_user

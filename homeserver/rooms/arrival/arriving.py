@@ -40,7 +40,7 @@ from homeserver.rooms.engine.head import StateKey
 from homeserver.rooms.engine.snapshots import checkpoint_of
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from homeserver.stream import Committer
-from homeserver.stream.committer import Row
+from homeserver.stream.batches import Row
 from storage.arrivals import ArrivalStore, OtherVersion
 from storage.events import OUTLIER, REJECTED, SOFT_FAILED, EventStore
 from storage.rooms import Member
@@ -195,7 +195,7 @@ class RoomArrival:
         ]
         row, users = _rows(room.head, arrival, ordinal, gaps, self._server_name)
 
-        moved = room_moved(self._stream, room.key)
+        moved = room_moved(self._stream, room.key, users)
         try:
             await self._committer.write("arrival", [row], users=users, landed=moved)
         except AlreadyStored:
@@ -342,7 +342,8 @@ def _rows(
             "servers": list(arrival.partial.servers),
         },
     }
-    return row, sorted(user for user in changes.users if domain_of(user) == server_name)
+    users = sorted(user for user in changes.users if domain_of(user) == server_name)
+    return {**row, "users": users}, users
 
 
 def _event_row(arrival: _Arrival, ordinal: int, before: int, replaced: Piece | None) -> Row:

@@ -37,7 +37,7 @@ from homeserver.rooms.engine import Room, RoomCache, RoomHead
 from homeserver.rooms.engine.head import StateKey
 from homeserver.rooms.engine.snapshots import checkpoint_of
 from homeserver.stream import Committer
-from homeserver.stream.committer import Row
+from homeserver.stream.batches import Row
 from storage.arrivals import ArrivalStore
 from storage.events import REJECTED, EventStore
 from storage.partial_rooms import PartialRoom, PartialRoomStore
@@ -150,7 +150,8 @@ class RoomCompletion:
         row["head"] = head_row
         row["state"]["snapshots"] = numbered(snapshots)
 
-        await self._committer.write("arrival", [row], users=users, landed=room_moved(self._stream, room.key))
+        moved = room_moved(self._stream, room.key, users)
+        await self._committer.write("arrival", [row], users=users, landed=moved)
         return not await self._partial.is_partial(room.key)
 
     async def _overlay(self, room: int, entered: PartialRoom, whole: Mapping[StateKey, int]) -> Overlay:
@@ -288,7 +289,8 @@ class RoomCompletion:
                 "failed": list(verdict.failed),
             },
         }
-        return row, sorted(user for user in changes.users if domain_of(user) == self._server_name)
+        users = sorted(user for user in changes.users if domain_of(user) == self._server_name)
+        return {**row, "users": users}, users
 
 
 def key_of(entry: RoomEvent) -> StateKey:

@@ -8,7 +8,7 @@ committed, so that `/sync` wakes and shows it. A join or the room's own events l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -25,15 +25,30 @@ from homeserver.rooms.engine import Room, RoomCache
 from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.incoming import Incoming
 from homeserver.stream import Committer
-from homeserver.stream.committer import Row
+from homeserver.stream.batches import Row
 from storage.arrivals import ArrivalStore, OtherVersion
-from storage.events import OUTLIER, REJECTED, EventStore
+from storage.events import OUTLIER, REJECTED, EventStore, StoredEvent
 from storage.memberships import MembershipStore
 
 MAX_TRIES = 20
 MAX_STRIPPED_EVENTS = 50
 MAX_STRIPPED_BYTES = 65_536
+RECENT = 20
+"""Member events that are looked at for one that builds on what came late."""
+AT_THE_DOOR = frozenset(("invite", "knock"))
 _HIDDEN = int(HistoryVisibility.JOINED)
+
+
+class Standing(NamedTuple):
+    """What a user is in a room, and by which event."""
+
+    membership: str
+    event_id: str
+
+    @property
+    def is_at_the_door(self) -> bool:
+        """Invited or knocking."""
+        return self.membership in AT_THE_DOOR
 
 
 class OutOfBand:
@@ -66,7 +81,8 @@ class OutOfBand:
         """A user of ours is invited by `event`, checked and signed; `stripped_state` is what they are shown.
 
         False, and nothing is done, if this server is in the room: then the event is the room's own; and if the room is
-        known from before to be of another version. The same event again is taken for done.
+        known from before to be of another version. The same event again is taken for done, and so is one that another
+        which is known already builds on: of an old answer nothing newer is overwritten.
         """
         return await self._place(version, event, stripped_json(stripped_state))
 
@@ -76,32 +92,43 @@ class OutOfBand:
         """A user of ours knocks by `event`, which another server accepted. Otherwise as `invited`."""
         return await self._place(version, event, stripped_json(stripped_state))
 
-    async def left(self, version: RoomVersion, event: Incoming) -> bool:
-        """An invite or knock of a user of ours ended by `event`: rejected, taken back, turned down, banned.
-
-        Otherwise as `invited`; also False if the user had no part in the room, so that nobody can be shown rooms by
-        being thrown out of them.
-        """
-        room = await self._cache.get(event.event.room_id)
-        user_id = event.event.state_key
-        if room is None or user_id is None or room.head.membership(user_id) not in ("invite", "knock"):
-            return False
-        return await self._place(version, event, None)
-
-    async def withdraw(self, room_id: str, user_id: str, content: Mapping[str, Any]) -> str | None:
-        """End an invite or knock of a user of ours here alone, where no server of the room took their leave.
-
-        The id of the event that stands for it, which is sent to nobody; None if there is nothing to end.
-        """
+    async def standing(self, room_id: str, user_id: str) -> Standing | None:
+        """What a user is in a room; None if they never were anything."""
         room = await self._cache.get(room_id)
         member = None if room is None else room.head.members.get(user_id)
-        if room is None or member is None or member.membership not in ("invite", "knock"):
+        if room is None or member is None:
             return None
         (stored,) = await self._events.by_ordinals([(room.key, member.ordinal)])
+        return Standing(member.membership, stored.event_id)
+
+    async def left(self, version: RoomVersion, event: Incoming, ended: str) -> bool:
+        """A user's invite or knock, `ended` by its id, is over by `event`: rejected, taken back, turned down, banned.
+
+        Otherwise as `invited`; also False if it is not what the user is at the door by, or not any more: a newer invite
+        stays, and nobody can be shown rooms by being thrown out of them.
+        """
+        standing = await self.standing(event.event.room_id, event.event.state_key or "")
+        if standing is None or not standing.is_at_the_door or standing.event_id != ended:
+            return False
+        return await self._place(version, event, None, ending=ended)
+
+    async def withdraw(
+        self, room_id: str, user_id: str, content: Mapping[str, Any], ended: str
+    ) -> str | None:
+        """End a user's invite or knock, `ended` by its id, here alone, where no server of the room took their leave.
+
+        The id of the event that stands for it, which is sent to nobody; None if it is not what they are at the door by,
+        or not any more.
+        """
+        room = await self._cache.get(room_id)
+        stored = None if room is None else await self._calling(room, user_id)
+        if room is None or stored is None or stored.event_id != ended:
+            return None
         version = room.head.version
         calling = Event.from_pdu(orjson.loads(stored.pdu), version, stored.event_id)
         leave = self._leave(version, calling, user_id, content)
-        return leave.event.event_id if await self._place(version, leave, None) else None
+        placed = await self._place(version, leave, None, ending=ended)
+        return leave.event.event_id if placed else None
 
     def _leave(
         self, version: RoomVersion, calling: Event, user_id: str, content: Mapping[str, Any]
@@ -130,31 +157,52 @@ class OutOfBand:
         )
         return Incoming(built.event, built.json_bytes.decode())
 
-    async def _place(self, version: RoomVersion, event: Incoming, stripped: str | None) -> bool:
-        user_id = event.event.state_key
+    async def _place(
+        self, version: RoomVersion, event: Incoming, stripped: str | None, *, ending: str | None = None
+    ) -> bool:
+        """`ending`: the invite or knock that must stand."""
+        room_id, user_id = event.event.room_id, event.event.state_key
         if event.event.type != MEMBER or user_id is None or domain_of(user_id) != self._signer.server_name:
             raise ValueError(f"{event.event.event_id} is no membership of a user of this server")
         try:
-            key = await self._store.stub(event.event.room_id, str(version))
+            key = await self._store.stub(room_id, str(version))
         except OtherVersion:
             return False
         for _ in range(MAX_TRIES):
-            room = await self._loaded(event.event.room_id)
-            if room is None or room.head.is_resident(self._signer.server_name):
+            if await self._doorway(room_id) is None:
                 return False
             ordinal = await self._ordinal(key, event)
-            if ordinal is None or await self._was_placed(key, user_id, ordinal):
-                return ordinal is not None
-            room = await self._loaded(event.event.room_id)
-            assert room is not None
-            await self._commit(room, user_id, event.event, ordinal, stripped)
-            if await self._was_placed(key, user_id, ordinal):
+            if ordinal is None:
+                return False
+            # All that is read from here on is no older than the head that the commit expects.
+            room = await self._doorway(room_id)
+            if room is None:
+                return False
+            placed = await self._placed(key, user_id)
+            if ordinal in placed or await self._is_old(room, placed, event.event.event_id):
                 return True
-        raise TimeoutError(f"the head of {event.event.room_id} moved {MAX_TRIES} times")
+            if ending is not None:
+                calling = await self._calling(room, user_id)
+                if calling is None or calling.event_id != ending:
+                    return False
+            await self._commit(room, user_id, event.event, ordinal, stripped)
+            if ordinal in await self._placed(key, user_id):
+                return True
+        raise TimeoutError(f"the head of {room_id} moved {MAX_TRIES} times")
 
-    async def _loaded(self, room_id: str) -> Room | None:
+    async def _doorway(self, room_id: str) -> Room | None:
+        """The room as it is now; None if this server is in it."""
         self._cache.mark_stale(room_id)
-        return await self._cache.get(room_id)
+        room = await self._cache.get(room_id)
+        return None if room is None or room.head.is_resident(self._signer.server_name) else room
+
+    async def _calling(self, room: Room, user_id: str) -> StoredEvent | None:
+        """The invite or knock by which the user is at the room's door."""
+        member = room.head.members.get(user_id)
+        if member is None or member.membership not in AT_THE_DOOR:
+            return None
+        (stored,) = await self._events.by_ordinals([(room.key, member.ordinal)])
+        return stored
 
     async def _ordinal(self, key: int, event: Incoming) -> int | None:
         """Where the event is stored, from now on at least; None if it cannot count here."""
@@ -176,10 +224,21 @@ class OutOfBand:
             return None
         return known.ordinal
 
-    async def _was_placed(self, key: int, user_id: str, ordinal: int) -> bool:
-        """Whether the event made the user's membership what it is, or once was: an old invite comes to nothing."""
-        intervals = (await self._memberships.intervals(user_id, (key,)))[key]
-        return any(interval.ordinal == ordinal for interval in intervals)
+    async def _placed(self, key: int, user_id: str) -> list[int]:
+        """The events that made the user's membership what it is, or once was: an old invite comes to nothing."""
+        return [interval.ordinal for interval in (await self._memberships.intervals(user_id, (key,)))[key]]
+
+    async def _is_old(self, room: Room, placed: Sequence[int], event_id: str) -> bool:
+        """Whether a membership that came before the event builds on it: an invite, say, on the knock that it answers.
+
+        That is so in all room versions: what changes a membership cites the member event that it changes.
+        """
+        newest = [(room.key, ordinal) for ordinal in placed[-RECENT:]]
+        return any(
+            event_id
+            in Event.from_pdu(orjson.loads(stored.pdu), room.head.version, stored.event_id).auth_event_ids
+            for stored in await self._events.by_ordinals(newest)
+        )
 
     async def _commit(
         self, room: Room, user_id: str, event: Event, ordinal: int, stripped: str | None
@@ -200,6 +259,7 @@ class OutOfBand:
             "expected": room.head.head,
             "head": None,
             "event": None,
+            "users": (user_id,),
             "state": {
                 "snapshots": [],
                 "current": [],
@@ -210,9 +270,9 @@ class OutOfBand:
             },
         }
 
-        await self._committer.write(
-            "arrival", [row], users=(user_id,), landed=room_moved(self._stream, room.key)
-        )
+        users = (user_id,)
+        moved = room_moved(self._stream, room.key, users)
+        await self._committer.write("arrival", [row], users=users, landed=moved)
 
 
 def stripped_json(events: Sequence[Mapping[str, Any]]) -> str:

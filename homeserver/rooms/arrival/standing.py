@@ -7,7 +7,7 @@ current state, membership intervals, summary. Snapshots are each caller's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from immutables import Map
@@ -19,8 +19,8 @@ from homeserver.protocol.events import Event
 from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.rooms.engine import RoomHead
 from homeserver.rooms.engine.head import StateKey, host_of
+from homeserver.stream.batches import Row
 from homeserver.stream.changes import Change
-from homeserver.stream.committer import Row
 from storage.events import OUTLIER, StoredEvent
 from storage.rooms import Member
 
@@ -33,15 +33,17 @@ class Announcer(Protocol):
     def announce(self, change: Change) -> None: ...
 
 
-def room_moved(stream: Announcer, room: int) -> Callable[[int], Iterable[str]]:
+def room_moved(stream: Announcer, room: int, users: Sequence[str]) -> Callable[[int], Iterable[str]]:
     """What to do when `write_arrival` stands for a room: have it forgotten here before anybody looks at it.
 
     Rooms, members and states in memory are as good as another process had written them; the notification that says so
-    (migration 0009) comes later than the answer.
+    (migration 0033) may come later than the answer. `users`: whose own it is, of whom must be known that they moved
+    when the position is shown.
     """
 
     def landed(before: int) -> Iterable[str]:
-        stream.announce(Change(before=before, count=1, rooms=(room,), foreign=True, whole=True))
+        change = Change(before=before, count=1, rooms=(room,), users=users, foreign=True, whole=True)
+        stream.announce(change)
         return ()
 
     return landed

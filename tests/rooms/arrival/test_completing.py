@@ -203,12 +203,11 @@ async def test_completing_goes_on_after_a_restart(database: Database, hydra: Rem
     remote.fill(3, hydra)
     before = list(remote.state.values())
     await first.join(remote, ALICE, omit_members=True)
-    assert await first.partial.take(60) is not None
+    entered = await first.partial.take(60)
+    assert entered is not None
     second = await Arrivals.open(database)
     assert await second.partial.take(60) is None
-    room = await second.process.engine.cache.get(remote.id)
-    assert room is not None
-    await first.partial.release(room.key)
+    await first.partial.release(entered)
     await second.fill(remote, before)
     assert (await first.process.engine.cache.get(remote.id)) is not None
     assert await first.partial.seconds_until_due() is None
