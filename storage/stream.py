@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stream's door: one function call commits a batch of rooms and other writes (migrations 0001 and 0030).
+"""The stream's door: one function call commits a batch of rooms and other writes (migration 0031).
 
 Owns the form of a batch on its way to the database. Who may write what, and in which order batches are made,
 is decided by `homeserver/stream`.

@@ -5,8 +5,9 @@
 `listeners` holds those who wait, `stream` ties them together and hears the other processes.
 """
 
+from homeserver.stream.batches import RoomBatch, RoomCommit
 from homeserver.stream.changes import Change
-from homeserver.stream.committer import Apart, Committer, RoomBatch, RoomCommit
+from homeserver.stream.committer import Apart, Committer
 from homeserver.stream.recovery import Recovery
 from homeserver.stream.stream import Stream
 

@@ -6,7 +6,8 @@ more of them; an idle one commits at once. A room whose head had moved is told s
 
 Processes that commit without a pause take turns: while one has the stream's row, another gathers, instead of waiting
 for the row with a batch that was made too early. Else each commit would carry a share of what it could.
-Owns batching and the order of what follows a commit; building the rows is its callers'.
+Owns which batches go together, when, and the order of what follows a commit; making one of many is `batches.py`'s,
+building the rows its callers'.
 """
 
 from __future__ import annotations
@@ -16,11 +17,20 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Se
 from time import perf_counter
 from typing import Any, Generic, TypeVar
 
-from msgspec import Struct, field
+from msgspec import Struct
 from prometheus_client import Counter, Gauge, Histogram
 from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.needs import Protocol
+from homeserver.stream.batches import (
+    Landed,
+    PendingRoom,
+    PendingWrite,
+    RoomBatch,
+    RoomCommit,
+    assemble,
+    news_of,
+)
 from homeserver.stream.changes import Change
 from storage.database import ConnectionLost, DatabaseFailure, UnstorableText, is_retryable
 from storage.stream import CommitResult, StreamBatch
@@ -47,44 +57,11 @@ WAY = (0.004, 0.05)
 """Seconds after its own commit that a process leaves the others at least and at most for one of theirs: the time of
 two commits, since they begin when they hear of ours."""
 
-Row = dict[str, Any]
+PATIENCE = 2.0
+"""Seconds until a hole in the stream before a commit of ours is taken to stay. Where it is only that something else
+overtook its own news it closes much sooner."""
+
 T = TypeVar("T")
-
-
-class RoomBatch(Struct):
-    """One room's next events. Offsets `i` in the rows count from 1 within this batch."""
-
-    room: Row
-    events: list[Row]
-    state: dict[str, list[Row]] = field(default_factory=dict)
-    redactions: list[Row] = field(default_factory=list)
-    users: Sequence[str] = ()
-    """Users whose own list of rooms changes with it."""
-    size: int = 0
-    """Positions it takes; 0: one for each of its events."""
-    offsets: Sequence[int] = ()
-    """Of its events, where something else takes positions, too."""
-    news: Callable[[int], Sequence[str]] | None = None
-    """Lines for other processes that know the room as it was, given how many positions of the commit come before the
-    batch's. Without any they look."""
-
-    @property
-    def positions(self) -> int:
-        return self.size or len(self.events)
-
-
-class RoomCommit(Struct, frozen=True):
-    """Where a room batch landed: event i has position `before` + i."""
-
-    before: int
-    room: int
-
-
-Landed = Callable[[RoomCommit], Iterable[str]]
-"""Called when a room batch stands, before the position is shown; returns the users to wake.
-
-If it raises, the batch stands all the same: memory is then not to be trusted, and everything in it is looked at anew.
-"""
 
 
 class Apart(Struct, Generic[T], frozen=True):
@@ -124,21 +101,6 @@ class DelayedCall(Protocol):
     def cancel(self) -> None: ...
 
 
-class _PendingRoom(Struct):
-    batch: RoomBatch
-    landed: Landed
-    done: Deferred[RoomCommit | None]
-
-
-class _PendingWrite(Struct):
-    kind: str
-    rows: list[Row]
-    users: Sequence[str]
-    landed: Callable[[int], Iterable[str]] | None
-    done: Deferred[int]
-    tries: int = 0
-
-
 class Committer:
     """One per process."""
 
@@ -152,7 +114,8 @@ class Committer:
         later: Callable[[float, Callable[[], None]], DelayedCall] | None = None,
         now: Callable[[], float] = perf_counter,
     ) -> None:
-        """`others` and `later`, the reactor's `callLater`: without, nobody is left a turn. `now` is in seconds."""
+        """`others` and `later`, the reactor's `callLater`: without, nobody is left a turn, and without `later` no hole
+        is closed. `now` is in seconds."""
         self._store = store
         self._others = others
         self._later = later
@@ -165,20 +128,22 @@ class Committer:
         """When it was last seen that another process had committed; None if it then left its turn unused, too."""
         self._stream = stream
         self._recovery = recovery
-        self._rooms: list[_PendingRoom] = []
-        self._writes: list[_PendingWrite] = []
+        self._rooms: list[PendingRoom] = []
+        self._writes: list[PendingWrite] = []
         self._turns: list[Deferred[None]] = []
         self._running = False
         self._began = 0.0
         self._unsure = False
         """Whether a commit's outcome is still unknown because the database did not answer in time."""
+        self._watching = False
+        """Whether a hole in the stream is given time to close."""
         self._idle: list[Deferred[None]] = []
         _WAITING.set_function(lambda: len(self._rooms) + len(self._writes))
 
     def commit_room(self, batch: RoomBatch, landed: Landed) -> Deferred[RoomCommit | None]:
         """Commit one room's batch; None if its head had moved or one of its transactions already stands."""
         done: Deferred[RoomCommit | None] = Deferred()
-        self._rooms.append(_PendingRoom(batch, landed, done))
+        self._rooms.append(PendingRoom(batch, landed, done))
         self._start()
         return done
 
@@ -196,7 +161,7 @@ class Committer:
         shown, and returns further users to wake. The rows must be safe to write again.
         """
         done: Deferred[int] = Deferred()
-        self._writes.append(_PendingWrite(kind, [dict(row) for row in rows], users, landed, done))
+        self._writes.append(PendingWrite(kind, [dict(row) for row in rows], users, landed, done))
         self._start()
         return done
 
@@ -317,12 +282,12 @@ class Committer:
         return not self._unsure
 
     async def _commit(
-        self, rooms: list[_PendingRoom], writes: list[_PendingWrite], tries: int = MAX_TRIES
+        self, rooms: list[PendingRoom], writes: list[PendingWrite], tries: int = MAX_TRIES
     ) -> None:
         try:
-            batch, starts = _assemble(rooms, writes)
+            batch, starts = assemble(rooms, writes)
             if rooms and self._others is not None and self._others.has_others:
-                batch.news = _news(rooms, starts)
+                batch.news = news_of(rooms, starts)
             result = await self._store.commit(batch)
         except ConnectionLost as error:
             await self._recover(rooms, writes, error)
@@ -334,14 +299,37 @@ class Committer:
                 await self._separate(rooms, writes, error)
             return
         _BATCH.observe(batch.count)
-        if self._others is not None and self._others.has_others:
+        has_others = self._others is not None and self._others.has_others
+        if has_others:
             self._note_rivals(result)
         self._end = result.before + batch.count
         self._announce(batch, result, rooms, writes, starts)
+        if self._stream.position < self._end and not (has_others or self._watching or self._later is None):
+            self._watching = True
+            Deferred.fromCoroutine(self._close_hole(self._later))
 
-    async def _separate(
-        self, rooms: list[_PendingRoom], writes: list[_PendingWrite], error: Exception
-    ) -> None:
+    async def _close_hole(self, later: Callable[[float, Callable[[], None]], DelayedCall]) -> None:
+        """Have memory brought up to date if something below our last commit is never told of.
+
+        A commit that was given up may land when what became of it was looked up already. Where there are others, it is
+        noticed that they wait for more than is known (`hearing.py`); here nobody else would look again.
+        """
+        try:
+            while self._stream.position < self._end and not self._unsure:
+                way = self._stream.reached(self._end)
+                call = later(PATIENCE, way.cancel)
+                try:
+                    await way
+                except CancelledError:
+                    await self._recovery.resync()
+                else:
+                    call.cancel()
+        except Exception:
+            self._unsure = True
+        finally:
+            self._watching = False
+
+    async def _separate(self, rooms: list[PendingRoom], writes: list[PendingWrite], error: Exception) -> None:
         """The database refused the batch: whatever is wrong with one part of it must not fail the others."""
         of_the_database = isinstance(error, DatabaseFailure) and not isinstance(error, UnstorableText)
         if of_the_database or len(rooms) + len(writes) == 1:
@@ -354,7 +342,7 @@ class Committer:
             await self._commit([], [write])
 
     async def _recover(
-        self, rooms: list[_PendingRoom], writes: list[_PendingWrite], error: ConnectionLost
+        self, rooms: list[PendingRoom], writes: list[PendingWrite], error: ConnectionLost
     ) -> None:
         """Nobody knows whether it was committed. Rooms find out by their events; writes may be done again."""
         try:
@@ -369,13 +357,13 @@ class Committer:
         self._writes[:0] = again
         _fail(rooms, [write for write in writes if write.tries >= MAX_TRIES], error)
 
-    def _take(self) -> tuple[list[_PendingRoom], list[_PendingWrite]]:
+    def _take(self) -> tuple[list[PendingRoom], list[PendingWrite]]:
         budget = MAX_POSITIONS
-        rooms: list[_PendingRoom] = []
+        rooms: list[PendingRoom] = []
         while self._rooms and (not rooms or budget >= self._rooms[0].batch.positions):
             budget -= self._rooms[0].batch.positions
             rooms.append(self._rooms.pop(0))
-        writes: list[_PendingWrite] = []
+        writes: list[PendingWrite] = []
         while self._writes and (not writes or budget >= len(self._writes[0].rows)):
             budget -= len(self._writes[0].rows)
             writes.append(self._writes.pop(0))
@@ -385,8 +373,8 @@ class Committer:
         self,
         batch: StreamBatch,
         result: CommitResult,
-        rooms: list[_PendingRoom],
-        writes: list[_PendingWrite],
+        rooms: list[PendingRoom],
+        writes: list[PendingWrite],
         starts: list[int],
     ) -> None:
         wake: set[str] = set()
@@ -430,63 +418,8 @@ def _told(landed: Callable[[T], Iterable[str]], where: T, wake: set[str]) -> boo
     return True
 
 
-def _fail(rooms: list[_PendingRoom], writes: list[_PendingWrite], error: Exception) -> None:
+def _fail(rooms: list[PendingRoom], writes: list[PendingWrite], error: Exception) -> None:
     for room in rooms:
         room.done.errback(error)
     for write in writes:
         write.done.errback(error)
-
-
-def _assemble(rooms: list[_PendingRoom], writes: list[_PendingWrite]) -> tuple[StreamBatch, list[int]]:
-    """One batch of many, with the offset at which each one's positions start."""
-    batch = StreamBatch(count=0)
-    users: set[str] = set()
-    starts: list[int] = []
-    for number, pending in enumerate(rooms):
-        starts.append(batch.count)
-        _add_room(batch, number, pending.batch)
-        users.update(pending.batch.users)
-    for write in writes:
-        starts.append(batch.count)
-        for offset, row in enumerate(write.rows, batch.count + 1):
-            row["i"] = offset
-        batch.writes.setdefault(write.kind, []).extend(write.rows)
-        batch.count += len(write.rows)
-        users.update(write.users)
-    batch.users = sorted(users)
-    return batch, starts
-
-
-def _news(rooms: list[_PendingRoom], starts: list[int]) -> list[str]:
-    """What the others are told of the rooms, so far as that can be told."""
-    return [
-        line
-        for pending, start in zip(rooms, starts, strict=False)
-        if pending.batch.news is not None
-        for line in pending.batch.news(start)
-    ]
-
-
-def _add_room(batch: StreamBatch, number: int, addition: RoomBatch) -> None:
-    start = batch.count
-    addition.room["r"] = number
-    addition.room["last"] = start + addition.positions
-    batch.rooms.append(addition.room)
-    offsets = addition.offsets or range(1, len(addition.events) + 1)
-    for offset, row in zip(offsets, addition.events, strict=True):
-        row["r"] = number
-        row["i"] = start + offset
-    batch.events.extend(addition.events)
-    batch.count += addition.positions
-    for kind, rows in addition.state.items():
-        batch.state.setdefault(kind, []).extend(_placed(row, number, start) for row in rows)
-    batch.redactions.extend(_placed(row, number, start) for row in addition.redactions)
-
-
-def _placed(row: Row, number: int, start: int) -> Row:
-    placed = {**row, "r": number}
-    if "i" in row:
-        placed["i"] = row["i"] + start
-    if row.get("until_i") is not None:
-        placed["until_i"] = row["until_i"] + start
-    return placed

@@ -58,6 +58,8 @@ class Stream:
         self._reaching = Waiting()
         self._own_news = f'{{"origin" : "{origin}",'
         self._own_parts = f"{origin}\n"
+        self.announcing = False
+        """Whether a commit is being taken in, so that no other may be now."""
         self._parts: dict[str, list[str]] = {}
         """Lines that belong to the next notification of the stream, by the process that tells them."""
         self._positions = Positions(position)
@@ -83,6 +85,13 @@ class Stream:
 
     def announce(self, change: Change) -> None:
         """A commit is durable: bring memory up to date, move the position, wake whom it concerns."""
+        before, self.announcing = self.announcing, True
+        try:
+            self._announce(change)
+        finally:
+            self.announcing = before
+
+    def _announce(self, change: Change) -> None:
         wake = set(change.users)
         wake.update(change.wake)
         for subscriber in self._subscribers:

@@ -11,10 +11,10 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from homeserver.stream import Apart, Change, Committer, RoomBatch, RoomCommit
-from homeserver.stream.committer import MAX_TRIES, WAY
+from homeserver.stream import Apart, Change, Committer, Recovery, RoomBatch, RoomCommit, Stream
+from homeserver.stream.committer import MAX_TRIES, PATIENCE, WAY
 from homeserver.stream.waiting import Waiting
-from storage.database import ConnectionLost, DatabaseOverloaded, DatabaseUnavailable
+from storage.database import ConnectionLost, DatabaseClosed, DatabaseOverloaded, DatabaseUnavailable
 from storage.stream import CommitResult, StreamBatch
 
 
@@ -341,3 +341,73 @@ def test_nobody_is_waited_for_where_nobody_is() -> None:
         house.door.accept()
         assert len(house.door.batches) == count
     assert not house.clock.getDelayedCalls()
+
+
+class Alone:
+    """A process without others, on a stream that may have holes."""
+
+    def __init__(self) -> None:
+        self.door, self.clock = Door(), Clock()
+        self.stream, self.looks = Stream(origin="alone", position=0), 0
+        recovery = Recovery(self, self.stream, lambda _: Deferred())
+        self.committer = Committer(self.door, self.stream, recovery, later=self.clock.callLater)
+
+    async def settled_position(self) -> int:
+        self.looks += 1
+        return self.door.position
+
+
+def test_a_commit_that_lands_after_it_was_given_up_hides_nothing() -> None:
+    """Its outcome was looked up before; nobody will tell of it, and what comes later is shown all the same."""
+    alone = Alone()
+    lost = alone.committer.write("receipts", [{}] * 3)
+    for _ in range(MAX_TRIES):
+        alone.door.refuse(ConnectionLost("gone"))
+    with pytest.raises(ConnectionLost):
+        result_of(lost).raiseException()
+    alone.door.position += 3
+    for position in (3, 4):
+        write = alone.committer.write("receipts", [{}])
+        alone.door.accept()
+        assert result_of(write) == position
+    assert alone.stream.position == 0
+    alone.clock.advance(PATIENCE)
+    assert alone.stream.position == 5
+    assert not alone.clock.getDelayedCalls()
+
+
+def test_what_a_commit_overtook_is_given_time() -> None:
+    """Statements of their own commit beside it, and are told of a moment later."""
+    alone = Alone()
+    alone.door.position += 1
+    alone.committer.write("receipts", [{}])
+    alone.door.accept()
+    assert alone.stream.position == 0
+    alone.clock.advance(PATIENCE / 2)
+    alone.stream.announce(Change(before=0, count=1))
+    assert alone.stream.position == 2
+    assert not alone.clock.getDelayedCalls()
+    assert not alone.looks
+
+
+async def test_a_hole_that_cannot_be_looked_into_is_looked_into_before_the_next_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As any whose outcome is unknown."""
+    alone = Alone()
+    alone.door.position += 1
+    alone.committer.write("receipts", [{}])
+    alone.door.accept()
+
+    async def closed() -> int:
+        raise DatabaseClosed("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alone, "settled_position", closed)
+        alone.clock.advance(PATIENCE)
+    assert alone.stream.position == 0
+    assert not alone.clock.getDelayedCalls()
+    alone.committer.write("receipts", [{}])
+    assert alone.stream.position == 2
+    alone.door.accept()
+    assert alone.stream.position == 3

@@ -8,15 +8,20 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from homeserver.stream import company
 from homeserver.stream.company import LEASE, RENEW, OtherCompanies
 from storage.database import Database
 from storage.notifications import NotificationStore
 from storage.server_processes import CHANNEL, ServerProcess, ServerProcessStore
 from storage.stream import StreamBatch, StreamStore
 from tests.reactor import reactor
+
+LONG = 600.0
+"""Seconds of a lease that does not run out meanwhile."""
 
 
 class Member:
@@ -42,8 +47,11 @@ class Member:
         )
 
 
-async def test_who_comes_is_known_before_it_serves(database: Database) -> None:
+async def test_who_comes_is_known_before_it_serves(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And forgotten when it leaves."""
+    monkeypatch.setattr(company, "LEASE", LONG)  # on this clock a machine that stops would take them for gone
     first, second = Member(database), Member(database)
     await database.listen(CHANNEL, first.companies.heard)
     await first.companies.start()
@@ -89,7 +97,7 @@ async def test_who_does_not_answer_is_waited_for_as_long_as_its_lease(database: 
     """Unless it is known to have ended: a server that was killed does not hold up the next start."""
     clock = Clock()
     silent = ServerProcessStore(database, origin="silent", company="silent")
-    await silent.renew("another machine", 1, LEASE)
+    await silent.renew("another machine", 1, LONG)
     member = Member(database, clock)
     started = Deferred.fromCoroutine(member.companies.start())
     while not member.companies._unseen or not clock.getDelayedCalls():
@@ -171,8 +179,7 @@ async def test_who_was_forgotten_and_greeted_is_found_by_its_answer(database: Da
     await old.companies.start()
     await database.execute("test", "TRUNCATE server_processes")
     await database.listen(CHANNEL, new.companies.heard)
-    await new.companies.start()
-    assert new.found[0] is False
+    await new.companies.start()  # the answer may be here before this is over
     while not new.found[-1]:
         await database.fetch_one("test", "SELECT 1")
     assert old.found[-1]
