@@ -139,6 +139,15 @@ class Engine:
         return written.event_id
 
 
+async def heard(here: Engine, there: Engine) -> None:
+    """Let the reactor turn until both show what is committed: also a process that wrote does so later, where it has not
+    heard yet of what another wrote before. It is `there` that asks the database.
+    """
+    position = await StreamStore(there.database, "test").position()
+    while min(here.stream.position, there.stream.position) < position:
+        await deferLater(reactor, 0)
+
+
 async def _pause(seconds: float) -> None:
     await deferLater(reactor, seconds)
 

@@ -9,8 +9,8 @@ from homeserver.rooms.engine.cache import RoomCache
 from homeserver.rooms.engine.drafts import DirectoryEntry, Draft, SendTransaction
 from homeserver.rooms.engine.engine import RoomEngine
 from homeserver.rooms.engine.head import RoomHead
+from homeserver.rooms.engine.queued import Plan, Written
 from homeserver.rooms.engine.room import Room
-from homeserver.rooms.engine.writer import Plan, Written
 
 __all__ = [
     "DirectoryEntry",

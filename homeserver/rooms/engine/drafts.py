@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from storage.events import StoredEvent
 
 
-@dataclass(frozen=True, slots=True)
-class SendTransaction:
+class SendTransaction(Struct, frozen=True):
     """A client's transaction: the same one gives the same event, for ever and on every process.
 
     Client-server API, "Transaction identifiers": scoped to a device and an HTTP path, which `scope` stands for.
@@ -24,15 +23,15 @@ class SendTransaction:
     device_id: str
     scope: str
     transaction_id: str
-    key: str = field(init=False)
-    """Digest of all four, as a UUID."""
+    key: str = ""
+    """Digest of all four, as a UUID: not to be given."""
 
     def __post_init__(self) -> None:
         text = "\0".join((self.user_id, self.device_id, self.scope, self.transaction_id))
         name = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         # As `uuid.UUID` writes it, in a fifth of its time.
         uuid = f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}"
-        object.__setattr__(self, "key", uuid)
+        force_setattr(self, "key", uuid)
 
 
 class Draft(Struct, frozen=True):

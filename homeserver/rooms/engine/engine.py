@@ -21,10 +21,11 @@ from homeserver.rooms.engine.cache import RoomCache
 from homeserver.rooms.engine.drafts import DirectoryEntry, Draft, SendTransaction
 from homeserver.rooms.engine.head import RoomHead, concerned
 from homeserver.rooms.engine.member_events import MemberEvents
+from homeserver.rooms.engine.queued import Deed, Plan, Work, Written
 from homeserver.rooms.engine.recommending import PolicyServers, sign_guarded
 from homeserver.rooms.engine.room import Room
 from homeserver.rooms.engine.working import MissingEvents, Signer, WorkingRoom
-from homeserver.rooms.engine.writer import Deed, Plan, RoomWriter, Work, WriterTools, Written
+from homeserver.rooms.engine.writer import RoomWriter, WriterTools
 from homeserver.stream import Committer, RoomCommit
 
 RECENT_TRANSACTIONS = 2_000

@@ -12,6 +12,8 @@ from enum import Enum, auto
 from typing import Any
 
 from immutables import Map
+from msgspec import Struct
+from msgspec.structs import replace
 
 from homeserver.events import RoomEvent
 from homeserver.protocol.policy_servers import POLICY, PolicyServer
@@ -24,6 +26,7 @@ from storage.rooms import LoadedRoom, Member
 StateKey = tuple[str, str]
 
 _EMPTY: Mapping[str, Any] = {}
+_NO_STATE: Map[StateKey, RoomEvent] = Map()
 
 
 class _Unread(Enum):
@@ -32,66 +35,41 @@ class _Unread(Enum):
     UNREAD = auto()
 
 
-class RoomHead:
+class RoomHead(Struct, eq=False):
     """See the module. Fields are those of the tables `rooms`, `current_state` and `memberships`."""
 
-    __slots__ = (
-        "_named_policy_server",
-        "_power_levels",
-        "_server_acl",
-        "depth",
-        "extremities",
-        "fresh_members",
-        "head",
-        "hosts",
-        "invited_count",
-        "joined_count",
-        "members",
-        "next_ordinal",
-        "next_snapshot",
-        "oldest_position",
-        "partial_servers",
-        "position",
-        "resolved_from",
-        "room",
-        "room_id",
-        "snapshot",
-        "snapshot_weight",
-        "state",
-        "version",
-    )
-
-    def __init__(self, room_id: str, version: RoomVersion) -> None:
-        self.room = 0
-        self.room_id = room_id
-        self.version = version
-        self.head = 0
-        self.depth = 0
-        self.extremities: tuple[tuple[str, int], ...] = ()
-        self.next_ordinal = 1
-        self.snapshot = 0
-        self.next_snapshot = 1
-        self.snapshot_weight = 0
-        self.position = 0
-        self.oldest_position = 0
-        """The lowest position taken by history; the next goes below it."""
-        self.state: Map[StateKey, RoomEvent] = Map()
-        self.members: Map[str, Member] = Map()
-        self.joined_count = 0
-        self.invited_count = 0
-        self.hosts: Map[str, int] = Map()
-        """Joined members by server."""
-        self.partial_servers: frozenset[str] | None = None
-        """While most members are not known yet, the servers that are said to be in the room; None: all are known."""
-        self.fresh_members: Map[str, RoomEvent] = Map()
-        """Member events appended since the last commit, and those loaded for it: whether a cache holds them or not.
-        One that `members` does not name by its ordinal is not the newest."""
-        self.resolved_from: frozenset[int] | None = None
-        """Snapshots of the states after the extremities, which `snapshot` resolves, where it is not the only one
-        of them; None: it is, or they are not at hand."""
-        self._power_levels: PowerLevels | None = None
-        self._server_acl: ServerAcl | None = None
-        self._named_policy_server: PolicyServer | _Unread | None = _Unread.UNREAD
+    room_id: str
+    version: RoomVersion
+    room: int = 0
+    head: int = 0
+    depth: int = 0
+    extremities: tuple[tuple[str, int], ...] = ()
+    next_ordinal: int = 1
+    snapshot: int = 0
+    next_snapshot: int = 1
+    snapshot_weight: int = 0
+    position: int = 0
+    oldest_position: int = 0
+    """The lowest position taken by history; the next goes below it."""
+    state: Map[StateKey, RoomEvent] = _NO_STATE
+    members: Map[str, Member] = Map()
+    joined_count: int = 0
+    invited_count: int = 0
+    hosts: Map[str, int] = Map()
+    """Joined members by server."""
+    partial_servers: frozenset[str] | None = None
+    """While most members are not known yet, the servers that are said to be in the room; None: all are known."""
+    fresh_members: Map[str, RoomEvent] = Map()
+    """Member events appended since the last commit, and those loaded for it: whether a cache holds them or not.
+    One that `members` does not name by its ordinal is not the newest."""
+    resolved_from: frozenset[int] | None = None
+    """Snapshots of the states after the extremities, which `snapshot` resolves, where it is not the only one
+    of them; None: it is, or they are not at hand."""
+    _power_levels: PowerLevels | None = None
+    _server_acl: ServerAcl | None = None
+    _named_policy_server: PolicyServer | _Unread | None = _Unread.UNREAD
+    _weighed: tuple[Map[StateKey, RoomEvent], int] = (_NO_STATE, 0)
+    """A state and its weight: for as long as it is this one it need not be weighed again."""
 
     @classmethod
     def of(cls, loaded: LoadedRoom) -> RoomHead:
@@ -125,10 +103,7 @@ class RoomHead:
 
     def copy(self) -> RoomHead:
         """A head to build on; sharing is safe because the maps are persistent."""
-        twin = RoomHead.__new__(RoomHead)
-        for name in RoomHead.__slots__:
-            setattr(twin, name, getattr(self, name))
-        return twin
+        return replace(self)
 
     # What the state says.
 
@@ -239,7 +214,11 @@ class RoomHead:
     @property
     def weight(self) -> int:
         """About how many bytes of memory it takes."""
-        return 2000 + 250 * len(self.members) + sum(entry.weight for entry in self.state.values())
+        state, weight = self._weighed
+        if state is not self.state:
+            state, weight = self.state, sum(entry.weight for entry in self.state.values())
+            self._weighed = state, weight
+        return 2000 + 250 * len(self.members) + weight
 
     def summary(self) -> dict[str, Any]:
         """The row of `room_summaries`. NUL, which Postgres cannot store, is left out of texts."""

@@ -23,9 +23,9 @@ from homeserver.protocol.relations import relation_of
 from homeserver.rooms.engine.drafts import SendTransaction
 from homeserver.rooms.engine.head import DERIVED_FROM, SUMMARY_TYPES, RoomHead, StateKey, host_of
 from homeserver.rooms.engine.news import lines_of
-from homeserver.rooms.engine.rows import Rows, current_row, event_row, placed_row, relation_row
+from homeserver.rooms.engine.rows import Rows, RowsMark, current_row, event_row, placed_row, relation_row
 from homeserver.rooms.engine.snapshots import NOTHING, State, checkpoint_due, checkpoint_of
-from homeserver.stream.committer import RoomBatch, Row
+from homeserver.stream.batches import RoomBatch, Row
 from storage.events import StoredEvent
 from storage.rooms import Member
 
@@ -44,7 +44,7 @@ class Mark(Struct, frozen=True):
     """A point to go back to."""
 
     head: RoomHead
-    rows: Rows
+    rows: RowsMark
     appended: int
 
 
@@ -68,12 +68,12 @@ class MovingHead:
         """Redacted forms of state events, each with the shared object that it stands for until the batch stands."""
 
     def mark(self) -> Mark:
-        return Mark(self.head.copy(), self.rows.copy(), len(self.appended))
+        return Mark(self.head.copy(), self.rows.mark(), len(self.appended))
 
     def roll_back(self, mark: Mark) -> None:
         """Undo all that was put on since the mark."""
         self.head = mark.head
-        self.rows = mark.rows
+        self.rows.roll_back(mark.rows)
         del self.appended[mark.appended :]
         self._states = {n: state for n, state in self._states.items() if n < mark.head.next_snapshot}
         kept = set(map(id, self.appended))

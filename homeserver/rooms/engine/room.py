@@ -7,7 +7,7 @@ Owns what is known of the room's being out of date. Keeping rooms, and bringing 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Set
 
 from twisted.internet.defer import Deferred
 
@@ -15,19 +15,24 @@ from homeserver.events import RoomEvent
 from homeserver.rooms.engine.head import RoomHead
 from homeserver.rooms.engine.news import Told
 
+_NOBODY: Set[str] = frozenset()
 RECENT_EVENTS = 64
 """Newest events kept per room, enough for a long-poll that comes back after a burst."""
+MOST_MOVED = 1000
+"""Users remembered of a room that is out of date; of more, everybody counts as one of them until it is read."""
 
 
 class Room:
     """A room in memory."""
 
     __slots__ = (
+        "_recent_weight",
         "beyond",
         "cleared",
         "doubted",
         "giving_way",
         "head",
+        "moved",
         "read_at",
         "recent",
         "recent_floor",
@@ -46,12 +51,17 @@ class Room:
         self.read_at = head.position
         """Where it was when it was loaded as a whole."""
         self.recent: deque[RoomEvent] = deque()
+        """`remember` adds to them."""
+        self._recent_weight = 0
         self.recent_floor = head.position
         """Every event above this position that is shown to clients is in `recent`."""
         self.unshown = 0
         """Position of the newest event known to be for other servers only, which is not in `recent`."""
         self.beyond = 0
         """The newest event is known to be above this position."""
+        self.moved: set[str] | None = None
+        """Users whose membership, here or elsewhere, other processes wrote while the room was out of date: what the
+        head says of them may be of before."""
         self.suspected = 0
         """How often it was thought that the head had moved, nobody knew where to."""
         self.cleared = 0
@@ -89,6 +99,28 @@ class Room:
         """Whether the head is known, or thought, to have moved elsewhere."""
         return self.head.position <= self.beyond or self.suspected != self.cleared
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it may have become anything, with anybody in it, for all that is known here."""
+        return self.doubted > self.cleared
+
+    def may_have(self, users: Set[str]) -> Set[str]:
+        """Of those users the ones who may have come since what the head knows."""
+        return users & self.moved if self.moved and self.stale else _NOBODY
+
+    def written_after(self, before: int, moved: Collection[str]) -> None:
+        """A commit after that position wrote the room, and the membership of those users."""
+        if self.moved is not None and not self.stale:
+            self.moved = None
+        self.beyond = max(self.beyond, before)
+        if moved and self.stale:
+            if self.moved is None:
+                self.moved = set()
+            self.moved.update(moved)
+            if len(self.moved) > MOST_MOVED:
+                self.moved = None
+                self.doubt()
+
     def doubt(self) -> None:
         """The room may have become anything."""
         self.suspected += 1
@@ -111,32 +143,41 @@ class Room:
         if head.head <= self.head.head:
             return
         if head.head != self.head.head + 1:
-            self.recent.clear()
-            self.recent_floor = head.position
+            self._forget_recent(head.position)
         else:
-            self.recent.extend(events)
-            while len(self.recent) > RECENT_EVENTS:
-                self.recent_floor = self.recent.popleft().stored.position
+            self.remember(events)
         self.head = head
 
     def follow(self, head: RoomHead, events: Iterable[RoomEvent]) -> None:
         """Another process wrote these on top of the head."""
         self.head = head
-        self.recent.extend(events)
-        while len(self.recent) > RECENT_EVENTS:
-            self.recent_floor = self.recent.popleft().stored.position
+        self.remember(events)
 
     def replace(self, head: RoomHead) -> None:
         """The room was loaded again."""
         if head.head > self.head.head:
             self.head = head
             self.read_at = head.position
-            self.recent.clear()
-            self.recent_floor = head.position
+            self._forget_recent(head.position)
+
+    def remember(self, events: Iterable[RoomEvent]) -> None:
+        """Events that go on from the most recent ones."""
+        recent, weight = self.recent, self._recent_weight
+        for entry in events:
+            recent.append(entry)
+            weight += entry.weight
+        while len(recent) > RECENT_EVENTS:
+            oldest = recent.popleft()
+            weight -= oldest.weight
+            self.recent_floor = oldest.stored.position
+        self._recent_weight = weight
+
+    def _forget_recent(self, floor: int) -> None:
+        self.recent.clear()
+        self._recent_weight = 0
+        self.recent_floor = floor
 
     def measure(self) -> int:
-        return (
-            self.head.weight
-            + sum(entry.weight for entry in self.recent)
-            + sum(told.weight for told in self.told)
-        )
+        """About how many bytes of memory it takes."""
+        told = sum(each.weight for each in self.told) if self.told else 0
+        return self.head.weight + self._recent_weight + told

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows that a room's batch writes, in the form `commit_stream` takes them (migrations 0001 and 0008). Pure."""
+"""The rows that a room's batch writes, in the form `commit_stream` takes them (migration 0031). Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,33 @@ from msgspec import Struct, field
 from homeserver.protocol.relations import Relation, may_be_bundled
 from homeserver.rooms.engine.drafts import SendTransaction
 from homeserver.rooms.engine.head import StateKey
-from homeserver.stream.committer import Row
+from homeserver.stream.batches import Row
 from storage.events import StoredEvent
 from storage.packing import packed
+
+
+class Changing(Struct):
+    """Of what a batch will write, that of which something may be taken back."""
+
+    current: dict[StateKey, Row] = field(default_factory=dict)
+    intervals: list[Row] = field(default_factory=list)
+    ended: dict[str, Row] = field(default_factory=dict)
+    renewed: dict[str, Row] = field(default_factory=dict)
+    summary: bool = False
+    gaps: list[Row] = field(default_factory=list)
+    waiting: list[Row] = field(default_factory=list)
+
+
+class RowsMark(Struct, frozen=True):
+    """How many rows of each kind there were, and what else there was."""
+
+    events: int
+    snapshots: int
+    redactions: int
+    relations: int
+    received: int
+    placed: int
+    changing: Changing | None
 
 
 class Rows(Struct):
@@ -37,23 +61,54 @@ class Rows(Struct):
     gaps: list[Row] = field(default_factory=list)
     waiting: list[Row] = field(default_factory=list)
 
-    def copy(self) -> Rows:
-        return Rows(
-            list(self.events),
-            list(self.offsets),
-            list(self.snapshots),
-            dict(self.current),
-            [dict(row) for row in self.intervals],
-            dict(self.ended),
-            dict(self.renewed),
-            list(self.redactions),
-            list(self.relations),
-            self.summary,
-            list(self.received),
-            list(self.placed),
-            list(self.gaps),
-            list(self.waiting),
+    def mark(self) -> RowsMark:
+        """A point to go back to: of what only grows its length, of the rest a copy, which messages have no use for."""
+        changing: Changing | None = None
+        if (
+            self.current
+            or self.intervals
+            or self.ended
+            or self.renewed
+            or self.summary
+            or self.gaps
+            or self.waiting
+        ):
+            changing = Changing(
+                dict(self.current),
+                [dict(row) for row in self.intervals],
+                dict(self.ended),
+                dict(self.renewed),
+                self.summary,
+                list(self.gaps),
+                list(self.waiting),
+            )
+        return RowsMark(
+            len(self.events),
+            len(self.snapshots),
+            len(self.redactions),
+            len(self.relations),
+            len(self.received),
+            len(self.placed),
+            changing,
         )
+
+    def roll_back(self, mark: RowsMark) -> None:
+        """Undo all that was gathered since the mark."""
+        del self.events[mark.events :]
+        del self.offsets[mark.events :]
+        del self.snapshots[mark.snapshots :]
+        del self.redactions[mark.redactions :]
+        del self.relations[mark.relations :]
+        del self.received[mark.received :]
+        del self.placed[mark.placed :]
+        then = mark.changing or Changing()
+        self.current, self.intervals, self.ended, self.renewed = (
+            then.current,
+            then.intervals,
+            then.ended,
+            then.renewed,
+        )
+        self.summary, self.gaps, self.waiting = then.summary, then.gaps, then.waiting
 
     def state(self, summary: Callable[[], Row]) -> dict[str, list[Row]]:
         """All but the events themselves and redactions; `summary` makes the room's, if it is wanted."""

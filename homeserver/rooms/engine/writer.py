@@ -7,7 +7,6 @@ Plans run on the newest head, synchronously, right before their events are built
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from time import monotonic
 from typing import Any
@@ -19,11 +18,21 @@ from homeserver.errors import LimitExceeded, NotFound
 from homeserver.events import RoomEvent
 from homeserver.needs import Protocol
 from homeserver.rooms.engine.cache import RoomCache
-from homeserver.rooms.engine.drafts import Draft, SendTransaction
-from homeserver.rooms.engine.head import RoomHead, concerned
+from homeserver.rooms.engine.drafts import SendTransaction
+from homeserver.rooms.engine.head import concerned
 from homeserver.rooms.engine.member_events import MemberEvents
-from homeserver.rooms.engine.moving import Mark
+from homeserver.rooms.engine.queued import (
+    Deed,
+    HeadMoved,
+    LoadFirst,
+    Pending,
+    Plan,
+    Work,
+    Written,
+    sender_of,
+)
 from homeserver.rooms.engine.recommending import PolicyServers, sign_guarded
+from homeserver.rooms.engine.rivalry import Later, contested, give_way
 from homeserver.rooms.engine.room import Room
 from homeserver.rooms.engine.turns import by_turns
 from homeserver.rooms.engine.working import Guarded, MissingEvents, Signer, WorkingRoom
@@ -31,8 +40,6 @@ from homeserver.stream import Committer, RoomCommit
 from storage.database import ConnectionLost
 from storage.events import EventStore
 from storage.stream import AlreadyStored
-
-logger = logging.getLogger(__name__)
 
 MAX_BATCH = 50
 """Events of a room in one commit."""
@@ -50,102 +57,12 @@ MAX_TRIES = 200
 So many, because two processes that write one room without a pause each lose every other round (see
 `RoomCache.changed`), which takes a few milliseconds."""
 
-RIVALRY = 0.25
-"""Seconds that a process is taken to be writing a room after it has."""
-WAY = (0.01, 0.1)
-"""Seconds that it is left at least and at most to have its turn: the time of three commits, for what it takes is a
-notification, a look at the room and a commit."""
-
-Plan = Callable[[RoomHead], Sequence[Draft]]
-"""Says what to write, given the room at its newest. May raise to refuse; may run more than once."""
-
-
-class Written(Struct, frozen=True):
-    """The events that now stand; none if the plan wanted none.
-
-    For a transaction that stood already, `replayed` is the event id it gave then and `events` is empty.
-    """
-
-    events: Sequence[RoomEvent] = ()
-    replayed: str | None = None
-
-    @property
-    def event_id(self) -> str:
-        """The id of the last event written, or the one replayed."""
-        return self.replayed if self.replayed is not None else self.events[-1].stored.event_id
-
-
-class LoadFirst(Exception):
-    """Raised by a `Work` that cannot go on without what its `load` loads."""
-
-
-class HeadMoved(Exception):
-    """Raised by the `load` of a `Work` that has read what is newer than the head it was given."""
-
-
-class Work(Protocol):
-    """Something else than a plan that is done on a room's newest head, in the same batches as plans are."""
-
-    @property
-    def weight(self) -> int:
-        """About how many events it writes."""
-        ...
-
-    def run(self, room: Room, working: WorkingRoom) -> object:
-        """Do it; synchronous, may run more than once. What it returns is the answer once the batch stands. What it did
-        is undone if it raises: LoadFirst or MissingEvents to be run again, anything else to fail."""
-        ...
-
-    async def load(self) -> None:
-        """Load what is lacking. Raises HeadMoved."""
-        ...
-
-    def landed(self, room: Room, working: WorkingRoom) -> None:
-        """The batch stands."""
-        ...
-
-
-class Deed(Protocol):
-    """Something that is done to a room by itself, while nothing else is written there by this process."""
-
-    async def run(self) -> object: ...
-
-
-class DelayedCall(Protocol):
-    def active(self) -> bool: ...
-
-    def cancel(self) -> None: ...
-
 
 class Listening(Protocol):
     """Users of this process who wait for news."""
 
     @property
     def users(self) -> Set[str]: ...
-
-
-class _Pending(Struct):
-    done: Deferred[Any]
-    plan: Plan | None = None
-    work: Work | None = None
-    deed: Deed | None = None
-    """One of the three."""
-    users: Sequence[str] = ()
-    transaction: SendTransaction | None = None
-    outcome: object = None
-    """Of work."""
-    tries: int = 0
-    first: int = 0
-    last: int = 0
-    mark: Mark | None = None
-    """The room before it."""
-    refused: Exception | None = None
-    """Why it is not written, unless its transaction turns out to stand."""
-
-
-def _sender_of(pending: _Pending) -> str:
-    """Whose turn it takes; what is no plan stays in its order."""
-    return pending.users[0] if pending.plan is not None and pending.users else ""
 
 
 class WriterTools(Struct, frozen=True):
@@ -159,8 +76,8 @@ class WriterTools(Struct, frozen=True):
     signer: Signer
     now: Callable[[], int]
     policy_servers: PolicyServers
-    later: Callable[[float, Callable[[], None]], DelayedCall] | None = None
-    """The reactor's `callLater`; without, nobody is given way."""
+    later: Later | None = None
+    """Without, nobody is given way."""
 
 
 class RoomWriter:
@@ -170,7 +87,7 @@ class RoomWriter:
         self._room_id = room_id
         self._tools = tools
         self._finished = finished
-        self._queue: list[_Pending] = []
+        self._queue: list[Pending] = []
         self._running = False
 
     @property
@@ -184,17 +101,17 @@ class RoomWriter:
         """Queue a plan. `users` are those whose member events it will need. Raises LimitExceeded."""
         if len(self._queue) >= MOST_WAITING:
             raise LimitExceeded(BUSY_MS, "Too much is being sent to this room")
-        return self._add(_Pending(Deferred(), plan=plan, users=users, transaction=transaction))
+        return self._add(Pending(Deferred(), plan=plan, users=users, transaction=transaction))
 
     def do(self, work: Work, users: Sequence[str]) -> Deferred[Any]:
         """Queue work; gives what it returned."""
-        return self._add(_Pending(Deferred(), work=work, users=users))
+        return self._add(Pending(Deferred(), work=work, users=users))
 
     def do_alone(self, deed: Deed) -> Deferred[Any]:
         """Queue something that shares its turn with nothing else; gives what it returned."""
-        return self._add(_Pending(Deferred(), deed=deed))
+        return self._add(Pending(Deferred(), deed=deed))
 
-    def _add(self, pending: _Pending) -> Deferred[Any]:
+    def _add(self, pending: Pending) -> Deferred[Any]:
         self._queue.append(pending)
         if not self._running:
             self._running = True
@@ -205,8 +122,8 @@ class RoomWriter:
         try:
             while self._queue:
                 if self._tools.cache.has_rivals:
-                    await self._give_way()
-                if self._contested():
+                    await give_way(self._tools.cache.held(self._room_id), self._tools.later)
+                if contested(self._tools.cache.held(self._room_id)):
                     await self._tools.committer.turn()
                 taken = self._take()
                 try:
@@ -221,42 +138,10 @@ class RoomWriter:
             self._running = False
             self._finished(self._room_id)
 
-    async def _give_way(self) -> None:
-        """Let another process that writes the room have the next turn, for some milliseconds.
-
-        Who has just written is the first to know the new head, and would win the next race as well; the other's work
-        would be for nothing. So they take turns, each with what gathered meanwhile.
-        """
-        room = self._tools.cache.held(self._room_id)
-        if room is None or self._tools.later is None:
-            return
-        now, since = monotonic(), max(room.written_at, room.rival_lost_at)
-        rival_at = max(room.rival_wrote_at, room.rival_lost_at)
-        shortest, longest = WAY
-        left = since + min(max(3 * room.took, shortest), longest) - now
-        if now - rival_at > RIVALRY or room.rival_wrote_at >= since or left <= 0:
-            return
-        way: Deferred[None] = Deferred()
-        room.giving_way = way
-
-        def over() -> None:
-            if not way.called:
-                way.callback(None)
-
-        call = self._tools.later(left, over)
-        await way
-        if call.active():
-            call.cancel()
-
-    def _contested(self) -> bool:
-        """Whether another process is writing the room: what is planned before its commit is planned in vain."""
-        room = self._tools.cache.held(self._room_id)
-        return room is not None and bool(room.rival_wrote_at) and monotonic() - room.rival_wrote_at <= RIVALRY
-
-    def _take(self) -> list[_Pending]:
+    def _take(self) -> list[Pending]:
         """What goes into one batch: the first of the queue, and what is not too much together with it."""
         if len(self._queue) > MAX_BATCH:
-            self._queue = by_turns(self._queue, _sender_of)
+            self._queue = by_turns(self._queue, sender_of)
         weight = count = 0
         held = self._tools.cache.held(self._room_id)
         most = MAX_BATCH if held is None or held.head.policy_server is None else GUARDED_BATCH
@@ -271,7 +156,7 @@ class RoomWriter:
         taken, self._queue = self._queue[:count], self._queue[count:]
         return taken
 
-    async def _write(self, taken: list[_Pending]) -> list[_Pending]:
+    async def _write(self, taken: list[Pending]) -> list[Pending]:
         """Write what can be written of these; return those to try again."""
         deed = taken[0].deed
         if deed is not None:
@@ -288,7 +173,7 @@ class RoomWriter:
         if refused:
             await self._answer_refused(refused)
         guarded = working.guarded
-        again: list[_Pending] = []
+        again: list[Pending] = []
         if guarded:
             planned, again = await self._signed(planned, working, guarded)
         if working.moving.is_empty:
@@ -304,7 +189,7 @@ class RoomWriter:
         tries = GUARDED_TRIES if guarded else MAX_TRIES
         return await self._after_conflict(planned, tries, base=working.moving.base) + again
 
-    async def _plan(self, room: Room, taken: list[_Pending]) -> tuple[list[_Pending], WorkingRoom]:
+    async def _plan(self, room: Room, taken: list[Pending]) -> tuple[list[Pending], WorkingRoom]:
         """Run the plans, one on top of the other, loading what they turn out to need."""
         tools = self._tools
         users = {user for pending in taken for user in pending.users}
@@ -322,7 +207,7 @@ class RoomWriter:
                 loaded=loaded,
                 now=tools.now,
             )
-            planned: list[_Pending] = []
+            planned: list[Pending] = []
             lacking: list[Work] = []
             missing: set[int] = set()
             for pending in taken:
@@ -348,17 +233,17 @@ class RoomWriter:
             ordinals = missing
 
     async def _signed(
-        self, planned: list[_Pending], working: WorkingRoom, guarded: Sequence[Guarded]
-    ) -> tuple[list[_Pending], list[_Pending]]:
+        self, planned: list[Pending], working: WorkingRoom, guarded: Sequence[Guarded]
+    ) -> tuple[list[Pending], list[Pending]]:
         """Have the policy server sign what was drafted; give what can be committed, and what must be planned anew.
 
         What it refuses is answered, and undone together with all that was drafted on top of it. The room's turn is kept
         meanwhile: another event of this process would take the drafts' place, and each would be asked about again.
         """
         failures = await sign_guarded(self._tools.policy_servers, working, guarded)
-        good: list[_Pending] = []
-        again: list[_Pending] = []
-        refused: list[_Pending] = []
+        good: list[Pending] = []
+        again: list[Pending] = []
+        refused: list[Pending] = []
         for pending in planned:
             pending.refused = next(
                 (failures[n] for n in range(pending.first, pending.last) if n in failures), None
@@ -370,7 +255,7 @@ class RoomWriter:
             await self._answer_refused(refused)
         return good, again
 
-    async def _answer_refused(self, refused: list[_Pending]) -> None:
+    async def _answer_refused(self, refused: list[Pending]) -> None:
         """What would be refused now was perhaps sent by the very same transaction, before the room changed."""
         standing = await self._standing(refused)
         for pending in refused:
@@ -382,13 +267,13 @@ class RoomWriter:
             else:
                 pending.done.errback(pending.refused)
 
-    async def _standing(self, pending: Iterable[_Pending]) -> Mapping[str, str]:
+    async def _standing(self, pending: Iterable[Pending]) -> Mapping[str, str]:
         """Of their transactions those that stand, with the event id each gave."""
         keys = [each.transaction.key for each in pending if each.transaction is not None]
         return await self._tools.events.ids_by_transactions(keys) if keys else {}
 
     @staticmethod
-    def _run(room: Room, pending: _Pending, working: WorkingRoom) -> None:
+    def _run(room: Room, pending: Pending, working: WorkingRoom) -> None:
         mark = pending.mark = working.moving.mark()
         pending.first = len(working.appended)
         try:
@@ -453,16 +338,16 @@ class RoomWriter:
             if entry.stored.flags and entry.stored.outbound:
                 room.unshown = max(room.unshown, entry.stored.position)
         for entry in working.moving.placed:
-            self._tools.cache.placed(room, entry)
+            self._tools.cache.copies.placed(room, entry)
         for target, pdu, redaction in working.moving.struck:
-            self._tools.cache.struck(room, target, pdu, redaction)
+            self._tools.cache.copies.struck(room, target, pdu, redaction)
         if self._tools.cache.has_rivals:
             room.written_at = monotonic()
         return concerned(head, self._tools.listening.users)
 
     async def _after_conflict(
-        self, planned: list[_Pending], most_tries: int = MAX_TRIES, *, base: int | None = None
-    ) -> list[_Pending]:
+        self, planned: list[Pending], most_tries: int = MAX_TRIES, *, base: int | None = None
+    ) -> list[Pending]:
         """The head had moved from `base`, or a transaction stood: answer those that stand, try the others again."""
         if base is not None and not self._known_beyond(base):
             await self._tools.committer.heard()
@@ -472,7 +357,7 @@ class RoomWriter:
         # Where it has moved that is why; should a transaction stand as well, the next attempt fails for it alone.
         moved = room is not None and base is not None and room.head.head > base
         standing = {} if moved else await self._standing(planned)
-        again: list[_Pending] = []
+        again: list[Pending] = []
         for pending in planned:
             event_id = None if pending.transaction is None else standing.get(pending.transaction.key)
             pending.tries += 1
@@ -491,7 +376,7 @@ class RoomWriter:
         return room is not None and room.head.head > base
 
     @staticmethod
-    def _resolve(planned: list[_Pending], events: Sequence[RoomEvent]) -> None:
+    def _resolve(planned: list[Pending], events: Sequence[RoomEvent]) -> None:
         for pending in planned:
             if pending.work is not None:
                 pending.done.callback(pending.outcome)
