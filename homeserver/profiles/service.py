@@ -7,8 +7,9 @@ other servers' users are `lookup`'s.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from homeserver.errors import NotFound
 from homeserver.needs import Protocol
@@ -16,6 +17,11 @@ from homeserver.profiles.fields import AVATAR_URL, DISPLAYNAME, as_dict, check_k
 from homeserver.protocol.identifiers import localpart_of
 from storage.database import Database, Transaction
 from storage.profiles import Profile, ProfileStore
+
+logger = logging.getLogger(__name__)
+
+MOST_TELLINGS: Final = 5
+"""How often a change is told anew because the names are others by then; whoever made them those tells them, too."""
 
 
 class Propagation(Protocol):
@@ -80,7 +86,7 @@ class Profiles:
         """`displayname` and `avatar_url`, where set, by user."""
         found: dict[str, dict[str, str]] = {}
         for user_id, (displayname, avatar_url) in (await self._store.names(user_ids)).items():
-            names = {DISPLAYNAME: displayname, AVATAR_URL: avatar_url}
+            names = _names(displayname, avatar_url)
             found[user_id] = {key: value for key, value in names.items() if value is not None}
         return found
 
@@ -121,12 +127,35 @@ class Profiles:
             return after
 
         after = await self._database.transaction("profile_change", work)
-        names = {DISPLAYNAME: after.displayname, AVATAR_URL: after.avatar_url}
+        names = _names(after.displayname, after.avatar_url)
         if key in names:
             # Also when it was set before: then this may be the repetition of a request that broke off half-way.
+            await self._tell(user_id, names, {key: names[key]})
+
+    async def _tell(
+        self, user_id: str, names: Mapping[str, str | None], changes: Mapping[str, str | None]
+    ) -> None:
+        """Have changed names shown, until what was told last is what stands: of two changes at once, be it in two
+        processes, the earlier may be told last.
+        """
+        for _ in range(MOST_TELLINGS):
             self._watcher.profile_changed(user_id, names)
-            await self._propagation.propagate_profile(user_id, {key: names[key]})
+            await self._propagation.propagate_profile(user_id, changes)
+            found = (await self._store.names((user_id,))).get(user_id)
+            if found is None:  # the account was closed meanwhile
+                return
+            standing = _names(*found)
+            changes = {key: value for key, value in standing.items() if value != names[key]}
+            if not changes:
+                return
+            names = standing
+        logger.warning("the names of %s change faster than rooms can be told", user_id)
 
     async def _put_txn(self, txn: Transaction, user_id: str, profile: Profile) -> None:
         await self._store.put_txn(txn, user_id, profile)
         await self._index.put_txn(txn, user_id, profile.displayname, profile.avatar_url)
+
+
+def _names(displayname: str | None, avatar_url: str | None) -> dict[str, str | None]:
+    """What rooms show."""
+    return {DISPLAYNAME: displayname, AVATAR_URL: avatar_url}

@@ -50,19 +50,24 @@ class WholeRooms:
 
         deadline = self._scheduler.callLater(PATIENCE, give_up, room.key)
         try:
-            while room is not None and room.head.partial_servers is not None:
-                if late:
-                    raise RemoteServerFailed(
-                        "The members of this room are not known here yet; try again soon"
-                    )
+            while True:
                 moved: Deferred[None] = Deferred()
                 self._waiting.setdefault(room.key, []).append(moved)
-                await moved
-                room = await self._cache.get(room_id)
+                try:
+                    # Only now: what completes it from here on is heard of.
+                    again = await self._cache.get(room_id)
+                    if again is None or again.head.partial_servers is None:
+                        return again
+                    if late:
+                        raise RemoteServerFailed(
+                            "The members of this room are not known here yet; try again soon"
+                        )
+                    await moved
+                finally:
+                    self._leave(room.key, moved)
         finally:
             if deadline.active():
                 deadline.cancel()
-        return room
 
     def changed(self, change: Change) -> Iterable[str]:
         """A commit: look again at the rooms it moved."""
@@ -72,6 +77,13 @@ class WholeRooms:
                     # Only when the commit is shown, and the room therefore known to be out of date.
                     self._scheduler.callLater(0, self._wake, key)
         return ()
+
+    def _leave(self, key: int, moved: Deferred[None]) -> None:
+        waiting = self._waiting.get(key, [])
+        if moved in waiting:
+            waiting.remove(moved)
+            if not waiting:
+                del self._waiting[key]
 
     def _wake(self, key: int) -> None:
         for deferred in self._waiting.pop(key, ()):

@@ -105,6 +105,36 @@ async def test_simultaneous_changes_are_all_made(database: Database) -> None:
     assert await world.profiles.get(ALICE) == {f"org.example.f{n}": n for n in range(4)}
 
 
+async def test_of_two_changes_the_one_that_stands_is_told_last(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the earlier one's answer arrives when the later one is all done, and so it is told after it."""
+    world = await World.open(database)
+    transaction = database.transaction
+    stands: Deferred[None] = Deferred()
+    late: Deferred[None] = Deferred()
+
+    async def answers_late(name: str, work: Any) -> Any:
+        monkeypatch.setattr(database, "transaction", transaction)
+        result = await transaction(name, work)
+        stands.callback(None)
+        await late
+        return result
+
+    await world.profiles.set_field(ALICE, "avatar_url", AVATAR)
+    monkeypatch.setattr(database, "transaction", answers_late)
+    earlier = Deferred.fromCoroutine(world.profiles.set_field(ALICE, "displayname", "Earlier"))
+    await stands
+    await world.profiles.set_field(ALICE, "displayname", "Later")
+    await world.profiles.delete_field(ALICE, "avatar_url")
+    late.callback(None)
+    await earlier
+    shown: dict[str, str | None] = {}
+    for _, changes in world.propagated:
+        shown.update(changes)
+    assert shown == world.watched[-1] == {"displayname": "Later", "avatar_url": None}
+
+
 async def test_a_closed_account_has_no_profile(database: Database) -> None:
     """Neither as data nor to look at; unknown users are answered alike."""
     world = await World.open(database)

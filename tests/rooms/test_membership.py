@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -22,6 +22,7 @@ from homeserver.errors import (
     UserSuspended,
 )
 from homeserver.rooms.engine import Draft
+from homeserver.rooms.remote import NoRemoteRooms
 from storage.database import Database
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL
 from tests.rooms.services_fixture import House, User, alice, bob, carol
@@ -424,3 +425,25 @@ async def test_a_profile_reaches_every_joined_room(database: Database) -> None:
     heads = [(await fresh.head(room_id)).head for room_id in rooms]
     await fresh.propagation.propagate_profile(BOB, {"displayname": "Robert", "avatar_url": None})
     assert [(await fresh.head(room_id)).head for room_id in rooms] == heads
+
+
+async def test_a_name_changed_during_a_join_by_another_server_is_shown(database: Database) -> None:
+    """When it changed the room was none of the user's, so the change did not reach it. What did not change stays."""
+
+    class Slow(NoRemoteRooms):
+        async def join(  # type: ignore[override]
+            self, user_id: str, room_id: str, *, servers: Sequence[str], content: Mapping[str, Any]
+        ) -> str | None:
+            house.world.profiles[BOB] = {"displayname": "Robert"}
+            draft = Draft("m.room.member", user_id, content, user_id)
+            return (
+                await house.engine.engine.write(room_id, lambda _head: [draft], users=(user_id,))
+            ).event_id
+
+    house = await House.open(database, remote=Slow())
+    house.world.profiles[BOB] = {"displayname": "Bob", "avatar_url": "mxc://localhost/b"}
+    room_id = await house.public()
+    await house.rooms.leaving.leave(alice, room_id)  # nobody of this server is in it any more
+    await house.rooms.joining.join(bob, room_id, extra={"x": 1})
+    content = {"membership": "join", "displayname": "Robert", "x": 1}
+    assert await house.member_content(room_id, BOB) == content

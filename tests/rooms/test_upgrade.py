@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
-from homeserver.errors import Forbidden, InvalidParam, UnsupportedRoomVersion, UserSuspended
+from homeserver.errors import BadState, Forbidden, InvalidParam, UnsupportedRoomVersion, UserSuspended
 from homeserver.protocol.power_levels import CREATOR_LEVEL
 from homeserver.rooms.creation.wishes import InitialState
+from homeserver.rooms.engine import Room
 from storage.database import Database
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL
 from tests.rooms.services_fixture import House, User, alice, bob, carol
@@ -175,3 +176,47 @@ async def test_an_upgrade_asked_for_four_times_at_once_makes_one_room(database: 
     room_id = await house.public()
     upgrades = [Deferred.fromCoroutine(house.rooms.upgrade.upgrade(alice, room_id, "12")) for _ in range(4)]
     assert len(set(await gatherResults(upgrades))) == 1
+
+
+async def test_upgrades_at_two_processes_replace_the_room_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was late learns so and is in no second room; later the room may be upgraded again."""
+    slow, quick = await House.open(database), await House.open(database)
+    room_id = await slow.public()
+    create, made = slow.engine.engine.create, []
+
+    async def late(*args: Any, **options: Any) -> Room | None:
+        made.append(await quick.rooms.upgrade.upgrade(alice, room_id, "12"))
+        room = await create(*args, **options)
+        assert room is not None
+        made.append(room.room_id)
+        return room
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slow.engine.engine, "create", late)
+        with pytest.raises(BadState):
+            await slow.rooms.upgrade.upgrade(alice, room_id, "12")
+    first, second = made
+    assert (await slow.head(room_id)).content("m.room.tombstone")["replacement_room"] == first
+    assert (await slow.head(second)).membership(ALICE) == "leave"
+    third = await slow.rooms.upgrade.upgrade(alice, room_id, "12")
+    assert (await slow.head(room_id)).content("m.room.tombstone")["replacement_room"] == third
+
+
+async def test_an_upgrade_that_meets_its_own_tombstone_is_not_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commit was taken for lost, and landed: the room is written once more."""
+    house = await House.open(database)
+    room_id = await house.public()
+    write = house.engine.engine.write
+
+    async def twice(*args: Any, **options: Any) -> Any:
+        await write(*args, **options)
+        return await write(*args, **options)
+
+    monkeypatch.setattr(house.engine.engine, "write", twice)
+    new_id = await house.rooms.upgrade.upgrade(alice, room_id, "12")
+    assert (await house.head(room_id)).content("m.room.tombstone")["replacement_room"] == new_id
+    assert (await house.head(new_id)).membership(ALICE) == "join"

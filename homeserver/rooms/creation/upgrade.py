@@ -2,8 +2,9 @@
 """Replacing a room by one of another version. Client-server API, "Room Upgrades".
 
 The order makes a failure harmless wherever it strikes: first the new room, whole or not at all; then the tombstone, on
-which the user's right to end the old room is decided for good (if it is refused, the user leaves the new room, which
-nobody else knows of); last the aliases and the place in the directory, in one statement that could be repeated.
+which the user's right to end the old room is decided for good, and which of simultaneous upgrades counts (if it is
+refused, the user leaves the new room, which nobody else knows of); last the aliases and the place in the directory, in
+one statement that could be repeated.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from homeserver.errors import BadState
 from homeserver.events import RoomEvent
 from homeserver.protocol.identifiers import is_valid_user_id
 from homeserver.protocol.power_levels import DEFAULT_LEVELS, PowerLevels, parse_level
@@ -73,7 +75,8 @@ class RoomUpgrade:
     ) -> str:
         """Replace the room; the new one's id. Raises UnsupportedRoomVersion, InvalidParam, Forbidden.
 
-        An upgrade takes a moment, and who asks again meanwhile must not get another room.
+        An upgrade takes a moment, and who asks again meanwhile must not get another room. Raises BadState where another
+        process made one in that time.
         """
         check_not_suspended(actor)
         version = supported_version(new_version)
@@ -88,6 +91,7 @@ class RoomUpgrade:
     ) -> str:
         old = await self._gate.access_joined_room(user_id, room_id)
         check_may_upgrade(old.head, user_id)
+        ended = _tombstone(old.head)
         successor = Successor(
             old.head,
             version,
@@ -99,7 +103,7 @@ class RoomUpgrade:
         )
         new = await self._engine.create(version, successor.create(), successor.events)
         assert new is not None, "only an alias can be taken"
-        await self._end(old.room_id, new.room_id, user_id)
+        await self._end(old.room_id, new.room_id, user_id, ended)
         row = {"old_room_id": old.room_id, "new_room_id": new.room_id}
         await self._committer.write("room_replacement", [row])
         await carry_settings_over(self._settings, user_id, old.room_id, new.room_id)
@@ -109,9 +113,13 @@ class RoomUpgrade:
         banned = [user for user, member in room.head.members.items() if member.membership == "ban"]
         return list((await self._gate.members(room, banned)).values())
 
-    async def _end(self, old_room_id: str, new_room_id: str, user_id: str) -> None:
+    async def _end(self, old_room_id: str, new_room_id: str, user_id: str, ended: str | None) -> None:
+        """`ended`: the tombstone that was there when the new room was begun."""
+
         def plan(head: RoomHead) -> Iterator[Draft]:
             check_may_upgrade(head, user_id)
+            if _tombstone(head) != ended and head.content(TOMBSTONE).get("replacement_room") != new_room_id:
+                raise BadState("This room was replaced meanwhile")
             content = {"body": "This room has been replaced", "replacement_room": new_room_id}
             yield Draft(TOMBSTONE, user_id, content, "")
             if head.content(CANONICAL) and may_set_canonical(head, user_id):
@@ -126,6 +134,12 @@ class RoomUpgrade:
             leave = leave_plan(user_id, {"membership": "leave"})
             await write_member(self._engine, new_room_id, user_id, user_id, leave)
             raise
+
+
+def _tombstone(head: RoomHead) -> str | None:
+    """The event that ended the room last, if one did."""
+    entry = head.state_event(TOMBSTONE)
+    return None if entry is None else entry.stored.event_id
 
 
 def check_may_upgrade(head: RoomHead, user_id: str) -> None:

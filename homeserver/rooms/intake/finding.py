@@ -15,7 +15,7 @@ from homeserver.protocol.visibility import HistoryVisibility
 from homeserver.rooms.engine.moving import MEMBER
 from homeserver.rooms.intake.ground import Ground
 from homeserver.rooms.intake.incoming import Outcome, Verdict
-from homeserver.stream.committer import Row
+from homeserver.stream.batches import Row
 from storage.events import OUTLIER, StoredEvent
 
 VISIBILITY = ("m.room.history_visibility", "")

@@ -20,10 +20,10 @@ from homeserver.protocol.relations import relation_of
 from homeserver.rooms.engine import Room, RoomCache, RoomHead
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.moving import MovingHead
+from homeserver.rooms.engine.queued import HeadMoved
 from homeserver.rooms.engine.rows import event_row, placed_row, relation_row
 from homeserver.rooms.engine.snapshots import NOTHING
 from homeserver.rooms.engine.working import DUMMY
-from homeserver.rooms.engine.writer import HeadMoved
 from homeserver.rooms.intake.before import state_after, state_given, state_of_all
 from homeserver.rooms.intake.finding import Found, find, gap_rows, stored_event
 from homeserver.rooms.intake.ground import CREATE, Ground
@@ -32,7 +32,7 @@ from homeserver.rooms.intake.judging import misfit, refused_by_citation, refused
 from homeserver.rooms.intake.knowledge import Knowledge, Lacking
 from homeserver.rooms.intake.redacting import late_redactions, redact_target, strike_late
 from homeserver.rooms.intake.resolving import MOST_CONTESTED
-from homeserver.stream.committer import Row
+from homeserver.stream.batches import Row
 from storage.events import HIDDEN, REJECTED
 from storage.received import ReceivedStore
 from storage.stream import AlreadyStored
@@ -283,6 +283,6 @@ class HistoryDeed:
         room.advance(head, ())
         for placed in placing.placed.values():
             if placed.found.known is not None:
-                self._cache.placed(room, placed.entry)
+                self._cache.copies.placed(room, placed.entry)
         for target, pdu, redaction in moving.struck:
-            self._cache.struck(room, target, pdu, redaction)
+            self._cache.copies.struck(room, target, pdu, redaction)

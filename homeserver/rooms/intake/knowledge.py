@@ -15,8 +15,8 @@ from pyroaring import BitMap
 from homeserver.events import RoomEvent
 from homeserver.rooms.engine import RoomHead
 from homeserver.rooms.engine.head import StateKey
+from homeserver.rooms.engine.queued import HeadMoved, LoadFirst
 from homeserver.rooms.engine.snapshots import State
-from homeserver.rooms.engine.writer import HeadMoved, LoadFirst
 from homeserver.stream.changes import Change
 from storage.events import EventStore, StoredEvent
 from storage.received import Awaiting, NamedEvent, ReceivedStore
@@ -37,7 +37,8 @@ class States:
     def __init__(self, history: RoomHistoryStore) -> None:
         self._history = history
         self._states: OrderedDict[tuple[int, int], State] = OrderedDict()
-        self._generation = 0
+        self.generation = 0
+        """Grows when rooms are completed, so that who has states from before can tell."""
 
     def peek(self, room: int, snapshot: int) -> State | None:
         state = self._states.get((room, snapshot))
@@ -45,7 +46,10 @@ class States:
             self._states.move_to_end((room, snapshot))
         return state
 
-    def put(self, room: int, states: Iterable[State]) -> None:
+    def put(self, room: int, states: Iterable[State], generation: int) -> None:
+        """Keep states that were read, or made of what was, since that generation began; unless it is over."""
+        if generation != self.generation:
+            return
         for state in states:
             self._states[room, state.snapshot] = state
         while len(self._states) > STATES_KEPT:
@@ -53,17 +57,16 @@ class States:
 
     async def load(self, room: int, snapshots: Iterable[int]) -> list[State]:
         """Those states, in one query."""
-        generation = self._generation
+        generation = self.generation
         chains = await self._history.chains([(room, snapshot) for snapshot in snapshots])
         found = [State.of_chain(snapshot, chain) for (_, snapshot), chain in chains.items()]
-        if generation == self._generation:
-            self.put(room, found)
+        self.put(room, found, generation)
         return found
 
     def changed(self, change: Change) -> Iterable[str]:
         """Rooms were completed, or may have been; for the stream to call."""
         if change.unknown or change.whole:
-            self._generation += 1
+            self.generation += 1
             rooms = set(change.rooms)
             for key in [k for k in self._states if change.unknown or k[0] in rooms]:
                 del self._states[key]

@@ -22,7 +22,7 @@ from homeserver.rooms.engine import RoomCache, RoomHead
 from homeserver.rooms.engine.head import SUMMARY_TYPES
 from homeserver.rooms.intake.incoming import Incoming
 from homeserver.stream import Committer
-from homeserver.stream.committer import Row
+from homeserver.stream.batches import Row
 from storage.events import EventStore, StoredEvent
 
 logger = logging.getLogger(__name__)

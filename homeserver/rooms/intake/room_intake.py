@@ -257,9 +257,14 @@ class RoomIntake:
         known = (*room.head.state.values(), *room.recent)
         return Ground(working.moving, knowledge, self._engine.member_events, known)
 
-    def remember(self, room: Room, working: WorkingRoom) -> None:
-        """A batch stands: the states it made are stored."""
-        self._states.put(room.key, working.moving.states.values())
+    @property
+    def generation(self) -> int:
+        """Of the states that are known (`States.generation`)."""
+        return self._states.generation
+
+    def remember(self, room: Room, working: WorkingRoom, generation: int) -> None:
+        """A batch stands: the states it made of what was known in that generation are stored."""
+        self._states.put(room.key, working.moving.states.values(), generation)
 
 
 class _Reception:
@@ -271,6 +276,8 @@ class _Reception:
         self._outbound = outbound
         self._head: RoomHead | None = None
         self._knowledge: Knowledge | None = None
+        self._generation = 0
+        """When `_knowledge` began."""
         self._loads = 0
 
     @property
@@ -281,6 +288,7 @@ class _Reception:
         """Verdicts on the first of the events, at least one."""
         if self._knowledge is None or self._head is not room.head:
             self._head, self._knowledge = room.head, self._intake.knowledge(room.head)
+            self._generation = self._intake.generation
         ground = self._intake.ground(room, working, self._knowledge)
         self._ask_ahead(ground)
         receiving = Receiving(ground, working.own_server, outbound=self._outbound)
@@ -320,7 +328,7 @@ class _Reception:
         await self._knowledge.load()
 
     def landed(self, room: Room, working: WorkingRoom) -> None:
-        self._intake.remember(room, working)
+        self._intake.remember(room, working, self._generation)
 
 
 def _outlier_verdict(event: Event, before: Mapping[str, int], stand: Mapping[str, Judged]) -> Verdict:

@@ -47,7 +47,7 @@ class RoomDeparture:
             return (Draft(MEMBER, user_id, {"membership": "leave"}, user_id),)
 
         here, elsewhere = await self._by_residence(standings)
-        await write_in_rooms(self._engine, user_id, here, plan)
+        await write_in_rooms(self._engine, user_id, [standing.room for standing in here], plan)
         for start in range(0, len(elsewhere), CHUNK):
             await self._leave_elsewhere(user_id, elsewhere[start : start + CHUNK])
 

@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 from homeserver.errors import MatrixError
 from homeserver.protocol.errors import ProtocolError
 from homeserver.rooms.engine import Draft, RoomEngine, RoomHead
-from storage.memberships import Standing
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +25,15 @@ CHUNK = 50
 async def write_in_rooms(
     engine: RoomEngine,
     user_id: str,
-    standings: Sequence[Standing],
+    keys: Sequence[int],
     plan: Callable[[RoomHead], Sequence[Draft]],
 ) -> None:
-    """Run the plan in every room of the standings.
+    """Run the plan in every one of the rooms.
 
     What a room's rules refuse is logged and left; any other failure is raised once the chunk it happened in is done.
     """
-    for start in range(0, len(standings), CHUNK):
-        chunk = standings[start : start + CHUNK]
-        rooms = await engine.cache.get_many(keys=[standing.room for standing in chunk])
+    for start in range(0, len(keys), CHUNK):
+        rooms = await engine.cache.get_many(keys=keys[start : start + CHUNK])
         await engine.load_members([(room.head, user_id) for room in rooms.values()])
         writes: list[Deferred[object]] = [
             Deferred.fromCoroutine(_write(engine, room_id, user_id, plan)) for room_id in rooms

@@ -7,6 +7,7 @@ joining once, and which joins take another server: into rooms this server is not
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
@@ -17,10 +18,13 @@ from homeserver.rooms.engine import Draft, Room, RoomEngine, RoomHead
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
 from homeserver.rooms.membership.personal_settings import PersonalSettings, carry_settings_over
+from homeserver.rooms.membership.propagation import show_profile
 from homeserver.rooms.membership.writing import MEMBER, write_member
 from homeserver.rooms.remote import RemoteRooms
 from homeserver.rooms.same_content import same_content
 from homeserver.rooms.user_rooms import UserRooms
+
+logger = logging.getLogger(__name__)
 
 ROUNDS = 5
 """How often a room may turn out to be another than it was: joined by somebody else meanwhile, or left."""
@@ -66,21 +70,26 @@ class Joining:
         nobody knows, and what `RemoteRooms.join` raises.
         """
         check_not_suspended(actor)
-        profile = (await self._profiles.member_profiles((actor.user_id,))).get(actor.user_id)
+        profile = await self._profile(actor.user_id)
         content = member_content("join", profile=profile, reason=reason, extra=extra)
         for _ in range(ROUNDS):
             room = await self._engine.cache.get(room_id)
             event_id: str | None
             if room is None or not room.head.is_resident(self._engine.server_name):
-                event_id = await self._join_elsewhere(actor, room_id, servers, content)
+                event_id = await self._join_elsewhere(actor, room_id, servers, content, profile)
             else:
-                event_id = await self._join_live(actor, room, content, always=extra is not None)
+                event_id = await self._join_live(actor, room, content, profile, always=extra is not None)
             if event_id is not None:
                 return event_id
         raise RemoteServerFailed("The room is being joined and left; try again")
 
     async def _join_elsewhere(
-        self, actor: Actor, room_id: str, servers: Sequence[str], content: Mapping[str, Any]
+        self,
+        actor: Actor,
+        room_id: str,
+        servers: Sequence[str],
+        content: Mapping[str, Any],
+        profile: Mapping[str, str],
     ) -> str | None:
         """By way of another server; None if the room has become live."""
         if actor.is_guest:  # whether the room is open to guests is known once one is in
@@ -88,13 +97,20 @@ class Joining:
         likely = await self._likely.of(room_id, actor.user_id, servers)
         event_id = await self._remote.join(actor.user_id, room_id, servers=likely, content=content)
         if event_id is not None:
+            await self._show_later_profile(actor.user_id, room_id, profile)
             room = await self._engine.cache.get(room_id)
             if room is not None:
                 await self._carry_settings_over(actor.user_id, room.head)
         return event_id
 
     async def _join_live(
-        self, actor: Actor, room: Room, content: Mapping[str, Any], *, always: bool
+        self,
+        actor: Actor,
+        room: Room,
+        content: Mapping[str, Any],
+        profile: Mapping[str, str],
+        *,
+        always: bool,
     ) -> str | None:
         was_joined = room.head.is_joined(actor.user_id)
         try:
@@ -104,6 +120,8 @@ class Joining:
             if not able:
                 raise
             event_id = await self._remote.join(actor.user_id, room.room_id, servers=able, content=content)
+            if event_id is not None:
+                await self._show_later_profile(actor.user_id, room.room_id, profile)
         if event_id is not None and not was_joined:
             await self._carry_settings_over(actor.user_id, room.head)
         return event_id
@@ -132,6 +150,24 @@ class Joining:
             return Draft(MEMBER, user_id, content, user_id)
 
         return await write_member(self._engine, room.room_id, user_id, user_id, plan)
+
+    async def _profile(self, user_id: str) -> Mapping[str, str]:
+        return (await self._profiles.member_profiles((user_id,))).get(user_id, {})
+
+    async def _show_later_profile(self, user_id: str, room_id: str, before: Mapping[str, str]) -> None:
+        """The user joined by way of another server, which takes long: names changed meanwhile did not reach the room.
+
+        The join stands; a failure is logged only.
+        """
+        try:
+            now = await self._profile(user_id)
+            changes = {key: now.get(key) for key in (*before, *now) if now.get(key) != before.get(key)}
+            if changes:
+                room = await self._engine.cache.get(room_id)
+                if room is not None:
+                    await show_profile(self._engine, user_id, (room.key,), changes)
+        except Exception:
+            logger.exception("a name of %s that changed meanwhile is not shown in %s", user_id, room_id)
 
     async def _carry_settings_over(self, user_id: str, head: RoomHead) -> None:
         predecessor = head.content("m.room.create").get("predecessor")

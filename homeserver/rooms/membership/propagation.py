@@ -24,20 +24,27 @@ class ProfilePropagation:
         Rooms that show them already get no event, so that repeating a propagation that broke off is cheap.
         """
 
-        def plan(head: RoomHead) -> Sequence[Draft]:
-            present = self._engine.member_event(head, user_id)
-            if present is None or not head.is_joined(user_id):
-                return ()
-            before = present.event.content
-            content = {**before, **changes}
-            content = {
-                key: value for key, value in content.items() if value is not None or key not in changes
-            }
-            # Why the user once joined, and who vouched for it, belongs to that event and not to this one.
-            for key in ("reason", "join_authorised_via_users_server", "third_party_invite"):
-                content.pop(key, None)
-            if all(before.get(key) == value for key, value in changes.items()):
-                return ()
-            return (Draft(MEMBER, user_id, content, user_id),)
+        rooms = [standing.room for standing in await self._user_rooms.joined(user_id)]
+        await show_profile(self._engine, user_id, rooms, changes)
 
-        await write_in_rooms(self._engine, user_id, await self._user_rooms.joined(user_id), plan)
+
+async def show_profile(
+    engine: RoomEngine, user_id: str, rooms: Sequence[int], changes: Mapping[str, str | None]
+) -> None:
+    """As `ProfilePropagation.propagate_profile`, in those rooms, by key, that the user is joined to."""
+
+    def plan(head: RoomHead) -> Sequence[Draft]:
+        present = engine.member_event(head, user_id)
+        if present is None or not head.is_joined(user_id):
+            return ()
+        before = present.event.content
+        content = {**before, **changes}
+        content = {key: value for key, value in content.items() if value is not None or key not in changes}
+        # Why the user once joined, and who vouched for it, belongs to that event and not to this one.
+        for key in ("reason", "join_authorised_via_users_server", "third_party_invite"):
+            content.pop(key, None)
+        if all(before.get(key) == value for key, value in changes.items()):
+            return ()
+        return (Draft(MEMBER, user_id, content, user_id),)
+
+    await write_in_rooms(engine, user_id, rooms, plan)

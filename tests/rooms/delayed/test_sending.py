@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delayed events are sent at their time, once, as their sender could send them then."""
+"""Delayed events are sent at their time, once, as their sender could send them then.
+
+Delays are of hours, which the tests have pass by the database's clock: nothing becomes due before they say so.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from tests.rooms.services_fixture import House, alice, bob
 CALL = "org.matrix.msc3401.call.member"
 KEY = f"_{BOB}_DEVICE_m.call"
 JOINED = {"application": "m.call", "call_id": "", "expires": 14_400_000}
+HOUR = 3_600_000
 
 
 class Process:
@@ -58,6 +62,16 @@ class Process:
     async def message(self, room_id: str, body: str, delay_ms: int) -> str:
         return await self.events.schedule(bob, room_id, "m.room.message", {"body": body}, delay_ms=delay_ms)
 
+    async def let_pass(self, milliseconds: int) -> None:
+        """As if all had been scheduled by so much earlier; the timer looks."""
+        await self.database.execute(
+            "pass",
+            "UPDATE delayed_events SET scheduled_ts = scheduled_ts - %s, due_ts = due_ts - %s"
+            " WHERE finalised_ts IS NULL",
+            (milliseconds, milliseconds),
+        )
+        self.services.timer.expect(0)
+
     async def bodies(self, room_id: str) -> list[str]:
         """What was said in the room, in order."""
         room = await self.house.room(room_id)
@@ -72,7 +86,7 @@ class Process:
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
     """Look until it holds."""
-    for _ in range(1000):
+    for _ in range(2500):
         if await condition():
             return
         await deferLater(reactor, 0.02)
@@ -102,19 +116,23 @@ def process(database: Database) -> Iterator[Process]:
 async def test_each_is_sent_once_at_its_time(process: Process) -> None:
     """In the order of their times, whatever order they were scheduled in."""
     room_id = await process.house.public(bob)
-    for delay in (300, 100, 400, 200):
-        await process.message(room_id, str(delay), delay)
-    now = await process.message(room_id, "now", 60_000)
-    never = await process.message(room_id, "never", 150)
+    for hours in (3, 1, 4, 2):
+        await process.message(room_id, f"{hours} h", hours * HOUR)
+    now = await process.message(room_id, "now", 6 * HOUR)
+    never = await process.message(room_id, "never", HOUR // 2)
     await process.events.cancel(never)
     await process.events.send(now)
-    await until(lambda: _has(process, room_id, 5), "all were said")
-    assert await process.bodies(room_id) == ["now", "100", "200", "300", "400"]
+    await process.message(room_id, "soon", 100)
+    await until(lambda: _has(process, room_id, 2), "what is due by itself was said")
+    assert await process.bodies(room_id) == ["now", "soon"]
+    await process.let_pass(5 * HOUR)
+    await until(lambda: _has(process, room_id, 6), "all were said")
+    assert await process.bodies(room_id) == ["now", "soon", "1 h", "2 h", "3 h", "4 h"]
     await until(lambda: _is_done(process), "all are known to be said")  # which is written after the message
     became = await process.events.finalised(BOB)
     assert sorted((each.event_id is not None, each.by_action) for each in became) == [
         (False, True),
-        *[(True, False)] * 4,
+        *[(True, False)] * 5,
         (True, True),
     ]
 
@@ -134,20 +152,20 @@ async def test_heartbeats_that_stop_end_the_membership(process: Process) -> None
     await process.house.rooms.setting_state.set_state(
         alice, room_id, "m.room.power_levels", "", {**levels, "events": {**levels["events"], CALL: 0}}
     )
-    leave = await process.events.schedule(bob, room_id, CALL, {}, delay_ms=600, state_key=KEY)
+    leave = await process.events.schedule(bob, room_id, CALL, {}, delay_ms=HOUR, state_key=KEY)
     await process.house.rooms.setting_state.set_state(bob, room_id, CALL, KEY, JOINED)
-    first = (await process.events.get(BOB, leave)).scheduled_ts
-
-    async def outlasted() -> bool:
-        await process.events.restart(leave)
+    for beat in range(1, 4):
+        await process.let_pass(2 * HOUR // 3)
+        # Were the leaving due, it would be sent before this.
+        await process.message(room_id, "meanwhile", 1)
+        await until(lambda beat=beat: _has(process, room_id, beat), "the timer looked")  # type: ignore[misc]
         assert await process.state(room_id, CALL, KEY) == JOINED
-        return (await process.events.get(BOB, leave)).scheduled_ts - first > 900
-
-    await until(outlasted, "the membership outlives its delay")
+        await process.events.restart(leave)
 
     async def left() -> bool:
         return bool(await process.state(room_id, CALL, KEY) == {})
 
+    await process.let_pass(HOUR)
     await until(left, "the membership ends")
 
 
@@ -158,11 +176,11 @@ async def test_the_rights_are_those_of_the_time_of_sending(process: Process) -> 
     room_id = await process.house.public(bob)
     other = await process.house.public(bob)
     named = await process.events.schedule(
-        bob, room_id, "m.room.name", {"name": "Bob's"}, delay_ms=200, state_key=""
+        bob, room_id, "m.room.name", {"name": "Bob's"}, delay_ms=HOUR, state_key=""
     )
-    said = await process.message(other, "from outside", 200)
+    said = await process.message(other, "from outside", HOUR)
     not_his = f"_{ALICE}_DEVICE_m.call"
-    hung_up = await process.events.schedule(bob, room_id, CALL, {}, delay_ms=200, state_key=not_his)
+    hung_up = await process.events.schedule(bob, room_id, CALL, {}, delay_ms=HOUR, state_key=not_his)
     levels = await process.state(room_id, "m.room.power_levels", "")
     await process.house.rooms.setting_state.set_state(
         alice,
@@ -172,6 +190,8 @@ async def test_the_rights_are_those_of_the_time_of_sending(process: Process) -> 
         {**levels, "users": {**levels.get("users", {}), BOB: 50}},
     )
     await process.house.rooms.leaving.leave(bob, other)
+
+    await process.let_pass(HOUR)
 
     async def done() -> bool:
         return len(await process.events.finalised(BOB)) == 3
@@ -264,6 +284,7 @@ async def test_a_lost_lease_is_renewed_while_it_is_needed(database: Database) ->
     assert await process.store.take(delay_id) is not None
     await database.execute("lapse", "UPDATE delayed_events SET leased_until = 1")
     await process.store.renew([delay_id])
+    await database.execute("long", "UPDATE delayed_events SET leased_until = leased_until + %s", (HOUR,))
     assert await process.store.claim(10) == []
     assert await process.store.take(delay_id) is None
     await process.store.release(delay_id)

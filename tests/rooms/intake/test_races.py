@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import deferLater
 
 from homeserver.rooms.engine import Room, RoomHead
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
+from homeserver.stream import Change, RoomBatch, RoomCommit
+from homeserver.stream.batches import Landed
 from storage.database import Database
-from tests.reactor import reactor
+from tests.rooms.engine_fixture import heard
 from tests.rooms.intake.dag import ids
 from tests.rooms.intake.intake_fixture import DAVE, ERIN, Process, ends
 
@@ -72,6 +74,30 @@ async def test_two_processes(database: Database) -> None:
     await dag.learn(database, again)
     await one.check(again, dag)
     await one.check_states(again, dag)
+
+
+@pytest.mark.parametrize("completed", [False, True])
+async def test_states_of_a_room_that_was_completed_meanwhile(
+    database: Database, monkeypatch: pytest.MonkeyPatch, completed: bool
+) -> None:
+    """They are kept, but where they were made of what was known before and the answer of their commit came after."""
+    process = await Process.open(database)
+    room, dag = await process.room_with(DAVE)
+    commit, states = process.engine.committer.commit_room, process.intake._states
+
+    def late(batch: RoomBatch, landed: Landed) -> Deferred[RoomCommit | None]:
+        def hear(answer: RoomCommit | None) -> RoomCommit | None:
+            if completed:
+                states.changed(Change(before=0, count=0, rooms=[room.key], foreign=True, whole=True))
+            return answer
+
+        return commit(batch, landed).addCallback(hear)
+
+    prev = ends(room)
+    await process.accept(room, dag.topic(DAVE, "one", prev=prev))
+    monkeypatch.setattr(process.engine.committer, "commit_room", late)
+    await process.accept(room, dag.topic(DAVE, "other", prev=prev))
+    assert bool(states._states) is not completed
 
 
 def rewind(room: Room, head: RoomHead) -> None:
@@ -173,7 +199,7 @@ async def test_history_beside_sends(database: Database) -> None:
     positions = [found[event_id].position for event_id in ids(*line)]
     assert positions == sorted(positions) and len(set(positions)) == 20
     await process.say(await other.engine.new_room(), "after all of it")
-    await reach(process, other)
+    await heard(process.engine, other.engine)
     again = await process.engine.cache.get(room.room_id)
     assert again is not None
     await dag.learn(database, again)
@@ -190,20 +216,14 @@ async def test_what_history_strikes_is_struck_in_other_processes(database: Datab
     late = dag.say(DAVE, "late", prev=ids(strike))
     given = Incoming(late.event, late.json, list(dag.before(late.event).values()))
     await one.accept(room, topic, given)
-    await reach(two, one)
+    await heard(two.engine, one.engine)
     held = await two.engine.cache.get(room.room_id)
     assert held is not None and held.head.text("m.room.topic", "topic") == "secret"
     verdicts = await one.intake.receive_history(room.room_id, [strike])
     assert {v.outcome for v in verdicts} == {Outcome.ACCEPTED}
     for written in (await one.engine.new_room(), room):
         await one.say(written, "news")
-        await reach(two, one)
+        await heard(two.engine, one.engine)
         assert await two.engine.cache.get(room.room_id) is held
         assert held.head.text("m.room.topic", "topic") is None, written is room
         assert held.head.oldest_position == room.head.oldest_position
-
-
-async def reach(process: Process, other: Process) -> None:
-    """Until the process has heard of what the other wrote."""
-    while process.engine.stream.position < other.engine.stream.position:
-        await deferLater(reactor, 0)

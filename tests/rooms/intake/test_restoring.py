@@ -7,13 +7,12 @@ from typing import Any
 
 import orjson
 import pytest
-from twisted.internet.task import deferLater
 
 from federation.inbound.reading import read_unverified
 from homeserver.rooms.engine import Room
 from homeserver.rooms.intake.incoming import Incoming, Outcome
 from storage.database import Database
-from tests.reactor import reactor
+from tests.rooms.engine_fixture import heard
 from tests.rooms.intake.dag import ids
 from tests.rooms.intake.intake_fixture import DAVE, ERIN, Process, ends
 
@@ -68,8 +67,8 @@ async def test_messages_and_state(database: Database, version: str) -> None:
     assert [verdict.outcome for verdict in verdicts] == [Outcome.KNOWN] * 2
     assert await content(process, room, said) == thread
     assert await content(process, room, topic) == {"topic": "kind words"}
-    while not await content(other, room, topic):
-        await deferLater(reactor, 0.01)
+    await heard(other.engine, process.engine)
+    assert await content(other, room, topic)
     assert await summary(database, room) == ("kind words",)
     (related,) = await database.fetch("test", "SELECT relates_to, rel_type, bundled FROM event_relations")
     assert related == (base[0], "m.thread", True)

@@ -7,8 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from homeserver.rooms.engine import Room
 from homeserver.rooms.intake.incoming import Incoming
+from homeserver.rooms.reading import walking
 from homeserver.rooms.reading.missing_history import Filled, Filling
 from homeserver.rooms.reading.walking import MOST_FILLINGS
 from storage.database import Database
@@ -17,6 +20,12 @@ from tests.rooms.intake.dag import Dag, ids
 from tests.rooms.intake.intake_fixture import DAVE, Process, ends
 from tests.rooms.reading.reading_fixture import Reading
 from tests.rooms.reading.reading_fixture import ids as shown
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends a page is how often it asked, not how long this machine took."""
+    monkeypatch.setattr(walking, "PATIENCE", 600.0)
 
 
 @dataclass(slots=True)

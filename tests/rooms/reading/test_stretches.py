@@ -15,8 +15,8 @@ from storage.database import Database
 from storage.events import TimelinePlace
 from storage.parents import ParentStore
 from tests.devices.devices_fixture import statements
-from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, member, message
-from tests.rooms.reading.reading_fixture import Reading, ids, pause, visibility
+from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, heard, member, message
+from tests.rooms.reading.reading_fixture import Reading, ids, visibility
 from tests.rooms.reading.test_relations import related
 
 USERS = (ALICE, BOB, CAROL)
@@ -59,8 +59,7 @@ async def test_pages_are_the_same_with_and_without_them(database: Database, seed
     tokens: list[str | None] = [None]
     for _ in range(40):
         await _act(writing, room.room_id, chance, told)
-        while other.engine.stream.position < writing.engine.stream.position:
-            await pause()
+        await heard(other.engine, writing.engine)
         cold = await Reading.open(database, engine=await Engine.open(database), budget=0)
         for _ in range(2):
             user, start = chance.choice(USERS), chance.choice((None, *tokens[-8:]))
