@@ -54,12 +54,13 @@ _TAKE = """UPDATE partial_rooms p SET leased_until = now() + make_interval(secs 
         ORDER BY q.not_before FOR UPDATE SKIP LOCKED LIMIT 1)
     RETURNING p.room, r.room_id, r.version, p.event_id, p.snapshot, p.destination, p.servers, p.attempts"""
 
-_RENEW = "UPDATE partial_rooms SET leased_until = now() + make_interval(secs => %s) WHERE room = %s"
+_RENEW = """UPDATE partial_rooms SET leased_until = now() + make_interval(secs => %s)
+    WHERE room = %s AND event_id = %s"""
 
 _POSTPONE = """UPDATE partial_rooms SET attempts = attempts + 1, leased_until = '-infinity',
-    not_before = now() + make_interval(secs => %s) WHERE room = %s"""
+    not_before = now() + make_interval(secs => %s) WHERE room = %s AND event_id = %s"""
 
-_RELEASE = "UPDATE partial_rooms SET leased_until = '-infinity' WHERE room = %s"
+_RELEASE = "UPDATE partial_rooms SET leased_until = '-infinity' WHERE room = %s AND event_id = %s"
 
 _STANDS = "SELECT EXISTS (SELECT FROM partial_rooms WHERE room = %s)"
 
@@ -76,7 +77,11 @@ _SINCE = """SELECT ordinal FROM events WHERE room = %s AND position > 0 AND flag
 
 
 class PartialRoomStore:
-    """Reads partial rooms and leases them."""
+    """Reads partial rooms and leases them.
+
+    Who works at a room may do so while it is left and entered again: nothing that is said of the entry it works at
+    concerns the new one.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -86,17 +91,18 @@ class PartialRoomStore:
         row = await self._database.fetch_one("partial_take", _TAKE, (seconds,), retry=False)
         return None if row is None else PartialRoom._make(row)
 
-    async def renew(self, room: int, seconds: float) -> None:
+    async def renew(self, entered: PartialRoom, seconds: float) -> None:
         """Keep the lease while working."""
-        await self._database.execute("partial_renew", _RENEW, (seconds, room))
+        await self._database.execute("partial_renew", _RENEW, (seconds, entered.room, entered.event_id))
 
-    async def postpone(self, room: int, seconds: float) -> None:
+    async def postpone(self, entered: PartialRoom, seconds: float) -> None:
         """It did not work; let it be tried again later."""
-        await self._database.execute("partial_postpone", _POSTPONE, (seconds, room))
+        params = (seconds, entered.room, entered.event_id)
+        await self._database.execute("partial_postpone", _POSTPONE, params)
 
-    async def release(self, room: int) -> None:
+    async def release(self, entered: PartialRoom) -> None:
         """Let it be tried again at once, by anyone."""
-        await self._database.execute("partial_release", _RELEASE, (room,))
+        await self._database.execute("partial_release", _RELEASE, (entered.room, entered.event_id))
 
     async def is_partial(self, room: int) -> bool:
         """Whether the room is still known in part only."""

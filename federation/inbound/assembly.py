@@ -69,6 +69,7 @@ class Inbound(Struct, frozen=True):
         fetcher: EventFetcher,
         arrivals: Arrivals,
         strays: Strays,
+        costs: OriginCosts,
         edu_handlers: EduHandlers,
         server_name: str,
         worker: str,
@@ -82,7 +83,7 @@ class Inbound(Struct, frozen=True):
                 fetcher=fetcher, intake=intake, known=pdus, waiting=pdus, server_name=server_name
             ),
             rooms=rooms,
-            costs=OriginCosts(reactor.seconds),
+            costs=costs,
             new_budget=lambda: Budget(reactor.seconds),
             server_name=server_name,
             worker=worker,

@@ -90,10 +90,12 @@ class InboundRooms:
 
     async def take_in(self, origin: str, room_id: str, pdus: Sequence[Mapping[str, Any]]) -> Errors:
         """What became of PDUs that claim to be of the room; those without a recognizable id are absent."""
-        joining = self._arrivals.under_way(room_id)
-        if joining is not None:
-            await self._arrived(joining)
         room = await self._rooms.get(room_id)
+        if room is None or not room.head.is_resident(self._server_name):
+            joining = self._arrivals.under_way(room_id)
+            if joining is not None:
+                await self._arrived(joining)
+            room = await self._rooms.get(room_id)  # a join may have ended while it was looked at
         if room is None:
             return dict.fromkeys(_claimed_ids(pdus), "This server is not in the room")
         head = room.head

@@ -12,6 +12,7 @@ from federation.client.calls import FederationCalls
 from federation.membership.filling import PartialFiller
 from federation.membership.inviting import InviteIntake, MemberReader, RemoteInviting
 from federation.membership.joining import Reader, RemoteJoining
+from federation.membership.joins_elsewhere import CHANNEL, JoinsElsewhere, Notify, Others
 from federation.membership.knocking import RemoteKnocking
 from federation.membership.leaving import RemoteLeaving
 from federation.membership.remote import FederatedRooms
@@ -57,13 +58,18 @@ class RemoteMembership(Struct, frozen=True):
     out_of_band: OutOfBand
     """For invites of other servers, and their end."""
     filler: PartialFiller
+    _elsewhere: JoinsElsewhere
+    _database: Database
 
-    def start(self) -> None:
-        """Begin to fill rooms that were entered by a short answer."""
+    async def start(self) -> None:
+        """Hear what other processes join, and begin to fill rooms that were entered by a short answer."""
+        await self._database.listen(CHANNEL, self._elsewhere.heard, self._elsewhere.missed)
+        await self._elsewhere.ask()
         self.filler.start()
 
     async def stop(self) -> None:
         """End it; nothing is lost."""
+        self._elsewhere.stop()
         await self.filler.stop()
 
     @classmethod
@@ -79,11 +85,13 @@ class RemoteMembership(Struct, frozen=True):
         signer: Signer,
         acquaint: Callable[[str], Awaitable[object]],
         entered: Callable[[str, int], None],
+        notify: Notify,
+        others: Others,
         now: Callable[[], int],
         pause: Callable[[], Awaitable[None]],
     ) -> RemoteMembership:
-        """`acquaint` and `entered`: see `RemoteJoining`; `now`: milliseconds since 1970; `pause` lets others have the
-        reactor.
+        """`acquaint` and `entered`: see `RemoteJoining`; `notify` and `others`: see `JoinsElsewhere`; `now`:
+        milliseconds since 1970; `pause` lets others have the reactor.
         """
         name, store = signer.server_name, ArrivalStore(core.database)
         partial, templates = PartialRoomStore(core.database), Templates(signer=signer, now=now)
@@ -130,11 +138,13 @@ class RemoteMembership(Struct, frozen=True):
             signer=signer,
             now=now,
         )
+        elsewhere = JoinsElsewhere(origin=core.stream.origin, notify=notify, others=others, scheduler=reactor)
         joining = RemoteJoining(
             calls=calls,
             reader=reader,
             arrival=arrival,
             templates=templates,
+            elsewhere=elsewhere,
             server_name=name,
             acquaint=acquaint,
             clock=reactor.seconds,
@@ -149,4 +159,4 @@ class RemoteMembership(Struct, frozen=True):
         rooms = FederatedRooms(
             joining=joining, knocking=knocking, leaving=leaving, inviting=inviting, calls=calls
         )
-        return cls(rooms, joining, out_of_band, filler)
+        return cls(rooms, joining, out_of_band, filler, elsewhere, core.database)

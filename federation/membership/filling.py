@@ -100,7 +100,7 @@ class PartialFiller:
             sleeping.callback(None)
 
     async def _run(self) -> None:
-        while not self._stopped:
+        while self._goes_on():
             self._awake = False
             try:
                 entered = await self._take()
@@ -111,8 +111,17 @@ class PartialFiller:
             except DatabaseFailure as failure:
                 logger.warning("rooms cannot be filled without the database: %s", failure)
                 due = FIRST_PAUSE
-            if not self._awake:
+            except Exception as error:
+                if isinstance(error, CancelledError) and not self._goes_on():
+                    raise
+                # Nobody starts this again: a disk that is full, or a standby that is asked to write, will pass.
+                logger.exception("rooms cannot be filled at the moment")
+                due = FIRST_PAUSE
+            if not self._awake and self._goes_on():
                 await self._sleep(LONGEST_SLEEP if due is None else min(max(due, 0.5), LONGEST_SLEEP))
+
+    def _goes_on(self) -> bool:
+        return not self._stopped
 
     async def _take(self) -> PartialRoom | None:
         """Not cut off by a stop: a room that was leased to nobody would wait until the lease lapses."""
@@ -130,20 +139,22 @@ class PartialFiller:
         except CancelledError:
             entered = await taking
             if entered is not None:
-                await self._partial.release(entered.room)
+                await self._partial.release(entered)
             raise
         return await taking
 
     async def _fill(self, entered: PartialRoom) -> None:
-        beating = self._beat(entered.room)
+        beating = self._beat(entered)
         try:
+            # Entered by another process just now, it may be known here as one that everybody has left.
+            self._cache.mark_stale(entered.room_id)
             room = await self._cache.get(entered.room_id)
             if room is None or not room.head.is_resident(self._server_name):
-                await self._partial.postpone(entered.room, WHILE_AWAY)
+                await self._partial.postpone(entered, WHILE_AWAY)
                 return
             await self._complete(room, entered)
         except CancelledError:
-            await self._partial.release(entered.room)
+            await self._partial.release(entered)
             raise
         except DatabaseFailure:
             raise
@@ -157,7 +168,7 @@ class PartialFiller:
                 error,
             )
             _FILLED.labels("failed").inc()
-            await self._partial.postpone(entered.room, pause)
+            await self._partial.postpone(entered, pause)
         else:
             _FILLED.labels("filled").inc()
         finally:
@@ -178,8 +189,8 @@ class PartialFiller:
         )
         await self._completion.complete(entered, state.event_ids, state.members)
 
-    def _beat(self, room: int) -> _Heart:
-        return _Heart(self._partial, room, self._scheduler)
+    def _beat(self, entered: PartialRoom) -> _Heart:
+        return _Heart(self._partial, entered, self._scheduler)
 
     async def _sleep(self, seconds: float) -> None:
         self._sleeping = Deferred()
@@ -195,15 +206,15 @@ class PartialFiller:
 class _Heart:
     """Renews a lease until stopped."""
 
-    def __init__(self, partial: PartialRoomStore, room: int, scheduler: Any) -> None:
+    def __init__(self, partial: PartialRoomStore, entered: PartialRoom, scheduler: Any) -> None:
         self._partial = partial
-        self._room = room
+        self._entered = entered
         self._scheduler = scheduler
         self._timer = scheduler.callLater(LEASE / 3, self._beat)
 
     def _beat(self) -> None:
         self._timer = self._scheduler.callLater(LEASE / 3, self._beat)
-        Deferred.fromCoroutine(self._partial.renew(self._room, LEASE)).addErrback(
+        Deferred.fromCoroutine(self._partial.renew(self._entered, LEASE)).addErrback(
             lambda failure: logger.info("a lease was not renewed: %s", failure.value)
         )
 

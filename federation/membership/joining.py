@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 
 from federation.client.answers import JoinAnswer, MembershipTemplate
 from federation.client.errors import BadAnswer
@@ -83,6 +83,14 @@ class Arriving(Protocol):
     ) -> Room: ...
 
 
+class Elsewhere(Protocol):
+    """The joins of all processes; `JoinsElsewhere` is one."""
+
+    async def tell(self, room_id: str) -> None: ...
+    def end(self, room_id: str) -> None: ...
+    def under_way(self, room_id: str) -> Deferred[None] | None: ...
+
+
 class RemoteJoining:
     """One per process."""
 
@@ -93,6 +101,7 @@ class RemoteJoining:
         reader: Reader,
         arrival: Arriving,
         templates: Templates,
+        elsewhere: Elsewhere,
         server_name: str,
         acquaint: Callable[[str], Awaitable[object]],
         clock: Callable[[], float],
@@ -106,6 +115,7 @@ class RemoteJoining:
         self._reader = reader
         self._arrival = arrival
         self._templates = templates
+        self._elsewhere = elsewhere
         self._server_name = server_name
         self._acquaint = acquaint
         self._clock = clock
@@ -114,9 +124,13 @@ class RemoteJoining:
         self._under_way: dict[str, JoinProgress] = {}
 
     def under_way(self, room_id: str) -> Awaitable[object] | None:
-        """Something to wait for until the join of the room has ended, well or not; None if none is under way."""
-        progress = self._under_way.get(room_id)
-        return None if progress is None else progress.ended()
+        """Something to wait for until the joins of the room have ended, well or not, whichever process they are of;
+        None if none is under way.
+        """
+        ours, theirs = self._under_way.get(room_id), self._elsewhere.under_way(room_id)
+        if ours is None or theirs is None:
+            return theirs if ours is None else ours.ended()
+        return DeferredList([ours.ended(), theirs], consumeErrors=True)
 
     def progress(self) -> Iterable[JoinProgress]:
         """The joins under way."""
@@ -125,10 +139,10 @@ class RemoteJoining:
     async def join(
         self, user_id: str, room_id: str, *, servers: Sequence[str], content: Mapping[str, Any]
     ) -> str | None:
-        """As `RemoteRooms.join`. Who comes while another join of the room is under way waits for that one."""
-        under_way = self.under_way(room_id)
+        """As `RemoteRooms.join`. Who comes while another join of the room is under way here waits for that one."""
+        under_way = self._under_way.get(room_id)
         if under_way is not None:
-            await under_way
+            await under_way.ended()
             return None
         progress = self._under_way[room_id] = JoinProgress(room_id, self._clock)
         outcome = "failed"
@@ -143,6 +157,7 @@ class RemoteJoining:
         finally:
             del self._under_way[room_id]
             progress.end(outcome)
+            self._elsewhere.end(room_id)
         return event_id
 
     async def _join_via(
@@ -163,6 +178,9 @@ class RemoteJoining:
         progress.enter("sending", f"the join to {server}")
         # Into a room that is live the join goes as an event of its own, on the whole state before it.
         omit_members = not await self._arrival.is_live(room_id)
+        if omit_members:
+            # Whoever lets us in sends what follows before its answer is here, perhaps to another process.
+            await self._elsewhere.tell(room_id)
         answer = await self._calls.send_join(
             server, room_id, join.event.event_id, join.event.pdu, omit_members=omit_members
         )

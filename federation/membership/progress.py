@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -71,7 +71,7 @@ class JoinProgress:
         for deferred in waiting:
             deferred.callback(None)
 
-    def ended(self) -> Awaitable[None]:
+    def ended(self) -> Deferred[None]:
         """Fires when it is over."""
         deferred: Deferred[None] = Deferred()
         self._waiting.append(deferred)

@@ -323,7 +323,7 @@ async def test_advisory_20_an_authorization_chain_without_end_is_bounded(databas
     await deliver(inbound, event)
     assert await waiting(database) == [(event.event_id, 1)]
     assert inbound.budgets[0].requests <= 51
-    assert inbound.costs._accounts[HYDRA].debt >= 500
+    assert inbound.costs.debt(HYDRA) >= 500
 
 
 async def test_advisory_20_a_chain_told_event_by_event_is_bounded(database: Database) -> None:
@@ -487,7 +487,7 @@ async def test_a_server_that_never_answers_holds_up_no_other(
         await deferLater(reactor, 0.01)
     await inbound.backlog.stop()
     assert by_hydra.event_id not in inbound.intake.flags
-    assert inbound.costs._accounts[HYDRA].debt > 0
+    assert inbound.costs.debt(HYDRA) > 0
     assert await waiting(database) == [(by_hydra.event_id, 0)]
 
 

@@ -14,6 +14,7 @@ from federation.client.calls import FederationCalls
 from federation.client.client import FederationClient
 from federation.client.metrics import ClientMetrics
 from federation.inbound.assembly import Inbound, new_fetcher
+from federation.inbound.budgets import OriginCosts
 from federation.inbound.reading import PduReader
 from homeserver.protocol.building import BuiltEvent
 from homeserver.protocol.events import Event
@@ -58,6 +59,7 @@ class World:
             ),
             arrivals=NoArrivals(),
             strays=NoStrays(),
+            costs=OriginCosts(reactor.seconds),
             edu_handlers={},
             server_name=OURS,
             worker="one",

@@ -16,6 +16,7 @@ from federation.inbound.reading import PduReader
 from federation.keys.keyring import Keyring
 from federation.keys.own import OwnKeys
 from federation.membership.assembly import RemoteMembership
+from homeserver.errors import RemoteServerFailed
 from homeserver.rooms.arrival.outliers import Outliers
 from homeserver.rooms.engine import Plan
 from homeserver.rooms.engine.working import Signer
@@ -24,6 +25,7 @@ from homeserver.rooms.intake.knowledge import States
 from homeserver.rooms.intake.room_intake import Prepared, RoomIntake
 from storage.arrivals import ArrivalStore
 from storage.database import Database
+from storage.notifications import NotificationStore
 from storage.received import ReceivedStore
 from storage.room_history import RoomHistoryStore
 from storage.server_keys import ServerKeyStore
@@ -71,10 +73,18 @@ def _intake(database: Database, engine: Engine) -> RoomIntake:
     )
 
 
+@dataclass(slots=True)
+class Others:
+    """Whether there are other processes."""
+
+    has_others: bool = False
+
+
 class Federation:
     """One process and the servers it can reach."""
 
     def __init__(self, database: Database, engine: Engine, servers: Sequence[RemoteServer]) -> None:
+        self.others = Others()
         self.engine = engine
         self.network = Network(*servers)
         self.us = RemoteServer(OURS, key=KEY)
@@ -108,9 +118,12 @@ class Federation:
             signer=Signer(OURS, KEY),
             acquaint=lambda server: keyring.keys_for([server]),
             entered=lambda user_id, room: self.entered.append((user_id, room)),
+            notify=NotificationStore(database).notify_all,
+            others=self.others,
             now=now_ms,
             pause=pause,
         )
+        self.membership = membership
         self.remote = membership.rooms
         self.joining = membership.joining
         self.out_of_band = membership.out_of_band
@@ -118,11 +131,22 @@ class Federation:
         self.house: House
 
     @classmethod
-    async def open(cls, database: Database, *servers: RemoteServer) -> Federation:
-        engine = await Engine.open(database)
+    async def open(
+        cls, database: Database, *servers: RemoteServer, engine: Engine | None = None
+    ) -> Federation:
+        engine = engine or await Engine.open(database)
         federation = cls(database, engine, servers)
         federation.house = await House.open(database, engine=engine, remote=federation.remote)
         return federation
 
     def client(self, user_id: str, **options: Any) -> Client:
         return self.process.client(user_id, **options)
+
+    async def whole(self, room_id: str) -> None:
+        """Wait until the room's members are known, for longer than users do."""
+        while True:
+            try:
+                await self.house.whole.get(room_id)
+            except RemoteServerFailed:
+                continue
+            return

@@ -7,11 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from twisted.internet.task import Clock
 
-from federation.membership import leaving
-from federation.membership.leaving import RemoteLeaving
-from federation.membership.templates import Templates
 from homeserver.errors import (
     Forbidden,
     IncompatibleRoomVersion,
@@ -19,13 +15,11 @@ from homeserver.errors import (
     NotFound,
     RemoteServerFailed,
 )
-from homeserver.rooms.engine.working import Signer
 from homeserver.rooms.intake.incoming import Outcome
 from storage.database import Database
 from tests.federation.membership.membership_fixture import Federation
 from tests.federation.membership.resident import Resident, refuse
-from tests.federation.servers import Received, Refused, RemoteServer, now_ms
-from tests.rooms.arrival.arrival_fixture import KEY, OURS
+from tests.federation.servers import Received, Refused, RemoteServer
 from tests.rooms.arrival.remote_room import Json, RemoteRoom, incoming
 from tests.rooms.engine_fixture import ALICE, BOB
 from tests.rooms.services_fixture import alice, bob
@@ -202,6 +196,12 @@ async def invited_room(federation: Federation, hydra: RemoteServer, version: str
     return room
 
 
+async def invite_again(federation: Federation, hydra: RemoteServer, room: RemoteRoom) -> None:
+    """By the same user, on top of what the room is by now."""
+    invite = room.member(ALICE, "invite", sender=hydra.user())
+    assert await federation.out_of_band.invited(room.version, incoming(invite), [])
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_an_invite_is_rejected_there(database: Database, hydra: RemoteServer, version: str) -> None:
     federation = await Federation.open(database, hydra)
@@ -242,40 +242,6 @@ async def test_an_invite_is_rejected_without_them(
         await federation.house.rooms.leaving.leave(bob, room.id)
 
 
-async def test_nobody_waits_long_for_a_silent_server(database: Database, hydra: RemoteServer) -> None:
-    """After a few seconds the user is out; what the server says later changes nothing."""
-    from twisted.internet.defer import Deferred
-
-    federation = await Federation.open(database, hydra)
-    room = await invited_room(federation, hydra)
-    Resident(hydra, room)
-    silence: Deferred[None] = Deferred()
-    asked: Deferred[None] = Deferred()
-
-    async def hold(_destination: str, _method: str, target: str) -> None:
-        if "make_leave" in target:
-            asked.callback(None)
-            await silence
-
-    federation.network.before = hold
-    clock = Clock()
-    remote = RemoteLeaving(
-        calls=federation.calls,
-        out_of_band=federation.out_of_band,
-        templates=Templates(signer=Signer(OURS, KEY), now=now_ms),
-        server_name=OURS,
-        scheduler=clock,
-    )
-    leave = Deferred.fromCoroutine(
-        remote.leave(ALICE, room.id, servers=["hydra.test"], content={"membership": "leave"})
-    )
-    await asked
-    clock.advance(leaving.PATIENCE + 1)
-    assert await leave
-    assert (await federation.house.head(room.id)).membership(ALICE) == "leave"
-    silence.callback(None)
-
-
 async def test_closing_an_account_rejects_invites(database: Database, hydra: RemoteServer) -> None:
     federation = await Federation.open(database, hydra)
     room = await invited_room(federation, hydra)
@@ -306,6 +272,28 @@ async def test_a_knock(database: Database, hydra: RemoteServer, version: str) ->
     await federation.house.rooms.leaving.leave(alice, room.id)
     await client.sync()
     assert client.has(room.id, "leave")
+
+
+async def test_a_knock_that_is_answered_at_once(
+    database: Database, hydra: RemoteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The invite is here before the knock is known to be taken: who knocked may come in."""
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra, join_rule="knock")
+    Resident(hydra, room)
+    send_knock = federation.calls.send_knock
+
+    async def late(*knock: Any) -> Any:
+        shown = await send_knock(*knock)
+        await invite_again(federation, hydra, room)
+        return shown
+
+    monkeypatch.setattr(federation.calls, "send_knock", late)
+    await federation.house.rooms.knocking.knock(alice, room.id, servers=["hydra.test"])
+    client = federation.client(ALICE)
+    await client.sync()
+    assert client.has(room.id, "invite")
+    assert not client.has(room.id, "knock")
 
 
 async def test_a_knock_nobody_takes(database: Database, hydra: RemoteServer) -> None:

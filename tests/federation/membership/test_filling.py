@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from psycopg2.errors import ReadOnlySqlTransaction
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
+from federation.membership import filling
 from federation.membership.filling import PartialFiller
 from homeserver.protocol.building import BuiltEvent
 from homeserver.rooms.intake.incoming import Incoming, Outcome
 from storage.database import Database
-from storage.partial_rooms import PartialRoom
+from storage.partial_rooms import PartialRoom, PartialRoomStore
 from tests.federation.membership.membership_fixture import Federation
 from tests.federation.membership.resident import Resident
 from tests.federation.servers import Received, Refused, RemoteServer
@@ -27,11 +31,6 @@ VERSIONS = ["1", "6", "10", "11", "12"]
 @pytest.fixture
 def hydra() -> RemoteServer:
     return RemoteServer("hydra.test")
-
-
-async def whole(federation: Federation, room_id: str) -> None:
-    """Wait until the room's members are known."""
-    await federation.house.whole.get(room_id)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -55,7 +54,7 @@ async def test_a_room_fills_by_itself(database: Database, hydra: RemoteServer, v
     assert client.bodies(room.id) == ["early", "hello"]
 
     federation.filler.start()
-    await whole(federation, room.id)
+    await federation.whole(room.id)
     head = await federation.house.head(room.id)
     assert head.joined_count == 152
     asked = [request.path for request in hydra.requests("GET", "/_matrix/federation/v1/")]
@@ -100,7 +99,7 @@ async def test_a_state_that_is_no_good_as_a_whole(
     hydra.on("GET", "/_matrix/federation/v1/state/{room_id}", twisted)
     await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
     federation.filler.start()
-    await whole(federation, room.id)
+    await federation.whole(room.id)
     await federation.filler.stop()
     head = await federation.house.head(room.id)
     assert head.joined_count == 7
@@ -123,7 +122,7 @@ async def test_who_turns_out_banned_is_not_heard(database: Database, hydra: Remo
     (verdict,) = await federation.intake.real.receive(room.id, [incoming(message)])
     assert verdict.outcome is Outcome.ACCEPTED
     federation.filler.start()
-    await whole(federation, room.id)
+    await federation.whole(room.id)
     await federation.filler.stop()
     client = federation.client(ALICE)
     await client.sync()
@@ -146,7 +145,7 @@ async def test_another_server_fills_it(database: Database, hydra: RemoteServer) 
     second._before = resident._before
     hydra.reachable = False
     federation.filler.start()
-    await whole(federation, room.id)
+    await federation.whole(room.id)
     await federation.filler.stop()
     assert (await federation.house.head(room.id)).joined_count == 7
 
@@ -166,7 +165,7 @@ async def test_who_is_heard_of_later_may_fill_it(database: Database, hydra: Remo
     assert verdict.outcome is Outcome.ACCEPTED
     hydra.reachable = False
     federation.filler.start()
-    await whole(federation, room.id)
+    await federation.whole(room.id)
     await federation.filler.stop()
     assert (await federation.house.head(room.id)).joined_count == 6
 
@@ -192,7 +191,7 @@ async def test_failing_it_is_tried_again_later(database: Database, hydra: Remote
     await database.execute("due", "UPDATE partial_rooms SET not_before = now()")
     restarted = await Federation.open(database, hydra)
     restarted.filler.start()
-    await whole(restarted, room.id)
+    await restarted.whole(room.id)
     await restarted.filler.stop()
     assert (await restarted.house.head(room.id)).joined_count == 5
 
@@ -211,34 +210,170 @@ async def test_leaving_before_it_is_full(database: Database, hydra: RemoteServer
     assert not hydra.requests("GET", "/_matrix/federation/v1/state")
 
 
+ENTERED = PartialRoom(7, "!r:far.test", "12", "$join", 1, "far.test", [], 0)
+
+
 class _SlowStore:
     """A store whose answer is still on its way when the filler is stopped."""
 
     def __init__(self) -> None:
         self.answer: Deferred[PartialRoom] = Deferred()
-        self.released: list[int] = []
+        self.released: list[PartialRoom] = []
 
     async def take(self, _lease: float) -> PartialRoom:
         return await self.answer
 
-    async def release(self, room: int) -> None:
-        self.released.append(room)
+    async def release(self, entered: PartialRoom) -> None:
+        self.released.append(entered)
 
 
 async def test_a_room_taken_while_stopping_is_given_back() -> None:
     """Else it would wait until the lease lapses."""
-    store: Any = _SlowStore()
-    unused: Any = None
-    filler = PartialFiller(
-        partial=store,
-        state=unused,
-        completion=unused,
-        cache=unused,
-        server_name="near.test",
-        scheduler=reactor,
-    )
+    store = _SlowStore()
+    filler = _filler(store, None, reactor)
     filler.start()
     stopping = Deferred.fromCoroutine(filler.stop())
-    store.answer.callback(PartialRoom(7, "!r:far.test", "12", "$join", 1, "far.test", [], 0))
+    store.answer.callback(ENTERED)
     await stopping
-    assert store.released == [7]
+    assert store.released == [ENTERED]
+
+
+class _OddStore:
+    """A store with one room, of which one call fails with what the database door has no type for."""
+
+    def __init__(self, failing: str | None) -> None:
+        self.failing = failing
+        self.calls: list[str] = []
+        self._rooms = [ENTERED]
+
+    async def take(self, _lease: float) -> PartialRoom | None:
+        self._answer("take")
+        return self._rooms.pop() if self._rooms else None
+
+    async def seconds_until_due(self) -> float | None:
+        self._answer("seconds_until_due")
+        return None
+
+    async def postpone(self, *_call: object) -> None:
+        self._answer("postpone")
+
+    async def release(self, *_call: object) -> None:
+        self._answer("release")
+
+    def _answer(self, call: str) -> None:
+        self.calls.append(call)
+        if call == self.failing:
+            raise ReadOnlySqlTransaction("cannot execute UPDATE in a read-only transaction")
+
+
+class _Nowhere:
+    """A cache without rooms."""
+
+    def mark_stale(self, _room_id: str) -> None:
+        """It has none."""
+
+    async def get(self, _room_id: str) -> None:
+        return None
+
+
+def _filler(store: Any, cache: Any, scheduler: object, filling_it: Any = None) -> PartialFiller:
+    return PartialFiller(
+        partial=store,
+        state=filling_it,
+        completion=filling_it,
+        cache=cache,
+        server_name="near.test",
+        scheduler=scheduler,
+    )
+
+
+@pytest.mark.parametrize("failing", ["take", "seconds_until_due", "postpone"])
+async def test_an_odd_error_of_the_database_ends_nothing(failing: str) -> None:
+    """After a failover, say, when what was the primary only reads: it is gone on with after a pause."""
+    store, clock = _OddStore(failing), Clock()
+    filler = _filler(store, _Nowhere(), clock)
+    filler.start()
+    assert store.calls[-1] == failing
+    store.failing = None
+    store.calls.clear()
+    clock.advance(filling.FIRST_PAUSE)
+    assert store.calls[-2:] == ["take", "seconds_until_due"]
+    store.calls.clear()
+    filler.wake()
+    assert store.calls == ["take", "seconds_until_due"]
+    await filler.stop()
+
+
+async def test_a_room_that_cannot_be_given_back_holds_up_no_stop() -> None:
+    """Nobody is there to wake the process that stops."""
+    store = _OddStore("release")
+    unanswered: Deferred[None] = Deferred()
+
+    class Slow(_Nowhere):
+        async def get(self, _room_id: str) -> None:
+            await unanswered
+
+    filler = _filler(store, Slow(), Clock())
+    filler.start()
+    await filler.stop()
+    assert store.calls == ["take", "release"]
+
+
+async def test_who_works_at_an_earlier_stay(database: Database, hydra: RemoteServer) -> None:
+    """What they say of it, slow as they are, neither puts off the room that was entered again nor ends its lease."""
+    federation = await Federation.open(database, hydra)
+    room = RemoteRoom(hydra)
+    Resident(hydra, room)
+    store = PartialRoomStore(database)
+    stays: list[PartialRoom] = []
+
+    async def entry() -> tuple[Any, ...] | None:
+        columns = "event_id, attempts, not_before <= now(), leased_until > now()"
+        return await database.fetch_one("entry", f"SELECT {columns} FROM partial_rooms")
+
+    for _ in range(2):
+        await federation.house.rooms.joining.join(alice, room.id, servers=["hydra.test"])
+        for earlier in stays:
+            await store.renew(earlier, 3600)
+            await store.postpone(earlier, 3600)
+        taken = await store.take(3600)
+        assert taken is not None
+        for earlier in stays:
+            await store.release(earlier)
+        assert await entry() == (taken.event_id, 0, True, True)
+        stays.append(taken)
+        await federation.house.rooms.leaving.leave(alice, room.id)
+    assert stays[0].event_id != stays[1].event_id
+
+
+async def test_a_room_that_another_process_entered_again() -> None:
+    """It is filled, though this process has not heard of it and takes it for one that everybody has left."""
+
+    class Behind:
+        has_heard = False
+
+        def mark_stale(self, _room_id: str) -> None:
+            self.has_heard = True
+
+        async def get(self, _room_id: str) -> Any:
+            head = SimpleNamespace(
+                is_resident=lambda _server: self.has_heard, other_hosts=lambda _server: set()
+            )
+            return SimpleNamespace(head=head)
+
+    class Filling:
+        def __init__(self) -> None:
+            self.filled: list[PartialRoom] = []
+
+        async def fetch(self, *_asked: object) -> Any:
+            return SimpleNamespace(event_ids=[], members={})
+
+        async def complete(self, entered: PartialRoom, *_state: object) -> None:
+            self.filled.append(entered)
+
+    store, work = _OddStore(None), Filling()
+    filler = _filler(store, Behind(), Clock(), work)
+    filler.start()
+    assert work.filled == [ENTERED]
+    assert "postpone" not in store.calls
+    await filler.stop()

@@ -468,7 +468,7 @@ async def test_a_large_room(
             room.member(ALICE, "leave", by=federation.us)
     started = time.perf_counter()
     federation.filler.start()
-    await federation.house.whole.get(room.id)
+    await federation.whole(room.id)
     await federation.filler.stop()
     with capsys.disabled():
         sys.stdout.write(f"whole {time.perf_counter() - started:.2f} s later ")
