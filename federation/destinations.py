@@ -207,13 +207,19 @@ class Availability:
         self._tell(destination)
 
     def heard(self, payload: str) -> None:
-        """A notification of the channel; our own are known already."""
+        """A notification of the channel; our own are known already.
+
+        Who sent it had not heard yet what is unwritten here. Of the two that by which the server is tried sooner
+        counts: an attempt in vain costs little, a pause may be a day.
+        """
         origin, standings = heard(payload)
         if origin == self._origin:
             return
         for told in standings:
             name = told.server_name
             before = self.may_send_at(name)
+            if name in self._unwritten and before <= max(told.retry_at, told.send_again_at):
+                continue
             self._unwritten.pop(name, None)
             self._remember(told)
             if self.may_send_at(name) < before:
@@ -264,7 +270,9 @@ class Availability:
         except Exception:
             logger.warning("how other servers are could not be kept", exc_info=True)
             for standing in portion:
-                self._unwritten.setdefault(standing.server_name, standing)
+                known = self._standings.get(standing.server_name)
+                if known is (None if standing.is_well else standing):  # nothing was heard since
+                    self._unwritten.setdefault(standing.server_name, standing)
 
 
 def _doubled(first: int, attempts: int) -> int:

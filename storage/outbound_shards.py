@@ -14,11 +14,13 @@ CHANNEL = "outbound"
 """Notifications of processes that serve destinations; JSON objects."""
 
 _HOLD = "SELECT o_shard, o_delivered_up_to, o_part FROM hold_outbound_shards(%s, %s, %s, %s)"
+# Of a shard that another process took meanwhile, that one knows; it cannot take one while this is written.
 _BEHIND = """
 INSERT INTO destinations (server_name, shard, delivered_up_to)
-SELECT server_name, shard, delivered_up_to
+SELECT x.server_name, x.shard, x.delivered_up_to
 FROM json_to_recordset(%s) AS x(server_name text, shard smallint, delivered_up_to bigint)
-ORDER BY server_name
+JOIN outbound_shards s ON s.shard = x.shard AND s.holder = %s
+ORDER BY x.server_name FOR UPDATE OF s
 ON CONFLICT (server_name) DO UPDATE SET delivered_up_to = excluded.delivered_up_to
 """
 _LET_GO = """
@@ -39,7 +41,8 @@ class Held(Struct, frozen=True):
 
 
 class ShardStore:
-    """Takes, renews and gives back shards. What is told of destinations is written with it, all or nothing."""
+    """Takes, renews and gives back shards. What is told of destinations is written with it, all or nothing, but for
+    those whose shards are another process's: those are left out."""
 
     def __init__(self, database: Database, origin: str) -> None:
         self._database = database
@@ -59,9 +62,9 @@ class ShardStore:
         """
 
         async def work(txn: Transaction) -> Held:
-            if behind:
-                await txn.execute("outbound_behind", _BEHIND, (_behind_rows(behind),))
             rows = await txn.fetch("outbound_hold", _HOLD, (self._origin, seconds, alone, _mark_rows(marks)))
+            if behind:
+                await txn.execute("outbound_behind", _BEHIND, (_behind_rows(behind), self._origin))
             return Held({int(row[0]): int(row[1]) for row in rows}, int(rows[0][2]) if rows else 0)
 
         return await self._database.transaction("outbound_hold", work)
@@ -77,7 +80,7 @@ class ShardStore:
 
         async def work(txn: Transaction) -> None:
             if behind:
-                await txn.execute("outbound_behind", _BEHIND, (_behind_rows(behind),))
+                await txn.execute("outbound_behind", _BEHIND, (_behind_rows(behind), self._origin))
             if marks:
                 await txn.execute("outbound_let_go", _LET_GO, (_mark_rows(marks), self._origin))
             if leave:

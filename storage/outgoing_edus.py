@@ -20,7 +20,13 @@ ORDER BY server_name, n
 ON CONFLICT (server_name, edu_type, key) WHERE key IS NOT NULL
 DO UPDATE SET content = excluded.content, id = excluded.id
 """
-_FIRST = """SELECT id, edu_type, content FROM outgoing_edus WHERE server_name = %s AND id > %s ORDER BY id LIMIT %s"""
+_FIRST = """
+SELECT id, edu_type, content, found FROM (
+    SELECT id, edu_type, content, count(*) OVER () AS found,
+        sum(octet_length(content)) OVER (ORDER BY id) - octet_length(content) AS before
+    FROM (SELECT id, edu_type, content FROM outgoing_edus WHERE server_name = %s ORDER BY id LIMIT %s) AS f
+) AS w WHERE before < %s ORDER BY id
+"""
 _REMOVE = "DELETE FROM outgoing_edus WHERE server_name = %s AND id = ANY (%s::bigint[])"
 _TRIM = """
 DELETE FROM outgoing_edus e USING (
@@ -29,7 +35,15 @@ DELETE FROM outgoing_edus e USING (
     ) AS last FROM unnest(%s::text[]) AS w(server_name)
 ) AS t WHERE e.server_name = t.server_name AND e.id <= t.last
 """
-_WAITING = "SELECT DISTINCT server_name FROM outgoing_edus"
+# From one server to the next, off the primary key: thousands of units may wait for each.
+_WAITING = """
+WITH RECURSIVE w(server_name) AS (
+    SELECT min(server_name) FROM outgoing_edus
+    UNION ALL
+    SELECT (SELECT min(e.server_name) FROM outgoing_edus e WHERE e.server_name > w.server_name)
+    FROM w WHERE w.server_name IS NOT NULL
+) SELECT server_name FROM w WHERE server_name IS NOT NULL
+"""
 
 
 class NewEdu(NamedTuple):
@@ -49,6 +63,14 @@ class KeptEdu(NamedTuple):
     content: str
 
 
+class FirstEdus(NamedTuple):
+    """The oldest that wait for a server."""
+
+    edus: list[KeptEdu]
+    more: bool
+    """Whether others may wait behind them."""
+
+
 class OutgoingEduStore:
     """Keeps units."""
 
@@ -60,10 +82,11 @@ class OutgoingEduStore:
         rows = JsonRows([edu._asdict() for edu in edus])
         await self._database.execute("outgoing_edus_add", _ADD, (rows,))
 
-    async def first(self, server_name: str, limit: int, *, after: int = 0) -> list[KeptEdu]:
-        """The oldest that wait for a server."""
-        rows = await self._database.fetch("outgoing_edus_first", _FIRST, (server_name, after, limit))
-        return [KeptEdu._make(row) for row in rows]
+    async def first(self, server_name: str, limit: int, most_bytes: int) -> FirstEdus:
+        """The oldest that wait for a server, up to the one with which they have so many bytes."""
+        rows = await self._database.fetch("outgoing_edus_first", _FIRST, (server_name, limit, most_bytes))
+        found = rows[0][3] if rows else 0
+        return FirstEdus([KeptEdu._make(row[:3]) for row in rows], found > len(rows) or found == limit)
 
     async def remove(self, server_name: str, ids: Sequence[int]) -> None:
         """They arrived. One that was replaced meanwhile has another id and stays."""

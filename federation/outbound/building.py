@@ -56,7 +56,7 @@ class Outbound(Struct, frozen=True, kw_only=True):
 
     async def start(self) -> None:
         """Hear the other processes, and begin to send. `availability` must have been started."""
-        await self.database.listen(OUTBOUND, self._heard)
+        await self.database.listen(OUTBOUND, self._heard, self.leases.interrupted)
         await self.leases.start()
 
     async def stop(self) -> None:
@@ -102,9 +102,10 @@ def build_outbound(
     pause: Callable[[], Awaitable[object]],
     now: Callable[[], int],
     alone: bool,
+    most_bytes: int,
 ) -> Outbound:
     """Build it, and subscribe it to the stream, to which `cache` must be subscribed already. Nothing is sent before
-    `start`. `alone`: no other process can use the database.
+    `start`. `alone`: no other process can use the database. `most_bytes`: see `Sender`.
     """
     metrics = OutboundMetrics()
     edus, events = OutgoingEduStore(database), OutboundStore(database)
@@ -122,6 +123,7 @@ def build_outbound(
         progress=progress,
         scheduler=reactor,
         now=now,
+        most_bytes=most_bytes,
     )
     availability.watch(sender.available)
     metrics.watch(**sender.figures)

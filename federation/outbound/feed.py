@@ -170,9 +170,16 @@ class Feed:
                     upto = events[-1].position
                     found = [each for each in found if each[0].position <= upto]
                 found += await self._routed(events)
-                found.sort(key=lambda each: each[0].position)
+            found.sort(key=lambda each: each[0].position)  # those in memory were looked at room by room
+        # Taken over while the news were read: what is older goes first, and these with it (`_replay`).
+        joining = {shard for shards, _ in self._joining for shard in shards}
         for pdu, destinations in found:
-            self._queues.offer(pdu, destinations)
+            here = (
+                [name for name in destinations if shard_of(name) not in joining] if joining else destinations
+            )
+            # First: a server that is caught up from now on, for want of memory, needs this one as well.
+            self._progress.taken = pdu.position
+            self._queues.offer(pdu, here)
         self._progress.taken = upto
         self._moved = {key: position for key, position in self._moved.items() if position > upto}
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.needs import Protocol
 from storage.destinations import Behind, shard_of
@@ -25,6 +25,8 @@ LEASE = 15
 MARGIN = 3.0
 """Seconds before its end from which a lease is not relied on."""
 RENEW = 5.0
+LOOK = 60.0
+"""Seconds between two looks for units that are kept and of which nobody told: who kept them may have died."""
 STOP_WAIT = 5.0
 """Seconds that transactions under way get to finish when the process stops."""
 
@@ -80,6 +82,7 @@ class Serving(Protocol):
     def behind(self, destinations: Iterable[tuple[str, int]]) -> None: ...
     def kept(self, destinations: Iterable[str]) -> None: ...
     def is_sending(self, shard: int) -> bool: ...
+    def wait_sent(self, shard: int) -> Deferred[None]: ...
     def books(self, shards: Collection[int]) -> Books: ...
     def booked(self, told: Iterable[tuple[str, int | None]]) -> None: ...
     def stop(self) -> None: ...
@@ -124,6 +127,9 @@ class Leases:
         """Served no more, and given back once nothing is under way to them; with their marks."""
         self._left_behind: list[tuple[str, int | None]] = []
         """What the database is to be told of the servers of those."""
+        self._look_due = False
+        """Units may be kept that were told to nobody who serves their servers."""
+        self._looked_at = 0.0
         self._renew_call: Any = None
         self._lapse_call: Any = None
         self._renewing: Deferred[None] | None = None
@@ -132,14 +138,22 @@ class Leases:
 
     async def start(self) -> None:
         """Take what is free, and go on doing so."""
-        await self._renew()
-        self._schedule(RENEW)
+        self._renewing = first = Deferred.fromCoroutine(self._renew())
+        try:
+            await first
+        finally:
+            self._renewing = None
+        self._schedule(0 if self._again else RENEW)
 
     def heard(self, payload: Mapping[str, Any]) -> None:
         """A message of the channel `outbound`: shards may have become free."""
-        if payload.get("free") and not self._stopped:
-            self._again = True
-            self._schedule(0)
+        if payload.get("free"):
+            self._renew_soon()
+
+    def interrupted(self) -> None:
+        """Messages of the channel may have been missed."""
+        self._look_due = True
+        self._renew_soon()
 
     async def stop(self) -> None:
         """Give everything back."""
@@ -173,6 +187,11 @@ class Leases:
             self._renew_call.cancel()
         self._renew_call = self._clock.callLater(delay, self._begin)
 
+    def _renew_soon(self, _result: object = None) -> None:
+        if not self._stopped:
+            self._again = True
+            self._schedule(0)
+
     def _begin(self) -> None:
         self._again = False
         renewing = self._renewing = Deferred.fromCoroutine(self._renew())
@@ -186,8 +205,11 @@ class Leases:
     async def _renew(self) -> None:
         try:
             await self._keep_books_and_leases()
+            await self._look()
+        except CancelledError:
+            raise  # the stop waited for this, and there is no more time
         except Exception:
-            logger.exception("the leases of destinations could not be renewed")
+            logger.exception("the books and leases of destinations could not be kept; they will be")
 
     async def _keep_books_and_leases(self) -> None:
         began = self._clock.seconds()
@@ -224,11 +246,10 @@ class Leases:
     async def _take_over(self, shards: Mapping[int, int]) -> None:
         """Serve these, from where they were left."""
         behind = await self._destinations.behind(list(shards))
-        waiting = await self._edus.waiting()
         self._sender.serve(shards.keys())
         self._joining.update(shards)
         self._sender.behind(behind)
-        self._sender.kept(name for name in waiting if shard_of(name) in shards)
+        self._look_due = True  # what was told before is told to nobody
 
         def joined(_result: object) -> None:
             for shard in shards:
@@ -237,15 +258,32 @@ class Leases:
 
         self._feed.join(shards).addCallbacks(joined, lambda _cancelled: None)
 
+    async def _look(self) -> None:
+        """Wake the servers that units are kept for. What is kept from now on is told."""
+        now = self._clock.seconds()
+        if not (self._held or self._joining) or not (self._look_due or now - self._looked_at >= LOOK):
+            return
+        self._look_due, self._looked_at = False, now
+        try:
+            waiting = await self._edus.waiting()
+        except Exception:
+            self._look_due = True
+            raise
+        self._sender.kept(waiting)
+
     async def _share(self, too_many: int) -> None:
-        """Give back what is above the even part."""
+        """Give back what is above the even part: at once where nothing is under way, so those first; until all is
+        given back nobody sends to the servers of a shard."""
         if too_many > len(self._leaving):
-            leaving = sorted(self._held)[len(self._leaving) - too_many :]
+            quiet_first = sorted(self._held, key=lambda shard: (self._sender.is_sending(shard), -shard))
+            leaving = quiet_first[: too_many - len(self._leaving)]
             marks, told = self._sender.books(leaving)
             self._leaving.update(marks)
             self._left_behind += told
             self._held.difference_update(leaving)
             self._sender.drop(leaving)
+            for shard in filter(self._sender.is_sending, leaving):
+                self._sender.wait_sent(shard).addCallback(self._renew_soon)
         free = {shard: mark for shard, mark in self._leaving.items() if not self._sender.is_sending(shard)}
         if free:
             told = [each for each in self._left_behind if shard_of(each[0]) in free]

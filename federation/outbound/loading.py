@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from msgspec import Struct, field
 
 from federation.outbound.lane import Lane
-from federation.outbound.transaction import MOST_BYTES, MOST_EDUS, MOST_PDUS, Edu, Item, Pdu, weight
+from federation.outbound.transaction import MOST_EDUS, MOST_PDUS, Edu, Item, Pdu, weight
 from homeserver.needs import Protocol
 from storage.outbound import OutboundEvent, Place
-from storage.outgoing_edus import KeptEdu
+from storage.outgoing_edus import FirstEdus
 
 MISSED_PORTION = 500
+USUAL_BYTES = 8192
+"""An event that was missed is taken to have no more, until it is read."""
 
 
 class MissedEvents(Protocol):
@@ -26,7 +28,7 @@ class MissedEvents(Protocol):
 class KeptEdus(Protocol):
     """What is needed of `storage.outgoing_edus.OutgoingEduStore`."""
 
-    async def first(self, server_name: str, limit: int) -> list[KeptEdu]: ...
+    async def first(self, server_name: str, limit: int, most_bytes: int) -> FirstEdus: ...
     async def remove(self, server_name: str, ids: Sequence[int]) -> None: ...
 
 
@@ -42,6 +44,11 @@ class Load(Struct):
     @property
     def items(self) -> list[Item]:
         return [*self.events, *self.edus]
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes besides what its lane holds."""
+        return sum(map(weight, self.items if self.missed else self.edus))
 
     @property
     def kept_ids(self) -> list[int]:
@@ -60,29 +67,29 @@ class Loader:
         self._events = events
         self._edus = edus
 
-    async def load(self, lane: Lane, *, kept: bool) -> Load:
-        """The next load of a lane; empty if nothing waits. `kept`: look for kept units."""
+    async def load(self, lane: Lane, *, kept: bool, room: int) -> Load:
+        """The next load of a lane; empty if nothing waits. `kept`: look for kept units. `room`: how many bytes it may
+        have at most, unless a single item has more."""
         load = Load()
-        room = MOST_BYTES
         if lane.behind is not None:
             load.missed = True
-            load.events = await self._missed(lane)
+            load.events = await self._missed(lane, room)
             room -= sum(map(weight, load.events))
         if not load.events and lane.behind is None:
             load.missed = False
-            room = _take_new(lane, room)
+            room = lane.begin_sending(room)
             load.events = list(lane.sending)
         if kept:
-            waiting = await self._edus.first(lane.name, MOST_EDUS)
+            waiting, load.more_kept = await self._edus.first(lane.name, MOST_EDUS, max(room, 1))
             for each in waiting:
                 if room < len(each.content) and (load.events or load.edus):
                     load.more_kept = True
                     break
                 room -= len(each.content)
                 load.edus.append(Edu(each.edu_type, each.content, each.id))
-            load.more_kept = load.more_kept or len(waiting) == MOST_EDUS
-        while lane.fleeting and len(load.edus) < MOST_EDUS:
-            edu = lane.fleeting.pop(next(iter(lane.fleeting)))
+        while lane.fleeting and len(load.edus) < MOST_EDUS and (room > 0 or not load.items):
+            edu = lane.next_fleeting()
+            room -= weight(edu)
             load.edus.append(edu)
         return load
 
@@ -90,24 +97,25 @@ class Loader:
         """These units arrived."""
         await self._edus.remove(name, kept)
 
-    async def _missed(self, lane: Lane) -> list[Pdu]:
+    async def _missed(self, lane: Lane, room: int) -> list[Pdu]:
         """The next events that the server missed; none if it missed none any more, or the lane forgot its goal."""
         while lane.behind is not None and not lane.places:
             if lane.goal is None:
                 return []
             goal = lane.goal
-            places = await self._events.missed(lane.name, lane.behind, goal, MISSED_PORTION)
+            portion = MISSED_PORTION if lane.has_room else MOST_PDUS
+            places = await self._events.missed(lane.name, lane.behind, goal, portion)
             if lane.goal != goal:  # too much came meanwhile; begin again
                 return []
-            lane.found(places, all_of_them=len(places) < MISSED_PORTION)
+            lane.found(places, all_of_them=len(places) < portion)
             if not places:
                 lane.caught_up_with(0)
-        wanted = [lane.places[n] for n in range(min(MOST_PDUS, len(lane.places)))]
+        most = min(MOST_PDUS, max(1, room // USUAL_BYTES))
+        wanted = [lane.places[n] for n in range(min(most, len(lane.places)))]
         if not wanted:
             return []
         stored = {(each.room, each.position): each for each in await self._events.at(wanted)}
         events: list[Pdu] = []
-        room = MOST_BYTES
         for place in wanted:
             event = stored[place.room, place.position]
             pdu = Pdu(event.position, event.event_id, event.pdu)
@@ -116,15 +124,3 @@ class Loader:
                 break
             events.append(pdu)
         return events
-
-
-def _take_new(lane: Lane, room: int) -> int:
-    """Put the next of the lane's events on their way; how many bytes are left."""
-    lane.sending = []
-    while lane.pdus and len(lane.sending) < MOST_PDUS:
-        size = weight(lane.pdus[0])
-        if lane.sending and size > room:
-            break
-        room -= size
-        lane.sending.append(lane.pdus.popleft())
-    return room

@@ -9,6 +9,7 @@ that another process serves are handed to it by a notification.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
@@ -32,6 +33,9 @@ MOST_BYTES = 2**20
 MOST_TOLD = 7900
 """Bytes of a notification, whose limit is 8,000."""
 TRIM_EVERY = 100
+MOST_UNTOLD = 2000
+"""Notifications that wait; of more, the oldest are dropped."""
+TOLD_AT_ONCE = 100
 
 Notify = Callable[[str, Sequence[str]], Awaitable[object]]
 """`notify(channel, payloads)`: tells all processes, this one too."""
@@ -89,6 +93,8 @@ class Outbox:
         self._notify = notify
         self._adds = 0
         self._serial = count(1)
+        self._untold: deque[str] = deque(maxlen=MOST_UNTOLD)
+        self._telling: Deferred[None] | None = None
 
     async def keep(self, edus: Sequence[OutgoingEdu]) -> None:
         """Have the units delivered, at least once, to each server in this order. Durable when it returns."""
@@ -124,13 +130,11 @@ class Outbox:
                 self._queues.pass_on(edu.destination, (edu.edu_type, key), Edu(edu.edu_type, content))
             elif self._availability.may_try(edu.destination):
                 elsewhere.setdefault((edu.edu_type, key, content), []).append(edu.destination)
-        if elsewhere:
-            payloads = [
-                payload
-                for unit, names in elsewhere.items()
-                for payload in _payloads({"origin": self._origin, "unit": unit}, "to", names)
-            ]
-            Deferred.fromCoroutine(self._tell(payloads))
+        for unit, names in elsewhere.items():
+            # Numbered, since of what is told at once Postgres drops what was said already.
+            base = {"origin": self._origin, "n": next(self._serial), "unit": unit}
+            self._untold.extend(_payloads(base, "to", names))
+        self._tell_soon()
 
     def heard(self, message: Mapping[str, Any]) -> None:
         """A message of the channel `outbound`."""
@@ -180,7 +184,20 @@ class Outbox:
             fields = {"destinations": len(suspects), "dropped": dropped}
             logger.warning("too much waits for servers that are away", extra={"fields": fields})
 
-    async def _tell(self, payloads: Sequence[str]) -> None:
+    def _tell_soon(self) -> None:
+        """One telling at a time: of two on different connections the newer might be heard first."""
+        if not self._untold or self._telling is not None:
+            return
+        telling = self._telling = Deferred.fromCoroutine(self._tell())
+
+        def told(_result: object) -> None:
+            self._telling = None
+            self._tell_soon()
+
+        telling.addBoth(told)
+
+    async def _tell(self) -> None:
+        payloads = [self._untold.popleft() for _ in range(min(len(self._untold), TOLD_AT_ONCE))]
         try:
             await self._notify(CHANNEL, payloads)
         except Exception:

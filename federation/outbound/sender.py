@@ -17,10 +17,10 @@ from twisted.internet.defer import Deferred
 
 from federation.client.errors import BackingOff, NotAsked, Unreachable
 from federation.outbound.delivery import Outcome
-from federation.outbound.lane import Lane
+from federation.outbound.lane import Held, Lane
 from federation.outbound.loading import Load, Loader
 from federation.outbound.retries import Retries
-from federation.outbound.transaction import Edu, Item, Pdu
+from federation.outbound.transaction import MOST_BYTES, Edu, Item, Pdu
 from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import is_valid_server_name
 from storage.destinations import SHARDS, shard_of
@@ -32,6 +32,8 @@ MOST_PROBES = 20
 """Of these, transactions to servers that failed the last time, which may each take a minute to fail again."""
 MOST_QUEUED = 100_000
 """Events waiting in all lanes, counted once for each; then lanes forget theirs and read them back later."""
+SCARCE_BYTES = 65_536
+"""Of a load where those under way already take what they may: everybody gets on, if slowly."""
 OWN_TROUBLE_PAUSE = 30_000
 """Milliseconds until a server is tried again when the trouble was on this side."""
 
@@ -57,7 +59,7 @@ class Delivers(Protocol):
 
 
 class Progress(Struct):
-    """How far the feed is: every event at or below `taken` was offered."""
+    """How far the feed is: every event at or below `taken` was offered, or is being offered."""
 
     taken: int
 
@@ -74,8 +76,10 @@ class Sender:
         progress: Progress,
         scheduler: Scheduler,
         now: Callable[[], int],
+        most_bytes: int,
     ) -> None:
-        """`available` must be called with servers that may be sent to earlier than was thought."""
+        """`available` must be called with servers that may be sent to earlier than was thought. `most_bytes`: of what
+        waits in memory, and of what is on its way, together."""
         self._availability = availability
         self._delivery = delivery
         self._loader = loader
@@ -84,6 +88,10 @@ class Sender:
         self._retries = Retries(scheduler=scheduler, now=now, due=self._due)
         self._shards: set[int] = set()
         self._may_start = False
+        self._held = Held(most_bytes // 2)
+        self._most_loaded = most_bytes // 2
+        self._loaded = 0
+        """Bytes of the loads under way, besides what their lanes hold."""
         self._lanes: dict[str, Lane] = {}
         self._owed: dict[str, int] = {}
         """Servers without a lane that are behind, and up to which position they have everything."""
@@ -102,6 +110,8 @@ class Sender:
         self._queued = 0
         self._pumping = False
         self._idle: list[Deferred[None]] = []
+        self._left: dict[int, Deferred[None]] = {}
+        """Shards that wait for the transactions to their servers to end."""
 
     # What there is to send.
 
@@ -127,7 +137,7 @@ class Sender:
                     self._owe(name, pdu.position - 1)
                     self._retries.put(name, at)
                     continue
-                lane = self._lanes[name] = Lane(name)
+                lane = self._lanes[name] = Lane(name, self._held)
             was_behind = lane.behind
             self._queued += lane.offer(pdu, self._queued < MOST_QUEUED)
             if lane.behind != was_behind:
@@ -142,7 +152,7 @@ class Sender:
         if lane is None:
             if self._may_send_at(destination) > self._now():
                 return
-            lane = self._lanes[destination] = Lane(destination)
+            lane = self._lanes[destination] = Lane(destination, self._held)
         lane.pass_on(key, edu)
         self._wake(destination)
 
@@ -203,6 +213,7 @@ class Sender:
                 self._owe(name, lane.owed_from)
             elif name in self._recorded:
                 self._unrecorded.add(name)
+            lane.close()
         if name in self._owed or name in self._keeping:
             self._retries.put(name, at)
 
@@ -226,20 +237,27 @@ class Sender:
     def _start(self, name: str) -> None:
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = Lane(name, self._owed.pop(name, None))
+            lane = self._lanes[name] = Lane(name, self._held, self._owed.pop(name, None))
         self._busy.add(name)
+        lane.served = True
         Deferred.fromCoroutine(self._serve(lane)).addBoth(self._served, lane)
 
     def _served(self, _result: object, lane: Lane) -> None:
         name = lane.name
+        lane.served = False
         self._busy.discard(name)
         self._probing.discard(name)
+        if lane.retired:
+            lane.close()
         if self._lanes.get(name) is lane and lane.is_empty:
             del self._lanes[name]
             if name in self._recorded:
                 self._unrecorded.add(name)
         if name in self._lanes or name in self._owed or name in self._keeping:
             self._wake(name)
+        shard = shard_of(name) if self._left else -1
+        if shard in self._left and not self.is_sending(shard):
+            self._left.pop(shard).callback(None)
         if not self._busy:
             idle, self._idle = self._idle, []
             for waiting in idle:
@@ -251,11 +269,15 @@ class Sender:
     async def _serve(self, lane: Lane) -> None:
         name = lane.name
         load: Load | None = None
+        room = taken = min(MOST_BYTES, max(SCARCE_BYTES, (self._most_loaded - self._loaded) // 4))
+        self._loaded += taken
         try:
             had_kept = name in self._keeping
             self._keeping.discard(name)  # what is added from here on is found by the next look
             lane.begin_catching_up(self._progress.taken)
-            load = await self._loader.load(lane, kept=had_kept)
+            load = await self._loader.load(lane, kept=had_kept, room=room)
+            self._loaded += load.weight - taken
+            taken = load.weight
             if not load.missed:
                 self._queued -= len(load.events)
             if load.more_kept:
@@ -270,8 +292,10 @@ class Sender:
                 self._queued -= len(lane.sending)
             if not lane.retired:
                 self._keeping.add(name)  # perhaps: the next look will tell
-                self._take_back(lane)
+                lane.take_back()
                 self._paused[name] = self._now() + OWN_TROUBLE_PAUSE
+        finally:
+            self._loaded -= taken
 
     async def _settle(self, lane: Lane, load: Load, outcome: Outcome) -> None:
         """The load, or its first part, arrived."""
@@ -296,17 +320,11 @@ class Sender:
         if failure is not None and not lane.retired:
             if load.kept_ids:
                 self._keeping.add(name)
-            self._take_back(lane)
+            lane.take_back()
             if self._may_send_at(name) <= self._now():
                 self._paused[name] = self._now() + OWN_TROUBLE_PAUSE
         if kept:
             await self._loader.forget(name, kept)
-
-    def _take_back(self, lane: Lane) -> None:
-        """What was on its way did not arrive: the server is behind from there, or had been before."""
-        lane.behind = lane.owed_from
-        lane.goal = None
-        lane.fleeting.clear()
 
     # Serving, and the books.
 
@@ -328,6 +346,8 @@ class Sender:
             if lane is not None:
                 lane.retired = True
                 self._queued -= len(lane.pdus)
+                if not lane.served:
+                    lane.close()
             self._owed.pop(name, None)
             self._recorded.pop(name, None)
             self._keeping.discard(name)
@@ -343,6 +363,15 @@ class Sender:
     def is_sending(self, shard: int) -> bool:
         """Whether a transaction to a server of the shard is under way."""
         return any(shard_of(name) == shard for name in self._busy)
+
+    def wait_sent(self, shard: int) -> Deferred[None]:
+        """Fires once, when no transaction to any server of a dropped shard is under way; ask once."""
+        done: Deferred[None] = Deferred()
+        if self.is_sending(shard):
+            self._left[shard] = done
+        else:
+            done.callback(None)
+        return done
 
     def books(self, shards: Collection[int]) -> tuple[dict[int, int], list[tuple[str, int | None]]]:
         """Up to where all servers of each shard have everything, but for those of whom the database knows, or is to be
@@ -394,6 +423,11 @@ class Sender:
         """Start nothing more."""
         self._may_start = False
         self._retries.stop()
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes wait in memory or are on their way."""
+        return self._held.bytes + self._loaded
 
     @property
     def figures(self) -> Mapping[str, Callable[[], float]]:

@@ -8,6 +8,8 @@ out: it is optional, covered by no signature, and what it may say (the age) nobo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from sys import getsizeof
 from typing import NamedTuple
 
 from homeserver.protocol.canonical_json import encode_canonical
@@ -18,13 +20,16 @@ MOST_BYTES = 4 * 2**20
 """Of the parts of one transaction together; a single one may be larger."""
 
 
-class Pdu(NamedTuple):
-    """An event on its way."""
+@dataclass(slots=True)
+class Pdu:
+    """An event on its way, one for all servers."""
 
     position: int
     event_id: str
     json: str
     """Canonical."""
+    lanes: int = field(default=0, compare=False)
+    """How many hold it."""
 
 
 class Edu(NamedTuple):
@@ -55,8 +60,8 @@ def encode_transaction(origin: str, origin_server_ts: int, items: Sequence[Item]
 
 
 def weight(item: Item) -> int:
-    """About how many bytes an item takes."""
-    return len(item.json if isinstance(item, Pdu) else item.content)
+    """About how many bytes an item takes, in memory or on its way: what is not ASCII takes two to four a character."""
+    return getsizeof(item.json if isinstance(item, Pdu) else item.content)
 
 
 def _text(value: str) -> str:

@@ -17,6 +17,7 @@ from federation.client.errors import RemoteError, RemoteFailure, Unreachable
 from federation.destinations import Availability
 from federation.outbound.building import Outbound, build_outbound, start_availability
 from federation.outbound.delivery import Transactions
+from federation.outbound.leases import RENEW
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.rooms.engine import Room
 from homeserver.rooms.neighbours import Neighbours
@@ -27,7 +28,7 @@ from tests.reactor import reactor
 from tests.rooms.engine_fixture import Engine
 
 START = 1_700_000_000
-PATIENCE = 50.0
+PATIENCE = 200.0
 """Seconds after which what was waited for counts as never coming: a busy database takes its time."""
 
 
@@ -121,6 +122,7 @@ class Process:
         alone: bool = False,
         clock: Clock | None = None,
         through: Callable[[Availability], Transactions] | None = None,
+        most_bytes: int = 2**23,
     ) -> Process:
         """`through`: what carries transactions, instead of `others`."""
         others = Others() if others is None else others
@@ -157,6 +159,7 @@ class Process:
             pause=pause,
             now=now,
             alone=alone,
+            most_bytes=most_bytes,
         )
         process = cls(engine, outbound, neighbours, clock, others)
         others.processes.append(process)
@@ -193,9 +196,9 @@ class Process:
         raise AssertionError("it never came to that")
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time pass in steps of a second at most, within each of which leases are renewed."""
+        """Let time pass in steps at the end of each of which leases are renewed that are due."""
         while seconds > 0:
-            step = min(1.0, seconds)
+            step = min(RENEW, seconds)
             for process in self.others.processes:
                 if not process.stopped:
                     process.clock.advance(step)

@@ -6,10 +6,11 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from federation.outbound import OutgoingEdu
+from federation.outbound.leases import LOOK
 from federation.outbound.sender import MOST_IN_FLIGHT
 from federation.outbound.transaction import MOST_EDUS
 from storage.database import Database, DatabaseUnavailable
-from storage.outgoing_edus import KeptEdu, OutgoingEduStore
+from storage.outgoing_edus import FirstEdus, NewEdu, OutgoingEduStore
 from storage.receipts import Receipt
 from tests.federation.outbound.outbound_fixture import Others, Process
 from tests.rooms.engine_fixture import ALICE, BOB
@@ -83,7 +84,7 @@ async def test_what_waits_for_a_dead_server_is_bounded(database: Database) -> No
     await process.outbound.outbox.keep([unit(n) for n in range(30)])
     await process.settle()
     assert await store.trim([A, B], 10) == 20
-    assert [edu.content for edu in await store.first(A, 2)] == ['{"n":20}', '{"n":21}']
+    assert [edu.content for edu in (await store.first(A, 2, 100)).edus] == ['{"n":20}', '{"n":21}']
     await process.stop()
 
 
@@ -125,6 +126,23 @@ async def test_units_for_servers_of_another_process_reach_it(database: Database)
     await one.until(lambda: all(len(others.edus(server)) == 4 for server in servers))
     await two.stop()
     await one.stop()
+
+
+async def test_units_that_were_told_while_nobody_listened_are_sent(database: Database) -> None:
+    """As soon as it listens again; and without that, before long."""
+    process = await Process.open(database)
+    await process.settle()
+    store = OutgoingEduStore(database)
+    await store.add([NewEdu(server, "m.test", None, "{}") for server in (A, A, B)])
+    assert await store.waiting() == {A, B}
+    database.interrupted()
+    await process.until(lambda: (len(process.others.edus(A)), len(process.others.edus(B))) == (2, 1))
+    await process.settle()
+    assert await store.waiting() == set()
+    await store.add([NewEdu(A, "m.test", None, "{}")])
+    await process.pass_time(LOOK)
+    await process.until(lambda: len(process.others.edus(A)) == 3)
+    await process.stop()
 
 
 async def test_typing_and_receipts_go_to_the_servers_of_the_room(database: Database) -> None:
@@ -204,7 +222,7 @@ async def test_what_the_database_could_not_give_is_sent_later(database: Database
     edus = loader._edus
 
     class Broken:
-        async def first(self, *_: object) -> list[KeptEdu]:
+        async def first(self, *_: object) -> FirstEdus:
             raise DatabaseUnavailable("for a moment")
 
         async def remove(self, *_: object) -> None: ...

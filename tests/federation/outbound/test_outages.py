@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -18,10 +17,12 @@ from federation.outbound.transaction import Pdu
 from storage.database import Database
 from storage.destinations import SHARDS, DestinationStore
 from storage.outbound import PER_ROOM, WHOLE, OutboundEvent, Place
+from storage.outgoing_edus import FirstEdus
 from tests.federation.outbound.outbound_fixture import Others, Process, refusal
 from tests.rooms.engine_fixture import ALICE, member
 
 A, B = "a.test", "b.test"
+KIB = 1024
 
 
 @pytest.mark.parametrize("missed", [WHOLE, WHOLE + 1])
@@ -221,8 +222,8 @@ class _OneEvent:
     async def at(self, *_: object) -> list[OutboundEvent]:
         return [OutboundEvent(11, 1, "$11", "m.test", None, ALICE, "{}")]
 
-    async def first(self, *_: object) -> list[Any]:
-        return []
+    async def first(self, *_: object) -> FirstEdus:
+        return FirstEdus([], more=False)
 
     async def remove(self, *_: object) -> None: ...
 
@@ -269,6 +270,7 @@ async def test_thousands_of_dead_servers_cost_almost_nothing() -> None:
         progress=progress,
         scheduler=clock,
         now=lambda: int(clock.seconds() * 1000),
+        most_bytes=2**20,
     )
     sender.serve(range(SHARDS))
     sender.go_on(True)
@@ -288,6 +290,7 @@ async def test_thousands_of_dead_servers_cost_almost_nothing() -> None:
     clock.advance(601)
     assert dead.tried == 10_000
     assert (len(sender._lanes), len(sender._owed), len(clock.getDelayedCalls())) == (0, 5000, 1)
+    assert sender.weight == 0
     sender.stop()
 
 
@@ -297,7 +300,7 @@ async def test_in_the_end_everybody_has_the_newest_of_every_room(database: Datab
     crash."""
     dice = random.Random(seed)
     others = Others()
-    process = await Process.open(database, others)
+    process = await Process.open(database, others, most_bytes=KIB << (20 * (seed % 2)))
     servers = [f"s{n}.test" for n in range(4)]
     rooms = [await process.room_with(*dice.sample(servers, 3)) for _ in range(3)]
     members = {
@@ -333,4 +336,5 @@ async def test_in_the_end_everybody_has_the_newest_of_every_room(database: Datab
             got = [body for body in others.bodies(server) if body.startswith(f"{number}:")]
             assert got == sorted(set(got))
             assert not newest.get(room.room_id) or got[-1] == newest[room.room_id]
+    assert process.outbound.sender.weight == 0
     await process.stop()

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from homeserver.rooms.engine import Draft
 from homeserver.rooms.engine.working import DUMMY
 from storage.database import Database
+from storage.destinations import SHARDS, shard_of
 from tests.federation.outbound.outbound_fixture import Others, Process
 from tests.rooms.engine_fixture import ALICE, member
 
@@ -147,6 +148,57 @@ async def test_what_another_process_writes_is_sent_too_and_once(database: Databa
     await one.say(room, "alone")
     await one.until(lambda: all(others.bodies(server)[-1] == "alone" for server in servers))
     await one.stop()
+
+
+async def test_servers_that_are_being_sent_to_stay_where_they_are_if_others_can_go(
+    database: Database,
+) -> None:
+    others = Others()
+    one = await Process.open(database, others)
+    room = await one.room_with(A, B)
+    others.held[A] = others.held[B] = Deferred()
+    await one.say(room, "hello")
+    await one.until(lambda: others.in_flight[A] == 1 == others.in_flight[B])
+    two = await Process.open(database, others)
+    await one.renew()
+    await two.until(lambda: len(two.outbound.sender._shards) == 32)
+    assert one.outbound.sender.serves(A)
+    assert one.outbound.sender.serves(B)
+    others.held[A].callback(None)
+    await one.stop()
+    await two.stop()
+
+
+async def test_servers_that_are_being_sent_to_change_process_as_soon_as_they_have_it(
+    database: Database,
+) -> None:
+    """No time passes here: the next renewal of the leases is not waited for. What was on its way may come twice."""
+    others = Others()
+    one = await Process.open(database, others)
+    servers = list({shard_of(name): name for name in (f"s{n}.test" for n in range(1000))}.values())
+    assert len(servers) == SHARDS
+    room = await one.room_with(*servers)
+    others.held = {name: Deferred() for name in servers}
+    await one.say(room, "before")
+    await one.until(lambda: all(others.in_flight[name] == 1 for name in servers))
+    two = await Process.open(database, others)
+    await one.renew()
+    await one.say(room, "after")
+    moving = [name for name in servers if not one.outbound.sender.serves(name)]
+    assert len(moving) == 32
+    assert not two.outbound.sender.serves_any()
+    first, *rest = moving
+    others.held.pop(first).callback(None)
+    await two.until(lambda: others.bodies(first)[-1] == "after")
+    assert two.outbound.sender.serves(first)
+    for name in [*rest, *servers]:
+        if name in others.held:
+            others.held.pop(name).callback(None)
+    await two.until(lambda: all(others.bodies(name)[-1] == "after" for name in servers))
+    assert all(list(dict.fromkeys(others.bodies(name))) == ["before", "after"] for name in servers)
+    assert all(two.outbound.sender.serves(name) for name in moving)
+    await one.stop()
+    await two.stop()
 
 
 async def test_nothing_is_lost_when_the_process_dies(database: Database) -> None:
