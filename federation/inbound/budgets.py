@@ -2,16 +2,15 @@
 """What fetching for one event, and for one server's events, may cost (CVE-2024-31208 of another server).
 
 Owns the counting. One `Budget` goes along with everything that is done for one event; `OriginCosts` remembers how much
-was done lately for each server that sent such events.
+was done lately for each server that sent such events, in all processes of a machine that have a memory together.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from msgspec import Struct
+from homeserver.web.rate_limits import Memory, OwnMemory
 
 REQUESTS: Final = 400
 EVENTS: Final = 100_000
@@ -66,42 +65,34 @@ class Budget:
         return self.events + _REQUEST_COST * self.requests
 
 
-class _Account(Struct):
-    debt: float
-    at: float
-
-
 class OriginCosts:
     """Debts by server, paid off with time: a server in debt beyond `allowed` waits, the others do not."""
 
     def __init__(
-        self, clock: Callable[[], float], *, allowed: float = 60_000.0, per_second: float = 100.0
+        self,
+        clock: Callable[[], float],
+        *,
+        memory: Memory | None = None,
+        allowed: float = 60_000.0,
+        per_second: float = 100.0,
     ) -> None:
+        """`clock` gives seconds, of `time.monotonic` where other processes use the same `memory`: it has when each debt
+        will be paid. Without it they are remembered here."""
         self._clock = clock
+        self._memory: Memory = OwnMemory(MOST_ORIGINS) if memory is None else memory
         self._allowed = allowed
         self._per_second = per_second
-        self._accounts: OrderedDict[str, _Account] = OrderedDict()
 
     def charge(self, origin: str, cost: float) -> None:
         """Add what was spent because of the server."""
-        account = self._accounts.get(origin)
-        if account is None:
-            account = self._accounts[origin] = _Account(0.0, self._clock())
-            while len(self._accounts) > MOST_ORIGINS:
-                self._accounts.popitem(last=False)
-        self._accounts.move_to_end(origin)
-        self._pay(account)
-        account.debt += cost
+        now = self._clock()
+        paid_at = max(now, self._memory.full_at(origin)) + cost / self._per_second
+        self._memory.keep(origin, paid_at, now)
+
+    def debt(self, origin: str) -> float:
+        """What the server has still to pay."""
+        return max(0.0, self._memory.full_at(origin) - self._clock()) * self._per_second
 
     def wait(self, origin: str) -> float:
         """Seconds until the server's events are worked on again; 0: now."""
-        account = self._accounts.get(origin)
-        if account is None:
-            return 0.0
-        self._pay(account)
-        return max(0.0, (account.debt - self._allowed) / self._per_second)
-
-    def _pay(self, account: _Account) -> None:
-        now = self._clock()
-        account.debt = max(0.0, account.debt - (now - account.at) * self._per_second)
-        account.at = now
+        return max(0.0, (self.debt(origin) - self._allowed) / self._per_second)

@@ -18,7 +18,7 @@ from storage.events import EventStore
 class Doorway(Protocol):
     """See `homeserver.rooms.arrival.OutOfBand`."""
 
-    async def left(self, version: RoomVersion, event: Incoming) -> bool: ...
+    async def left(self, version: RoomVersion, event: Incoming, ended: str) -> bool: ...
 
 
 class EndsOfInvitations:
@@ -49,4 +49,4 @@ class EndsOfInvitations:
             return False
         if member.membership == "invite" and event.sender != present.sender:
             return False
-        return await self._doorway.left(event.room_version, incoming)
+        return await self._doorway.left(event.room_version, incoming, present.event_id)

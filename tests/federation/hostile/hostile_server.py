@@ -136,6 +136,11 @@ class HostileServer(RemoteServer):
         """How many requests had one of those in their path."""
         return sum(any(part in each.path for part in parts) for each in list(self.received))
 
+    @property
+    def asked_for_more(self) -> int:
+        """How many requests there were besides what it was told in transactions."""
+        return sum(not each.path.startswith(f"{V1}/send/") for each in list(self.received))
+
     def signed_by(self, server_name: str) -> list[Json]:
         """Every event that came with a signature of that server's."""
         found: list[Json] = []
