@@ -44,6 +44,7 @@ class TrackedList(Struct, frozen=True):
     stream_id: int | None
     stale: bool
     epoch: int
+    """Grows with all that happens to the list: what was asked for before may be without that."""
 
 
 class Announcement(NamedTuple):
@@ -125,9 +126,11 @@ SELECT DISTINCT o.user_id FROM memberships o WHERE o.user_id = ANY (%(others)s) 
     AND o.membership = 'join' AND o.room = ANY (%(rooms)s::bigint[])
 """
 _IN_SIGHT = """
-SELECT m.user_id FROM unnest(%s::text[]) AS w(user_id) JOIN LATERAL (
-    SELECT user_id FROM memberships WHERE user_id = w.user_id AND until IS NULL AND membership = 'join' LIMIT 1) AS m
-    ON true
+SELECT w.user_id FROM unnest(%(users)s::text[]) AS w(user_id) JOIN LATERAL (
+    SELECT FROM memberships m JOIN memberships o ON o.room = m.room
+    WHERE m.user_id = w.user_id AND m.until IS NULL AND m.membership = 'join'
+      AND server_of(o.user_id) = %(own)s AND o.until IS NULL AND o.membership = 'join'
+    LIMIT 1) AS seen ON true
 """
 _LIST = "SELECT stream_id, stale, epoch FROM remote_device_lists WHERE user_id = %s"
 _LIST_TXN = _LIST + " FOR UPDATE"
@@ -139,8 +142,7 @@ SELECT %s, device_id, display_name, keys
 FROM json_to_recordset(%s) AS x(device_id text, display_name text, keys text)
 """
 _READ = """
-UPDATE remote_device_lists SET stream_id = %(stream_id)s, stale = (epoch <> %(epoch)s), tries = 0
-WHERE user_id = %(user_id)s
+UPDATE remote_device_lists SET stream_id = %s, stale = false, tries = 0, epoch = epoch + 1 WHERE user_id = %s
 """
 _PUT_DEVICE = """
 INSERT INTO remote_devices (user_id, device_id, display_name, keys) VALUES (%s, %s, %s, %s)
@@ -148,7 +150,8 @@ ON CONFLICT (user_id, device_id) DO UPDATE SET display_name = excluded.display_n
 """
 _DROP_DEVICE = "DELETE FROM remote_devices WHERE user_id = %s AND device_id = %s"
 _COUNT_DEVICES = "SELECT count(*) FROM remote_devices WHERE user_id = %s"
-_ADVANCE = "UPDATE remote_device_lists SET stream_id = %s WHERE user_id = %s"
+_ADVANCE = "UPDATE remote_device_lists SET stream_id = %s, epoch = epoch + 1 WHERE user_id = %s"
+_MOVED = "UPDATE remote_device_lists SET epoch = epoch + 1 WHERE user_id = %s"
 _DISTRUST = "UPDATE remote_device_lists SET stale = true, epoch = epoch + 1 WHERE user_id = %s"
 _FAILED = """
 UPDATE remote_device_lists SET tries = tries + 1, retry_ts = %s + %s * 2 ^ least(tries, 8) WHERE user_id = %s
@@ -159,11 +162,8 @@ UPDATE remote_device_lists r SET retry_ts = %(later)s WHERE r.user_id IN (
     FOR UPDATE SKIP LOCKED)
 RETURNING r.user_id
 """
-_FORGET_UNSEEN = """
-WITH gone AS (
-    DELETE FROM remote_device_lists r WHERE r.stale AND r.user_id = ANY (%s) AND NOT EXISTS (
-        SELECT FROM memberships m WHERE m.user_id = r.user_id AND m.until IS NULL AND m.membership = 'join')
-    RETURNING r.user_id)
+_FORGET = """
+WITH gone AS (DELETE FROM remote_device_lists WHERE stale AND user_id = ANY (%s) RETURNING user_id)
 DELETE FROM cross_signing_keys k USING gone WHERE k.user_id = gone.user_id
 """
 
@@ -235,8 +235,10 @@ class DeviceListStore:
 class RemoteDeviceListStore:
     """The lists of users of other servers, as far as they are kept."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, server_name: str) -> None:
+        """`server_name`: ours."""
         self._database = database
+        self._server_name = server_name
 
     async def believed(self, user_ids: Sequence[str]) -> set[str]:
         """Those of the users whose lists are kept and right."""
@@ -250,9 +252,15 @@ class RemoteDeviceListStore:
         return {str(row[0]) for row in rows}
 
     async def in_sight(self, user_ids: Sequence[str]) -> set[str]:
-        """Those of the users who are joined to any room known here."""
-        rows = await self._database.fetch("remote_lists_in_sight", _IN_SIGHT, (list(user_ids),))
+        """Those of the users who share a room with one of ours: of changes of their lists we are told."""
+        params = {"users": list(user_ids), "own": self._server_name}
+        rows = await self._database.fetch("remote_lists_in_sight", _IN_SIGHT, params)
         return {str(row[0]) for row in rows}
+
+    async def in_sight_txn(self, txn: Transaction, user_id: str) -> bool:
+        """As `in_sight`, of one user; with the list locked, whoever ends that makes it stale afterwards."""
+        params = {"users": [user_id], "own": self._server_name}
+        return await txn.fetch_one("remote_list_in_sight", _IN_SIGHT, params) is not None
 
     async def begin(self, user_id: str) -> TrackedList:
         """Keep a user's list from now on; it is stale until it was read."""
@@ -266,15 +274,14 @@ class RemoteDeviceListStore:
         return None if row is None else TrackedList(*row)
 
     async def replace_txn(
-        self, txn: Transaction, user_id: str, devices: Sequence[RemoteDevice], stream_id: int, epoch: int
+        self, txn: Transaction, user_id: str, devices: Sequence[RemoteDevice], stream_id: int
     ) -> None:
-        """Put a list that was read whole; it stays stale if it became so since the reading began in `epoch`."""
+        """Put a list that was read whole: it is right."""
         await txn.execute("remote_lists_clear", _CLEAR, (user_id,))
         await txn.execute(
             "remote_lists_fill", _FILL, (user_id, JsonRows([device._asdict() for device in devices]))
         )
-        params = {"user_id": user_id, "stream_id": stream_id, "epoch": epoch}
-        await txn.execute("remote_lists_read", _READ, params)
+        await txn.execute("remote_lists_read", _READ, (stream_id, user_id))
 
     async def count_txn(self, txn: Transaction, user_id: str) -> int:
         """How many devices of the user are kept."""
@@ -290,8 +297,12 @@ class RemoteDeviceListStore:
         await txn.execute("remote_lists_drop_device", _DROP_DEVICE, (user_id, device_id))
 
     async def advance_txn(self, txn: Transaction, user_id: str, stream_id: int) -> None:
-        """The change of that number is in."""
+        """The change of that number is in, which an answer to a reading under way may be without."""
         await txn.execute("remote_lists_advance", _ADVANCE, (stream_id, user_id))
+
+    async def moved_txn(self, txn: Transaction, user_id: str) -> None:
+        """Something changed that an answer to a reading under way may be without."""
+        await txn.execute("remote_lists_moved", _MOVED, (user_id,))
 
     async def distrust_txn(self, txn: Transaction, user_id: str) -> None:
         """A change was missed: the list is to be read again."""
@@ -307,6 +318,6 @@ class RemoteDeviceListStore:
         rows = await self._database.fetch("remote_lists_take_stale", _TO_READ, params)
         return [str(row[0]) for row in rows]
 
-    async def forget_unseen(self, user_ids: Sequence[str]) -> None:
-        """Drop the stale lists of those of the users who are in no room known here."""
-        await self._database.execute("remote_lists_forget", _FORGET_UNSEEN, (list(user_ids),))
+    async def forget(self, user_ids: Sequence[str]) -> None:
+        """Drop those lists, so far as they are stale."""
+        await self._database.execute("remote_lists_forget", _FORGET, (list(user_ids),))

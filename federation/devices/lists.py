@@ -29,6 +29,8 @@ from storage.cross_signing import CrossSigningStore, StoredCrossSigningKey
 from storage.database import Database, Transaction
 from storage.device_lists import RemoteDevice, RemoteDeviceListStore
 
+READS_IN_A_ROW: Final = 3
+"""Of a list that changes while it is being read; then it waits for the next round."""
 AT_ONCE: Final = 10
 """Lists that are being read."""
 MOST_WAITING: Final = 20_000
@@ -72,9 +74,17 @@ class DeviceUpdate(Struct, frozen=True, kw_only=True):
 class _Outcome(Enum):
     TAKEN = auto()
     KNOWN = auto()
-    """Delivered before."""
+    """Says nothing new."""
     MISSED = auto()
     """The list is to be read."""
+
+
+class _Reading(Enum):
+    TAKEN = auto()
+    CHANGED = auto()
+    """Clients are to ask again."""
+    OVERTAKEN = auto()
+    """Something came meanwhile that it may be without: the list is to be read again."""
 
 
 class RemoteLists:
@@ -158,11 +168,14 @@ class RemoteLists:
         outcome = _Outcome.TAKEN
         tracked = await self._store.lock_txn(txn, update.user_id)
         if tracked is not None and tracked.stale:
+            await self._store.moved_txn(txn, update.user_id)
             outcome = _Outcome.MISSED
         elif tracked is not None:
-            if tracked.stream_id == update.stream_id:
+            if tracked.stream_id != update.stream_id:
+                outcome = await self._apply_txn(txn, update, tracked.stream_id)
+            elif update.stream_id in update.previous:
                 return _Outcome.KNOWN
-            outcome = await self._apply_txn(txn, update, tracked.stream_id)
+            # Else the list has it, perhaps since it was read: who asked the server before that was told of none of it.
         await self._cross_signing.due_txn(txn, update.user_id, [update.device.device_id])
         return outcome
 
@@ -188,6 +201,7 @@ class RemoteLists:
         async def work(txn: Transaction) -> None:
             if await self._store.lock_txn(txn, user_id) is not None:
                 await self._cross_signing.put_txn(txn, user_id, _stored(user_id, keys))
+                await self._store.moved_txn(txn, user_id)
             await self._cross_signing.due_txn(txn, user_id, [""])
 
         await self._database.transaction("remote_signing_keys", work)
@@ -221,20 +235,23 @@ class RemoteLists:
 
     async def _read(self, user_id: str) -> None:
         try:
-            epoch = (await self._store.begin(user_id)).epoch
-            try:
-                answer = await self._calls.user_devices(user_id.partition(":")[2], user_id)
-                if not -LARGEST <= answer.stream_id <= LARGEST:
-                    raise BadAnswer(user_id.partition(":")[2], "a stream id out of range")
-            except RemoteFailure:
-                await self._store.failed(user_id, self._now(), PAUSE_MS)
-                return
-            await self._take(user_id, answer, epoch)
+            for _ in range(READS_IN_A_ROW):
+                epoch = (await self._store.begin(user_id)).epoch
+                try:
+                    answer = await self._calls.user_devices(user_id.partition(":")[2], user_id)
+                    if not -LARGEST <= answer.stream_id <= LARGEST:
+                        raise BadAnswer(user_id.partition(":")[2], "a stream id out of range")
+                except RemoteFailure:
+                    await self._store.failed(user_id, self._now(), PAUSE_MS)
+                    return
+                if await self._take(user_id, answer, epoch):
+                    return
         except Exception:
             if not self._stopping:
                 self._log.failure("the devices of {user_id} could not be read", user_id=user_id)
 
-    async def _take(self, user_id: str, answer: DeviceListAnswer, epoch: int) -> None:
+    async def _take(self, user_id: str, answer: DeviceListAnswer, epoch: int) -> bool:
+        """Put what was asked for in `epoch`; False if it has to be read again."""
         devices: dict[str, RemoteDevice] = {}
         for value in answer.devices[: checking.MOST_DEVICES]:
             device = checking.remote_device(value, user_id)
@@ -246,29 +263,36 @@ class RemoteLists:
             if (key := checking.cross_signing_key(value, user_id, usage)) is not None
         }
 
-        async def work(txn: Transaction) -> bool:
+        async def work(txn: Transaction) -> _Reading:
             tracked = await self._store.lock_txn(txn, user_id)
             if tracked is None:
-                return False
-            await self._store.replace_txn(txn, user_id, list(devices.values()), answer.stream_id, epoch)
+                return _Reading.TAKEN
+            if tracked.epoch != epoch:
+                return _Reading.OVERTAKEN if tracked.stale else _Reading.TAKEN
+            if not await self._store.in_sight_txn(txn, user_id):
+                return _Reading.TAKEN  # nobody would tell us what comes after it
+            await self._store.replace_txn(txn, user_id, list(devices.values()), answer.stream_id)
             await self._cross_signing.remove_others_txn(txn, user_id, [])
             if keys:
                 await self._cross_signing.put_txn(txn, user_id, _stored(user_id, keys))
             if tracked.stream_id is None:
-                return False
+                return _Reading.TAKEN
             # Clients may have been told of changes when the server could not be asked: now it is worth asking again.
             await self._cross_signing.due_txn(txn, user_id, [""])
-            return True
+            return _Reading.CHANGED
 
-        if await self._database.transaction("remote_device_list", work):
+        outcome = await self._database.transaction("remote_device_list", work)
+        if outcome is _Reading.CHANGED:
             await self._changes.settle((user_id,))
+        return outcome is not _Reading.OVERTAKEN
 
     async def _round(self) -> None:
         try:
             users = await self._store.take_stale(self._now(), PAUSE_MS * 10, ROUND_SIZE)
             if users:
-                await self._store.forget_unseen(users)
-                self.read_soon(await self._store.in_sight(users))
+                seen = await self._store.in_sight(users)
+                await self._store.forget([user_id for user_id in users if user_id not in seen])
+                self.read_soon(seen)
         except Exception:
             self._log.failure("stale lists of devices could not be looked for; they are in the next round")
 

@@ -75,6 +75,9 @@ class Keyring:
         self._notaries = tuple(name for name in notaries if name != own.server_name)
         self._now = now
         self._known = KnownKeys(most_known)
+        self._loads: dict[int, set[str]] = {}
+        """Servers whose keys are being read, by the number of the load."""
+        self._begun_loads = 0
         self._attempts = Attempts()
         self._flights: SingleFlight[str, None] = SingleFlight(_MOST_WAITING)
         self._turns = DeferredSemaphore(_AT_ONCE)
@@ -247,8 +250,19 @@ class Keyring:
         return [need for need in needs if need.server_name != own and not self._known.meets(need)]
 
     async def _load(self, server_names: Collection[str]) -> None:
-        if server_names:
-            self._known.put(server_names, await self._store.get(server_names))
+        if not server_names:
+            return
+        number = self._begun_loads = self._begun_loads + 1
+        wanted = self._loads[number] = set(server_names)
+        try:
+            keys = await self._store.get(server_names)
+        finally:
+            del self._loads[number]
+        # An answer that comes late may be of before the keys were kept that a later load has found.
+        for other, overtaken in self._loads.items():
+            if other < number:
+                overtaken.difference_update(wanted)
+        self._known.put(wanted, [key for key in keys if key.server_name in wanted])
 
     async def _ask_servers(self, server_names: Collection[str], turns: DeferredSemaphore) -> None:
         share = DeferredSemaphore(_BY_ONE_CALLER)

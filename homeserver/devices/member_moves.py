@@ -83,6 +83,8 @@ class MemberMoves:
             if seen is not None and seen() is members:
                 return
             self._seen[key] = ref(members)
+            # They may be of a commit that is not heard of yet, which will find them seen.
+            position = max(position, room.head.position)
         self._latest.record((key,), position)
 
     def changed(self, change: Change) -> Iterable[str]:
@@ -95,7 +97,8 @@ class MemberMoves:
         for key in change.rooms:
             room = self._rooms.held_key(key)
             if room is not None and room.stale:
-                if key not in self._unread:
+                # A head that has the commit already does not tell what the members were before it.
+                if key not in self._unread and room.head.position <= change.before:
                     self._seen.setdefault(key, ref(room.head.members))
                 self._unread[key] = max(change.position, self._unread.get(key, 0))
             else:

@@ -50,12 +50,12 @@ class DeviceNews:
         *,
         origin: str,
         position: int,
-        readers: Callable[[int], Iterable[str]],
+        readers: Callable[[Set[int]], Iterable[str]],
         listening: Callable[[], Set[str]],
         list_bytes: int = LIST_BYTES,
     ) -> None:
-        """`position`: where the stream stands. `readers` gives, of the users who wait, those in a room; `listening`
-        all. `list_bytes`: how much is remembered of changes of lists."""
+        """`position`: where the stream stands. `readers` gives, of the users who wait, those in one of some rooms;
+        `listening` all. `list_bytes`: how much is remembered of changes of lists."""
         self._origin = origin
         self._own_news = f', "{origin}", '
         self._readers = readers
@@ -72,10 +72,7 @@ class DeviceNews:
 
     def landed(self, moved: Sequence[Moved]) -> set[str]:
         """A commit of this process stands; returns the users to wake."""
-        wake: set[str] = set()
-        for each in moved:
-            self._tell(each, wake)
-        return wake
+        return self._tell(moved)
 
     def messages_landed(self, users: Set[str], position: int) -> Set[str]:
         """Messages for those users stand; returns the users to wake."""
@@ -141,23 +138,30 @@ class DeviceNews:
         if change.unknown:
             self._forget(change.position)
             return ()
-        wake: set[str] = set()
+        told: list[Moved] = []
         while self._untold and self._untold[0].position <= change.position:
-            self._tell(self._untold.popleft(), wake)
-        return wake
+            told.append(self._untold.popleft())
+        return self._tell(told)
 
-    def _tell(self, moved: Moved, wake: set[str]) -> None:
-        wake.add(moved.user_id)
-        if moved.kind == "messages":
-            self.messages.record((moved.user_id,), moved.position)
-        elif moved.kind == "counts":
-            self.counts.record(((moved.user_id, moved.detail),), moved.position)
-        else:
-            self._remember(moved)
-            if moved.rooms is None:
-                wake.update(self._listening())
-            for room in moved.rooms or ():
-                wake.update(self._readers(room))
+    def _tell(self, moved: Iterable[Moved]) -> set[str]:
+        """Remember it; returns the users to wake."""
+        wake: set[str] = set()
+        rooms: set[int] = set()
+        for each in moved:
+            wake.add(each.user_id)
+            if each.kind == "messages":
+                self.messages.record((each.user_id,), each.position)
+            elif each.kind == "counts":
+                self.counts.record(((each.user_id, each.detail),), each.position)
+            else:
+                self._remember(each)
+                if each.rooms is None:
+                    wake.update(self._listening())
+                else:
+                    rooms |= each.rooms
+        if rooms:
+            wake.update(self._readers(rooms))
+        return wake
 
     def _remember(self, moved: Moved) -> None:
         if moved.position <= self._floor:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set
 from typing import Any, Final
 
 from msgspec import Struct
@@ -148,13 +148,13 @@ def build_device_ground(
     committer: Committer,
     cache: RoomCache,
     user_rooms: UserRooms,
-    readers: Callable[[int], Iterable[str]],
+    readers: Callable[[Set[int]], Iterable[str]],
     stored_keys: StoredKeys,
     announcing: Announcing,
     list_bytes: int = LIST_BYTES,
 ) -> DeviceGround:
-    """Build it, subscribed to the stream. `readers` gives, of the users who wait, those in a room; `list_bytes` is how
-    much is remembered of changes of lists."""
+    """Build it, subscribed to the stream. `readers` gives, of the users who wait, those in one of some rooms;
+    `list_bytes` is how much is remembered of changes of lists."""
     news = DeviceNews(
         origin=origin,
         position=stream.position,

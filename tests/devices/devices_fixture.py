@@ -23,7 +23,7 @@ from homeserver.devices.services import (
 )
 from homeserver.errors import UiaRequired
 from homeserver.protocol.signing import SigningKey, sign_json
-from homeserver.rooms.engine.head import concerned
+from homeserver.rooms.listening import readers_in_any
 from homeserver.sync.device_sections import DeviceListsSection, KeyCountsSection, ToDeviceSection
 from storage.database import Database
 from storage.stream import StreamStore
@@ -58,11 +58,6 @@ class Process:
         engine = await Engine.open(database)
         stream, cache = engine.stream, engine.cache
 
-        def readers(key: int) -> list[str]:
-            room = cache.peek_key(key)
-            waiting = stream.listeners.users
-            return list(waiting) if room is None else concerned(room.head, waiting)
-
         reauthentication = FakeReauthentication()
         ground = build_device_ground(
             origin=stream.origin,
@@ -72,7 +67,7 @@ class Process:
             committer=engine.committer,
             cache=cache,
             user_rooms=engine.user_rooms,
-            readers=readers,
+            readers=readers_in_any(cache, engine.user_rooms, stream.listeners),
             stored_keys=build_stored_keys(database, "localhost"),
             announcing=remote.get("announcing", NoAnnouncing()),
         )
@@ -120,7 +115,11 @@ class Process:
         )
 
     async def reached(self, position: int) -> None:
-        """Let the reactor turn until this process shows a position."""
+        """Let the reactor turn until this process shows a position, and what else is committed by now: whoever wrote
+        may itself not show that yet, for want of what another wrote before.
+        """
+        committed = await StreamStore(self.engine.database, "test").position()
+        position = max(position, committed)
         while self.position < position:
             await deferLater(reactor, 0)
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from homeserver.devices.news import DeviceNews, Moved
 from homeserver.stream.changes import Change
 
-ALICE = "@alice:localhost"
+ALICE, BOB = "@alice:localhost", "@bob:localhost"
 
 
 def test_what_was_heard_before_its_commit_outlives_a_hole_below_it() -> None:
@@ -33,3 +35,19 @@ def test_changes_of_lists_are_forgotten_by_how_many_rooms_they_name() -> None:
     assert news.lists_since(ALICE, {1}, 108) == {"@u109:localhost", "@u110:localhost"}
     news.changed(Change(before=110, count=0, foreign=True, unknown=True))
     assert news.list_weight == 0
+
+
+def test_readers_are_asked_for_once_for_all_rooms_of_what_was_told_together() -> None:
+    asked: list[Set[int]] = []
+
+    def readers(rooms: Set[int]) -> list[str]:
+        asked.append(set(rooms))
+        return [BOB]
+
+    news = DeviceNews(origin="here", position=10, readers=readers, listening=set)
+    for position, rooms in ((11, [1, 2, 3]), (12, [3, 4])):
+        news.heard(f'["lists", "there", {position}, "{ALICE}", {rooms}, false]')
+    assert set(news.changed(Change(before=10, count=2, foreign=True))) == {ALICE, BOB}
+    assert asked == [{1, 2, 3, 4}]
+    assert news.landed([Moved("lists", 13, ALICE)]) == {ALICE}
+    assert len(asked) == 1

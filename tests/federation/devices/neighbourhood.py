@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from federation.client.answers import DeviceListAnswer
@@ -33,7 +34,7 @@ XENIA, YVES = f"@xenia:{THEIRS}", f"@yves:{THEIRS}"
 
 @dataclass(slots=True)
 class TheirServer:
-    """Its users' devices, and what it was asked. Set `away` and it cannot be reached."""
+    """Its users' devices, and what it was asked. Set `away` and it cannot be reached, `told` and it is slow once."""
 
     devices: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     masters: dict[str, Any] = field(default_factory=dict)
@@ -42,6 +43,8 @@ class TheirServer:
     one_time_keys: dict[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, Any]] = field(default_factory=list)
     away: bool = False
+    told: Deferred[None] | None = None
+    """When the next list of devices, as it is when it is asked for, arrives."""
 
     def has(self, user_id: str, device_id: str, **keys: Any) -> Device:
         """Give a user a device; the change has the next stream id."""
@@ -71,13 +74,17 @@ class TheirServer:
         self._note("user_devices", user_id)
         assert destination == THEIRS
         devices = [{"device_id": name, "keys": keys} for name, keys in self.devices.get(user_id, {}).items()]
-        return DeviceListAnswer(
+        answer = DeviceListAnswer(
             user_id=user_id,
             stream_id=self.stream_ids.get(user_id, 0),
             devices=devices,
             master_key=self.masters.get(user_id),
             self_signing_key=self.self_signing.get(user_id),
         )
+        told, self.told = self.told, None
+        if told is not None:
+            await told
+        return answer
 
     async def keys_query(
         self, destination: str, device_keys: Mapping[str, Sequence[str]], *, timeout: float
@@ -142,8 +149,9 @@ class Neighbourhood:
     edus: Mapping[str, Any]
 
     @classmethod
-    async def open(cls, database: Database) -> Neighbourhood:
-        theirs, outbox, neighbours, clock = TheirServer(), Outbox(), Neighbours(), Clock()
+    async def open(cls, database: Database, theirs: TheirServer | None = None) -> Neighbourhood:
+        theirs = theirs or TheirServer()
+        outbox, neighbours, clock = Outbox(), Neighbours(), Clock()
         announcer = DeviceAnnouncer(
             clock,
             database=database,
@@ -159,7 +167,7 @@ class Neighbourhood:
                 RemoteLists(
                     clock,
                     database=database,
-                    store=RemoteDeviceListStore(database),
+                    store=RemoteDeviceListStore(database, "localhost"),
                     cross_signing=CrossSigningStore(database),
                     calls=theirs,
                     user_rooms=user_rooms,

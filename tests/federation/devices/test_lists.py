@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from storage.database import Database, DatabaseUnavailable
@@ -67,9 +68,9 @@ async def test_updates_keep_the_list_right(database: Database) -> None:
         shown = {name: keys["algorithms"] for name, keys in answer.device_keys[XENIA].items()}
         assert shown == {name: keys["algorithms"] for name, keys in here.theirs.devices[XENIA].items()}
     assert here.asked() == []
-    since = here.process.position
-    await here.tell("m.device_list_update", content)
-    assert await here.process.changed(ALICE, since) == NOTHING, "it was delivered twice"
+    await here.tell("m.device_list_update", content)  # delivered twice
+    answer = await here.query(ALICE, XENIA)
+    assert set(answer.device_keys[XENIA]) == {"X2"} and here.asked() == []
 
 
 async def test_rooms_they_join_are_known_however_they_came_there(database: Database) -> None:
@@ -112,6 +113,125 @@ async def test_after_a_gap_the_list_is_read_again(database: Database) -> None:
     answer = await here.query(ALICE, XENIA)
     assert set(answer.device_keys[XENIA]) == {"X1", "X2", "X3"} and here.asked() == []
     await here.lists.stop()
+
+
+@pytest.mark.parametrize("before", ["never read", "stale"])
+async def test_what_changes_while_a_list_is_read_is_not_hidden_by_it(database: Database, before: str) -> None:
+    """The answer was made before the change, and arrives after the update that tells of it."""
+    here, room_id = await met(database)
+    if before == "stale":
+        await leave(here.process, room_id, XENIA)
+        await here.process.engine.join(room_id, XENIA)
+        user = XENIA
+    else:
+        await here.process.engine.join(room_id, YVES)
+        here.theirs.has(YVES, "X1")
+        user = YVES
+    told = here.theirs.told = Deferred()
+    asking = Deferred.fromCoroutine(here.process.query(ALICE, {user: ()}, 5))
+    await asking
+    while "user_devices" not in (what for what, _ in here.theirs.asked):
+        await deferLater(reactor, 0)
+    here.theirs.has(user, "X2")
+    await here.tell("m.device_list_update", here.theirs.update(user, "X2"))
+    keys = here.gains_identity(user)
+    await here.tell("m.signing_key_update", {"user_id": user, "master_key": keys["master"]})
+    since = here.process.position
+    told.callback(None)
+    await here.quiet()
+    assert here.asked() == ["keys_query", "user_devices", "user_devices"]
+    answer = await here.query(ALICE, user)
+    assert here.asked() == [] and set(answer.device_keys[user]) == {"X1", "X2"}
+    assert set(answer.master_keys) == {user}
+    assert await here.process.changed(ALICE, since) == (({XENIA} if before == "stale" else set()), set())
+
+
+async def test_what_a_list_has_already_is_told_to_who_asked_before(database: Database) -> None:
+    """A client is answered by the server itself, then the list is read, with a change between: nobody told of that."""
+    here, room_id = await met(database)
+    await here.process.engine.join(room_id, YVES)
+    here.theirs.has(YVES, "Y1")
+    answer = await here.process.query(ALICE, {YVES: ()}, 5)
+    assert set(answer.device_keys[YVES]) == {"Y1"}
+    here.theirs.has(YVES, "Y2")
+    await here.quiet()
+    since = here.process.position
+    introduction = {"prev_id": [here.theirs.stream_ids[YVES]]}
+    await here.tell("m.device_list_update", here.theirs.update(YVES, "Y1", **introduction))
+    assert await here.process.changed(ALICE, since) == NOTHING, (
+        "another unit of what was told with that number"
+    )
+    await here.tell("m.device_list_update", here.theirs.update(YVES, "Y2"))
+    assert await here.process.changed(ALICE, since) == ({YVES}, set())
+    here.asked()
+    answer = await here.query(ALICE, YVES)
+    assert set(answer.device_keys[YVES]) == {"Y1", "Y2"} and here.asked() == []
+
+
+async def test_of_two_who_read_at_once_the_late_one_changes_nothing(database: Database) -> None:
+    """The list was read meanwhile by another process, with a change of which the update says nothing new then."""
+    here, _ = await met(database)
+    late = here.theirs.told = Deferred()
+    here.lists.read_soon((XENIA,))
+    while not here.theirs.asked:
+        await deferLater(reactor, 0)
+    here.theirs.has(XENIA, "X2")
+    another = await Neighbourhood.open(database, here.theirs)
+    await another.lists._read(XENIA)
+    await here.tell("m.device_list_update", here.theirs.update(XENIA, "X2"))
+    late.callback(None)
+    await here.quiet()
+    answer = await here.query(ALICE, XENIA)
+    assert set(answer.device_keys[XENIA]) == {"X1", "X2"}
+
+
+async def test_signing_keys_that_change_while_a_list_is_read_are_not_hidden_by_it(database: Database) -> None:
+    here, room_id = await met(database)
+    here.gains_identity(XENIA, "1")
+    await leave(here.process, room_id, XENIA)
+    await here.process.engine.join(room_id, XENIA)
+    told = here.theirs.told = Deferred()
+    await here.process.query(ALICE, {XENIA: ()}, 5)
+    while "user_devices" not in (what for what, _ in here.theirs.asked):
+        await deferLater(reactor, 0)
+    keys = here.gains_identity(XENIA, "2")
+    content = {"user_id": XENIA, "master_key": keys["master"], "self_signing_key": keys["self_signing"]}
+    await here.tell("m.signing_key_update", content)
+    told.callback(None)
+    await here.quiet()
+    here.asked()
+    answer = await here.query(ALICE, XENIA)
+    assert here.asked() == []
+    assert answer.master_keys[XENIA]["keys"] == keys["master"]["keys"]  # type: ignore[index]
+
+
+async def test_a_reader_who_is_late_leaves_what_was_updated_meanwhile(database: Database) -> None:
+    """Two processes read a list at a time, and the first is through, when an update arrives."""
+    here, _ = await met(database)
+    late = here.theirs.told = Deferred()
+    here.lists.read_soon((XENIA,))
+    while not here.theirs.asked:
+        await deferLater(reactor, 0)
+    here.theirs.has(XENIA, "X2")
+    await here.tell("m.device_list_update", here.theirs.update(XENIA, "X2"))
+    late.callback(None)
+    await here.quiet()
+    answer = await here.query(ALICE, XENIA)
+    assert set(answer.device_keys[XENIA]) == {"X1", "X2"} and here.asked() == ["user_devices"]
+
+
+@pytest.mark.parametrize("who", [XENIA, ALICE])
+async def test_a_list_that_is_read_out_of_sight_is_not_believed(database: Database, who: str) -> None:
+    """Whoever asked for it has left, or the user, before it was read; nobody tells us what comes after it."""
+    here, room_id = await met(database)
+    await leave(here.process, room_id, who)
+    here.lists.read_soon((XENIA,))
+    await here.quiet()
+    assert here.asked() == ["user_devices"]
+    await here.process.engine.join(room_id, who)
+    here.theirs.has(XENIA, "X2")
+    answer = await here.query(ALICE, XENIA)
+    assert set(answer.device_keys[XENIA]) == {"X1", "X2"}
 
 
 async def test_an_update_that_names_none_before_it_does_not_hide_what_was_missed(database: Database) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signatures of others are checked with keys that are theirs, were valid, and were fetched no oftener than needed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import ROOM_VERSIONS
 from homeserver.protocol.signing import sign_json
 from storage.database import Database
+from storage.server_keys import ServerKey, ServerKeyStore
 from tests.federation.keys.world import DAY, KEY, MINUTE, US, World, asked_for_keys
 from tests.federation.servers import Network, RemoteServer, make_key, now_ms
 
@@ -240,6 +241,38 @@ async def test_keys_are_taken_from_what_another_process_fetched(database: Databa
     hydra.reachable = False
     world.clock.now += MINUTE
     assert await world.keyring.request_keys("hydra.test", ["ed25519:test"])
+
+
+class LateStore(ServerKeyStore):
+    """Reads the first time it is asked, and tells once `go` fires; later reads are told at once."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.go: Deferred[None] = Deferred()
+        self.read = False
+
+    async def get(self, server_names: Collection[str]) -> list[ServerKey]:
+        keys = await super().get(server_names)
+        if not self.read:
+            self.read = True
+            await self.go
+        return keys
+
+
+async def test_an_answer_that_comes_late_does_not_hide_newer_keys(database: Database) -> None:
+    """Who read before the keys were kept is told after those who have fetched them."""
+    hydra, other = RemoteServer("hydra.test"), RemoteServer("other.test")
+    world = World(database, hydra, other)
+    store = world.store = LateStore(database)
+    keyring = world.another()
+    late = Deferred.fromCoroutine(keyring.verify_events([message(hydra), message(other)]))
+    while not store.read:
+        await ServerKeyStore(database).get([])
+    assert await keyring.verify_events([message(hydra)]) == [None]
+    store.go.callback(None)
+    assert await late == [None, None]
+    assert await keyring.verify_events([message(hydra)]) == [None]
+    assert [asked_for_keys(server) for server in (hydra, other)] == [1, 1]
 
 
 async def test_keys_are_forgotten_but_for_those_that_somebody_is_about_to_use(database: Database) -> None:
