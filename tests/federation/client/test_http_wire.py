@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
 
 from federation.client.availability import AlwaysAvailable
 from federation.client.client import POLICY, FederationClient
@@ -22,7 +24,7 @@ from tests.federation.certificates import CertificateAuthority
 from tests.federation.keys.world import KEY, US, World
 from tests.federation.servers import Received, RemoteServer
 from tests.federation.site import FederationSite
-from tests.outgoing.servers import Link, Server, answer
+from tests.outgoing.servers import Link, Server, answer, closed_port
 from tests.reactor import reactor
 
 VERSION = ("v1", "version")
@@ -53,11 +55,21 @@ def plain(port: int) -> Target:
     return Target("127.0.0.1", port, None, "hydra.test")
 
 
+class Standstill:
+    """The reactor, but time passes only when a test lets it."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.clock if name in ("callLater", "seconds") else reactor, name)
+
+
 @asynccontextmanager
-async def outgoing(ca_file: Path | None = None) -> AsyncIterator[OutgoingClient]:
+async def outgoing(ca_file: Path | None = None, *, by: Any = reactor) -> AsyncIterator[OutgoingClient]:
     """Our HTTP client, allowed to reach this machine."""
     client = make_client(
-        reactor, Federation(ca_file=ca_file, deny_ip_ranges=(), allow_ip_ranges=(ip_network("127.0.0.0/8"),))
+        by, Federation(ca_file=ca_file, deny_ip_ranges=(), allow_ip_ranges=(ip_network("127.0.0.0/8"),))
     )
     try:
         yield client
@@ -65,12 +77,14 @@ async def outgoing(ca_file: Path | None = None) -> AsyncIterator[OutgoingClient]
         client.close()
 
 
-def client_of(http: OutgoingClient, places: Places, server_name: str = US) -> FederationClient:
+def client_of(
+    http: OutgoingClient, places: Places, server_name: str = US, *, by: Any = reactor
+) -> FederationClient:
     """Our client on it."""
     return FederationClient(
         server_name=server_name,
         signing_key=KEY,
-        wire=HttpWire(reactor, discovery=places, http=http),
+        wire=HttpWire(by, discovery=places, http=http),
         availability=AlwaysAvailable(),
         metrics=ClientMetrics(),
     )
@@ -100,17 +114,16 @@ async def test_the_next_place_is_tried_when_nobody_is_at_the_first() -> None:
     """And discovery is told when nobody is anywhere."""
     hydra = RemoteServer("hydra.test")
     hydra.on("GET", "/_matrix/federation/v1/version", lambda _request: {"n": 1})
-    async with hydra.listening() as closed:
-        pass
-    async with hydra.listening() as port, outgoing() as http:
-        places = Places(**{"hydra.test": [plain(closed), plain(port)], "gone.test": [plain(closed)]})
-        client = client_of(http, places)
-        assert await client.get("hydra.test", VERSION) == {"n": 1}
-        assert places.doubted == []
-        for name in ("gone.test", "unknown.test"):
-            with pytest.raises(Unreachable):
-                await client.get(name, VERSION)
-        assert places.doubted == ["gone.test"]
+    with closed_port() as closed:
+        async with hydra.listening() as port, outgoing() as http:
+            places = Places(**{"hydra.test": [plain(closed), plain(port)], "gone.test": [plain(closed)]})
+            client = client_of(http, places)
+            assert await client.get("hydra.test", VERSION) == {"n": 1}
+            assert places.doubted == []
+            for name in ("gone.test", "unknown.test"):
+                with pytest.raises(Unreachable):
+                    await client.get(name, VERSION)
+            assert places.doubted == ["gone.test"]
 
 
 async def test_a_request_that_was_taken_is_not_sent_to_the_next_place() -> None:
@@ -122,10 +135,15 @@ async def test_a_request_that_was_taken_is_not_sent_to_the_next_place() -> None:
         await never
 
     slow.on("PUT", "/_matrix/federation/v1/send/1", wait)
-    async with slow.listening() as one, second.listening() as two, outgoing() as http:
-        client = client_of(http, Places(**{"hydra.test": [plain(one), plain(two)]}))
+    time = Standstill()
+    async with slow.listening() as one, second.listening() as two, outgoing(by=time) as http:
+        client = client_of(http, Places(**{"hydra.test": [plain(one), plain(two)]}), by=time)
+        sending = Deferred.fromCoroutine(client.put("hydra.test", ("v1", "send", "1"), {}, timeout=5))
+        while not slow.received:
+            await deferLater(reactor, 0)
+        time.clock.advance(5)
         with pytest.raises(Unreachable):
-            await client.put("hydra.test", ("v1", "send", "1"), {}, timeout=0.2)
+            await sending
         assert (len(slow.received), second.received) == (1, [])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.names import dns, error, server
 
 from federation.discovery.steps import SrvRecord
@@ -15,6 +16,16 @@ from tests.reactor import reactor
 
 def _datagrams(factory: Any) -> Any:
     return dns.DNSDatagramProtocol(factory)  # type: ignore[no-untyped-call]
+
+
+def _listening(factory: Any) -> tuple[Any, Any]:
+    """Sockets of both kinds on one port, whichever others have taken for one of them."""
+    while True:
+        udp = reactor.listenUDP(0, _datagrams(factory), interface="127.0.0.1")
+        try:
+            return udp, reactor.listenTCP(udp.getHost().port, factory, interface="127.0.0.1")
+        except CannotListenError:
+            udp.stopListening()
 
 
 class NameServer:
@@ -28,9 +39,8 @@ class NameServer:
         factory: Any = server.DNSServerFactory(clients=[self])  # type: ignore[no-untyped-call]
         factory.noisy = False
         # One port for both, as clients expect when an answer is too long for a datagram.
-        self._tcp: Any = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self._udp, self._tcp = _listening(factory)
         self.port: int = self._tcp.getHost().port
-        self._udp: Any = reactor.listenUDP(self.port, _datagrams(factory), interface="127.0.0.1")
 
     def query(self, query: dns.Query, timeout: object = None) -> Deferred[Any]:
         """As twisted.names asks its resolvers."""

@@ -16,8 +16,8 @@ NAME = "_matrix-fed._tcp.example.org"
 RECORD = SrvRecord(10, 5, 8449, "m.example.net")
 
 
-def lookup_of(*servers: tuple[str, int], clock: object = None) -> SrvLookup:
-    return SrvLookup(reactor, name_servers=lambda: list(servers), timeouts=(1,))
+def lookup_of(*servers: tuple[str, int], timeouts: tuple[int, ...] = (30,)) -> SrvLookup:
+    return SrvLookup(reactor, name_servers=lambda: list(servers), timeouts=timeouts)
 
 
 async def test_records_are_read_and_kept(name_server: NameServer) -> None:
@@ -101,9 +101,10 @@ async def test_a_silent_name_server_is_passed_over(name_server: NameServer) -> N
     name_server.records[NAME] = [RECORD]
     silent = NameServer()
     silent.silent = True
-    both = lookup_of(("127.0.0.1", silent.port), ("127.0.0.1", name_server.port))
+    both = lookup_of(("127.0.0.1", silent.port), ("127.0.0.1", name_server.port), timeouts=(1, 10))
     assert (await both.look_up(Service.CURRENT, "example.org")).records == (RECORD,)
-    none = await lookup_of(("127.0.0.1", silent.port)).look_up(Service.CURRENT, "example.org")
+    alone = lookup_of(("127.0.0.1", silent.port), timeouts=(1,))
+    none = await alone.look_up(Service.CURRENT, "example.org")
     assert none.problem is not None
     await silent.stop()
 

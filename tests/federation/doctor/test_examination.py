@@ -23,7 +23,7 @@ from homeserver.protocol.signing import SigningKey, sign_json
 from homeserver.protocol.unpadded_base64 import encode_base64
 from tests.federation.certificates import CertificateAuthority, Leaf
 from tests.outgoing.conftest import Serve
-from tests.outgoing.servers import LOOPBACK, Link, Names, Server, answer
+from tests.outgoing.servers import LOOPBACK, Link, Names, Server, answer, closed_port
 from tests.reactor import reactor
 
 run_process: Any = getProcessOutputAndValue
@@ -176,11 +176,10 @@ async def test_certificates_are_looked_at(
         assert "The certificate is for" in report.as_text()
 
 
-async def test_nobody_there(serve: Serve, authority: CertificateAuthority, examine: Any) -> None:
+async def test_nobody_there(examine: Any) -> None:
     """A closed port, a name without address, and what is no name."""
-    server = start(serve, Homeserver(), authority.issue("127.0.0.1"))
-    await server.stop()
-    assert "No encrypted connection" in problems(await examine(f"127.0.0.1:{server.port}"))[0]
+    with closed_port() as port:
+        assert "No encrypted connection" in problems(await examine(f"127.0.0.1:{port}"))[0]
     assert "has no address" in problems(await examine("nowhere.example:1"))[0]
     assert "not a server name" in problems(await examine("no name"))[0]
 

@@ -23,6 +23,7 @@ from homeserver.rooms.engine import Draft, Room
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.typing import NobodyElsewhere as NoTypingElsewhere
 from homeserver.typing import Typing, TypingNews
+from homeserver.web.hearing import NoOthers
 from storage.account_data import AccountDataStore
 from storage.database import Database
 from storage.presence import PresenceStore
@@ -69,16 +70,17 @@ class Process:
 
         clock = EphemeralClock(now)
         news = TypingNews(
+            origin="test",
             clock=clock,
             scheduler=time,
             cache=engine.cache,
             listeners=stream.listeners,
             readers=lambda _: stream.listeners.users,
+            notify=notify,
+            others=NoOthers(),
             elsewhere=NoTypingElsewhere(),
         )
-        typing = Typing(
-            origin="test", gate=engine.gate, news=news, notify=notify, elsewhere=NoTypingElsewhere()
-        )
+        typing = Typing(gate=engine.gate, news=news, elsewhere=NoTypingElsewhere())
         recent, kept = RecentReceipts(stream.position, lambda _: ()), UserDataCache()
         receipts = Receipts(
             store=ReceiptStore(database),
@@ -101,9 +103,7 @@ class Process:
             receipts=receipts, events=engine.events, store=ReceiptStore(database), now=now
         )
         sharing = Sharing()
-        board = Board(
-            sharing=sharing, clock=clock, is_ours=lambda user_id: user_id.endswith(":localhost"), now=now
-        )
+        board = Board(sharing=sharing, is_ours=lambda user_id: user_id.endswith(":localhost"), now=now)
         presence = Presence(
             enabled=True,
             origin=secrets.token_hex(4),
@@ -114,8 +114,9 @@ class Process:
             listeners=stream.listeners,
             elsewhere=NoPresenceElsewhere(),
             notify=notify_all,
+            others=NoOthers(),
             scheduler=time,
-            serial=clock.next,
+            clock=clock,
             now=now,
         )
         for subscriber in (recent, kept, news, sharing):
@@ -346,6 +347,7 @@ async def test_other_processes_hear_of_their_users(database: Database) -> None:
                 await process.pass_time(1)
                 for payload in process.told:
                     if payload.startswith("{"):
+                        await process.presence_seen.heard(payload)
                         await other.presence_seen.heard(payload)
                 process.told.clear()
 
