@@ -6,15 +6,15 @@ formed (``event_format``), its rendering for clients, nor anything the server le
 rejection, …).
 """
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from homeserver.protocol.hashes import event_id_of
 from homeserver.protocol.room_versions import RoomVersion
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Event:
+class Event(Struct, frozen=True, eq=False):
     """An event of a room. Equal if the ids are equal.
 
     ``pdu`` is the federation form as received or built; nobody may change it, nor anything inside it.

@@ -234,7 +234,7 @@ def is_valid_user_id(user_id: str) -> bool:
 
 
 # Requests about keys name hundreds of users, and again the same.
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=2_000)
 def _is_user_id(user_id: str) -> bool:
     return _passes(check_user_id, user_id)
 

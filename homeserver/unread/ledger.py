@@ -17,6 +17,10 @@ UNTHREADED: Final = ""
 MAIN: Final = "main"
 MOST: Final = 1000
 """Notifications remembered per room; of more, the newest."""
+THREADS_AS_ONE: Final = 3
+"""Threads with anything unread that weigh about as much as a ledger without;"""
+PLACES_AS_ONE: Final = 100
+"""and so many notifications."""
 
 _NONE: Final = UnreadCounts()
 
@@ -40,7 +44,17 @@ class _Thread:
 class Ledger:
     """One user's room. `position`: how far events were looked at; `since`: where the user's membership began."""
 
-    __slots__ = ("_counts", "_read", "_size", "_unread", "position", "reader", "since")
+    __slots__ = (
+        "_counts",
+        "_read",
+        "_size",
+        "_unread",
+        "extra",
+        "extra_counted",
+        "position",
+        "reader",
+        "since",
+    )
 
     def __init__(self, since: int) -> None:
         self.since = since
@@ -52,6 +66,8 @@ class Ledger:
         self._unread: dict[str, _Thread] = {}
         """The threads that have any."""
         self._size = 0
+        self.extra = self.extra_counted = 0
+        """What it weighs besides itself, in ledgers without much unread; and what of that its holder has counted."""
         self._counts: UnreadCounts | None = _NONE
 
     @property
@@ -79,10 +95,13 @@ class Ledger:
         unread = self._unread.get(thread)
         if unread is None:
             unread = self._unread[thread] = _Thread()
+            self._weigh()
         unread.places.append(2 * position + highlight)
         unread.highlights += highlight
         self._size += 1
         self._counts = None
+        if not self._size % PLACES_AS_ONE:
+            self._weigh()
         if self._size > MOST:
             self._remove(min(self._unread, key=lambda each: self._unread[each].places[0]), 0, 1)
 
@@ -106,6 +125,10 @@ class Ledger:
             self._counts = None
             if not unread.places:
                 del self._unread[thread]
+            self._weigh()
+
+    def _weigh(self) -> None:
+        self.extra = len(self._unread) // THREADS_AS_ONE + self._size // PLACES_AS_ONE
 
     @property
     def counts(self) -> UnreadCounts:

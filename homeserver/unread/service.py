@@ -31,7 +31,7 @@ from storage.receipts import Receipt
 from storage.unread import UnreadEvent, UnreadRange
 
 CAPACITY = 100_000
-"""Rooms of users kept in memory, some 800 bytes each."""
+"""Rooms of users kept in memory, some 800 bytes each; where much is unread, in many threads, one counts for more."""
 SLICE = 200
 """Events from the database judged in one turn of the reactor."""
 ROUNDS = 4
@@ -77,7 +77,7 @@ class UnreadStore(Protocol):
 class _User:
     """What is known of one user. Receipts up to `checked` are in the ledgers."""
 
-    __slots__ = ("checked", "epoch", "ignored", "ledgers", "size", "user_id")
+    __slots__ = ("checked", "epoch", "extra", "ignored", "ledgers", "size", "user_id")
 
     def __init__(self, user_id: str, checked: int) -> None:
         self.user_id = user_id
@@ -88,6 +88,23 @@ class _User:
         """Grows when all that was counted became void."""
         self.size = 0
         """How many ledgers were counted towards the capacity."""
+        self.extra = 0
+        """What those that weigh more were counted for besides."""
+
+    def forget(self, room: int) -> None:
+        ledger = self.ledgers.pop(room, None)
+        if ledger is not None:
+            self.extra -= ledger.extra_counted
+
+    def forget_all(self) -> None:
+        self.ledgers.clear()
+        self.extra = 0
+        self.epoch += 1
+
+    def weigh(self, ledger: Ledger) -> None:
+        """It weighs something else than it did."""
+        self.extra += ledger.extra - ledger.extra_counted
+        ledger.extra_counted = ledger.extra
 
 
 class _Work(Struct):
@@ -139,6 +156,7 @@ class Unread:
         self._size = 0
         self._views = Views(view_budget)
         self._facts: tuple[RoomHead, RoomFacts] | None = None
+        self._spent = 0
 
     async def counts(self, user_id: str, rooms: Sequence[int], upto: int) -> dict[int, UnreadCounts]:
         """For each of those rooms (by key) that the user is joined to and in which something is unread.
@@ -148,13 +166,12 @@ class Unread:
         user = self._user(user_id)
         ignored = await self._ignoring.ignored(user_id)
         if ignored is not user.ignored and ignored != user.ignored:
-            user.ledgers.clear()
-            user.epoch += 1
+            user.forget_all()
         user.ignored = ignored
         behind: Sequence[int] = rooms
         for _ in range(ROUNDS):
             self._apply_receipts(user)
-            behind = [key for key in behind if not self._is_current(user, key, upto)]
+            behind = self._behind(user, behind, upto)
             if not behind:
                 break
             behind = await self._catch_up(user, behind)
@@ -163,7 +180,11 @@ class Unread:
         found: dict[int, UnreadCounts] = {}
         for key in rooms:
             ledger = user.ledgers.get(key)
-            if ledger is not None and not ledger.is_empty:
+            if ledger is None:
+                continue
+            if ledger.extra != ledger.extra_counted:
+                user.weigh(ledger)
+            if not ledger.is_empty:
                 found[key] = ledger.counts
         self._trim(user)
         return found
@@ -188,10 +209,33 @@ class Unread:
             return None
         if ledger.position < upto and not self._judge_at_once(user, ledger, room):
             return None
+        if ledger.extra != ledger.extra_counted:
+            user.weigh(ledger)
+            self._trim(user)
         return ledger.counts
 
+    def _behind(self, user: _User, rooms: Iterable[int], upto: int) -> list[int]:
+        """Of those rooms the ones that are not up to date, and cannot be brought so from memory in a moment."""
+        behind: list[int] = []
+        spent = 0
+        for key in rooms:
+            if self._is_current(user, key, upto):
+                continue
+            ledger = user.ledgers.get(key)
+            if ledger is None or spent >= TURN:
+                behind.append(key)
+                continue
+            if not self._judge_at_once(user, ledger, key):
+                behind.append(key)
+            spent += self._spent  # in vain, too
+        return behind
+
     def _judge_at_once(self, user: _User, ledger: Ledger, key: int) -> bool:
-        """Bring a room up to date without waiting; False, having changed nothing, if that cannot be."""
+        """Bring a room up to date without waiting; False, having changed nothing, if that cannot be.
+
+        `_spent` is what the user's rules took, whatever came of it.
+        """
+        self._spent = 0
         room, rules = self._rooms.peek_key(key), self._rules.compiled_at_once(user.user_id)
         if room is None or rules is None:
             return False
@@ -210,6 +254,7 @@ class Unread:
             known = _remember_reader(ledger, user.user_id, entry)
         judge = Judge(rules, known[1], room_id=head.room_id, facts=self._facts_of(head), ignored=user.ignored)
         verdicts = judge.judge_simple(recent, self._views)
+        self._spent = judge.spent
         if verdicts is None:
             return False
         _take(ledger, verdicts, head.position)
@@ -233,7 +278,7 @@ class Unread:
 
     @property
     def size(self) -> int:
-        """Rooms of users that are counted for."""
+        """Rooms of users that are counted for, as many as they weigh (`CAPACITY`)."""
         return self._size
 
     @property
@@ -245,8 +290,9 @@ class Unread:
         """Keep within the capacity, but for the user who just asked."""
         if self._users.get(present.user_id) is not present:
             return  # evicted while something was waited for
-        self._size += len(present.ledgers) - present.size
-        present.size = len(present.ledgers)
+        size = len(present.ledgers) + present.extra
+        self._size += size - present.size
+        present.size = size
         while self._size > self._capacity and len(self._users) > 1:
             _, evicted = self._users.popitem(last=False)
             self._size -= evicted.size
@@ -271,7 +317,7 @@ class Unread:
             for key, receipts in moved.items():
                 _apply(user.ledgers[key], user.user_id, receipts)
             for key in unknown:
-                del user.ledgers[key]
+                user.forget(key)
         user.checked = position
 
     # Catching up.
@@ -436,7 +482,7 @@ class Unread:
                 again.append(key)
                 continue
             elif work.void:
-                del user.ledgers[key]
+                user.forget(key)
                 again.append(key)
                 continue
             _enter(work)
@@ -447,14 +493,16 @@ class Unread:
             for key in unknown:
                 del fresh[key]
                 again.append(key)
-            user.ledgers.update(fresh)
+            for key, ledger in fresh.items():
+                user.forget(key)
+                user.ledgers[key] = ledger
         return again
 
 
 def _is_joined(room: Room, user: _User) -> bool:
     if room.head.is_joined(user.user_id):
         return True
-    user.ledgers.pop(room.key, None)
+    user.forget(room.key)
     return False
 
 

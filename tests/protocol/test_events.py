@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event reads each field where its room version keeps it."""
 
-from dataclasses import FrozenInstanceError
-
 import pytest
 
 from homeserver.protocol.events import Event
@@ -64,5 +62,5 @@ def test_a_known_id_is_taken_over_and_makes_identity() -> None:
 
 def test_events_are_frozen() -> None:
     event = Event.from_pdu(a_pdu(ROOM_VERSIONS["12"]), ROOM_VERSIONS["12"])
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         event.type = "m.x"  # type: ignore[misc]

@@ -422,6 +422,74 @@ def test_no_content_stops_the_reading(content: object) -> None:
     outcome(view(), rules)
 
 
+TYPES = (
+    "m.room.message",
+    "m.room.encrypted",
+    "m.room.member",
+    "m.reaction",
+    "m.room.tombstone",
+    "M.ROOM.MESSAGE",
+)
+EVENTS = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(TYPES),
+        "content": st.fixed_dictionaries(
+            {},
+            optional={
+                "body": st.sampled_from(["hello", "Hello @room", "me or us"]),
+                "msgtype": st.sampled_from(["m.text", "m.notice"]),
+                "membership": st.just("invite"),
+                "m.mentions": st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "user_ids": st.lists(st.sampled_from([ME, PEER])) | st.just(ME),
+                        "room": st.booleans(),
+                    },
+                ),
+                "m.relates_to": st.just({"rel_type": "m.replace"}),
+            },
+        ),
+    },
+    optional={"state_key": st.sampled_from(["", ME, PEER])},
+)
+OWN_CONDITIONS = st.sampled_from(
+    [
+        {"kind": "event_match", "key": "type", "pattern": "m.room.*"},
+        {"kind": "event_match", "key": "type", "pattern": "m.Reaction"},
+        {"kind": "event_match", "key": "content.body", "pattern": "us"},
+        {"kind": "event_match", "key": "room_id", "pattern": ROOM},
+        {"kind": "event_match", "key": "room_id", "pattern": "!elsewhere:example.org"},
+        {"kind": "event_property_is", "key": "type", "value": "m.reaction"},
+    ]
+)
+
+
+@given(
+    event=EVENTS,
+    own_conditions=st.lists(st.lists(OWN_CONDITIONS, max_size=2), max_size=3),
+    room=st.sampled_from([GROUP, PAIR]),
+)
+def test_what_is_not_asked_would_not_have_matched(
+    event: dict[str, Any], own_conditions: list[list[dict[str, Any]]], room: RoomFacts
+) -> None:
+    """One view for all users of a room, whose rules differ: each is told what the first of their rules says."""
+    rules = NO_RULES
+    for number, conditions in enumerate(own_conditions):
+        tweak = {"set_tweak": f"own {number}"}
+        rules = rules.put(Kind.OVERRIDE, PushRule(f"own {number}", (tweak,), conditions=tuple(conditions)))
+    shared = EventView({"sender": PEER, **event}, event_id="$event", room_id=ROOM)
+    for user_id, name in ((ME, "me"), ("@other:example.org", None), (PEER, "us"), (ME, "me")):
+        for compiled in (DEFAULT_COMPILED, compile_rules(rules)):
+            alone = EventView({"sender": PEER, **event}, event_id="$event", room_id=ROOM)
+            reader = Reader(user_id, name)
+            first = next(
+                (rule for rule in compiled if all(c.holds(alone, room, reader) for c in rule.conditions)),
+                None,
+            )
+            expected = SILENT if first is None else first.actions
+            assert evaluate(compiled, shared, room, Reader(user_id, name)) == expected
+
+
 def test_rules_that_name_another_room_are_not_looked_at() -> None:
     """What applies in a room is the same as if all were looked at, and does not grow with rooms muted elsewhere."""
     rules = NO_RULES
@@ -431,11 +499,11 @@ def test_rules_that_name_another_room_are_not_looked_at() -> None:
         condition = {"kind": "event_match", "key": "room_id", "pattern": room_id.upper()}
         rules = rules.put(Kind.OVERRIDE, PushRule(room_id, (), conditions=(condition,)))
     compiled = compile_rules(rules)
-    assert len(compiled.in_room(ROOM)) == len(DEFAULT_COMPILED.in_room(ROOM))
-    assert len(compiled.in_room("!7:example.org")) == len(DEFAULT_COMPILED.in_room(ROOM)) + 2
     event = EventView(
         {"type": "m.room.message", "sender": PEER, "content": {}}, event_id="$e", room_id="!7:example.org"
     )
+    assert len(compiled.for_event(view())) == len(DEFAULT_COMPILED.for_event(view()))
+    assert len(compiled.for_event(event)) == len(list(DEFAULT_COMPILED)) + 2
     assert evaluate(compiled, event, GROUP, Reader(ME)) == SILENT
     assert evaluate(compiled, view(), GROUP, Reader(ME)) == PLAIN
 

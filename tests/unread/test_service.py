@@ -6,16 +6,20 @@ process that starts afresh and so works it out from the database alone.
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.account_data import IGNORED_USER_LIST
+from homeserver.events import RoomEvent
 from homeserver.protocol.push_rules import PushRule, Reader
 from homeserver.receipts.service import Kind
 from homeserver.rooms.engine import Draft, Room
 from homeserver.unread import Counts, UnreadCounts, judging, service
+from homeserver.unread.judging import Judge, Verdict, Views
+from homeserver.unread.ledger import THREADS_AS_ONE
 from storage.database import Database
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, member
 from tests.unread import unread_fixture
@@ -340,8 +344,28 @@ async def test_memory_is_bounded_by_forgetting_users(database: Database) -> None
     assert len(counter.store.queries) == asked + 2
 
 
+async def test_what_is_unread_in_many_threads_counts_for_more(database: Database) -> None:
+    """Until it is read, or forgotten with the user."""
+    counter = await Counter.open(database, capacity=5)
+    room = await room_of_three(counter)
+    await counter.counts(CAROL, room)
+    await counter.counts(BOB, room)
+    sizes = [(counter.unread.size, counter.quick.size)]
+    for _ in range(4 * THREADS_AS_ONE):
+        root = await counter.write(room, ALICE, text())
+        last = await counter.write(room, ALICE, related("m.thread", root))
+        await counter.counts(BOB, room)
+        sizes.append((counter.unread.size, counter.quick.size))
+    assert sizes[0] == (2, 2)
+    assert max(sizes) == sizes[-1] == (5, 5)  # without Carol, who asked longest ago
+    await counter.process.receipts.send(BOB, room.room_id, "m.read", last)
+    assert await counter.counts(BOB, room) == NOTHING
+    assert (counter.unread.size, counter.quick.size) == (1, 1)
+
+
 async def test_what_users_are_called_is_forgotten_with_their_counts(database: Database) -> None:
     """Names at hand are within the capacity too; one of any length is heeded, and not kept."""
+    earlier = readers()  # kept, lest a new one is at the same place in memory
     counter = await Counter.open(database, capacity=2)
     rooms = [await room_of_three(counter) for _ in range(2)]
     highlight = ("notify", {"set_tweak": "highlight"})
@@ -356,9 +380,43 @@ async def test_what_users_are_called_is_forgotten_with_their_counts(database: Da
         await counter.all_counts(user_id, *rooms)
     assert (await counter.total(CAROL, rooms[0]), await counter.total(CAROL, rooms[1])) == ((2, 0), (2, 2))
     gc.collect()
-    names = [each.display_name for each in gc.get_objects() if isinstance(each, Reader)]
+    names = [each.display_name for each in readers() if not any(each is old for old in earlier)]
     assert len(names) == 1
     assert names[0] is None
+
+
+def readers() -> list[Reader]:
+    """Those there are; what an earlier test had may not be gone yet."""
+    return [each for each in gc.get_objects() if isinstance(each, Reader)]
+
+
+async def test_what_rules_take_in_vain_counts_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rooms are judged at once for no longer than a turn, whether that brought them up to date or not."""
+    counter = await Counter.open(database)
+    rooms = [await room_of_three(counter) for _ in range(4)]
+    slow = PushRule("slow", ("notify",), pattern="s?ow")
+    await counter.process.push_rules.put(CAROL, "content", slow)
+    keys = [room.key for room in rooms]
+    await counter.quick.counts(CAROL, keys, counter.engine.stream.position)
+    for room in rooms:
+        for _ in range(2):
+            await counter.write(room, ALICE, text("slow rules"))
+    tried: list[list[Verdict] | None] = []
+
+    def judge_simple(judge: Judge, entries: Sequence[RoomEvent], views: Views) -> list[Verdict] | None:
+        verdicts = simply(judge, entries, views)
+        tried.append(verdicts)
+        return verdicts
+
+    simply = Judge.judge_simple
+    monkeypatch.setattr(Judge, "judge_simple", judge_simple)
+    for module in (service, judging):
+        monkeypatch.setattr(module, "TURN", 5)
+    found = await counter.quick.counts(CAROL, keys, counter.engine.stream.position)
+    assert [found[key] for key in keys] == [plain(2)] * len(keys)
+    assert tried == [None]
 
 
 async def test_an_invite_or_an_unknown_room_has_no_counts(database: Database) -> None:

@@ -143,6 +143,11 @@ class ContainsOwnId(Struct, frozen=True):
         found = event.value(self.path)
         return isinstance(found, list | tuple) and reader.user_id in found
 
+    def holds_for_nobody(self, event: EventView) -> bool:
+        """Whether it holds for no user at all, as for most events: they mention nobody."""
+        found = event.value(self.path)
+        return not found or not isinstance(found, list | tuple)
+
 
 class ContainsDisplayName:
     """`contains_display_name`: the body has the user's name in it, as words."""

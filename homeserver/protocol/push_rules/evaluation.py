@@ -8,7 +8,7 @@ of a room on, an ordinary message costs a look into a dictionary per rule.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -18,6 +18,7 @@ from homeserver.protocol.push_rules.conditions import (
     NEVER,
     Condition,
     ContainsDisplayName,
+    ContainsOwnId,
     EventMatch,
     PropertyIs,
     Reader,
@@ -31,6 +32,9 @@ from homeserver.protocol.push_rules.rules import NOTHING, Actions, Kind, PushRul
 from homeserver.protocol.push_rules.user_rules import NO_RULES, UserRules
 
 _ROOM_ID: Final = ("room_id",)
+_TYPE: Final = ("type",)
+_MOST_TYPES: Final = 64
+"""Types of events for which it is remembered what applies to them: more than there are, but those are made up."""
 
 
 class CompiledRule(Struct, frozen=True):
@@ -46,9 +50,10 @@ class CompiledRules:
     """A user's rules in the order they are checked.
 
     People have a rule for every room they muted, hundreds of them: rules that name one room are only looked at there.
+    And most rules name the type of the events they are for, so that few are left to ask of a message.
     """
 
-    __slots__ = ("_elsewhere", "_in_rooms", "_rules", "needs_display_name")
+    __slots__ = ("_by_type", "_elsewhere", "_in_rooms", "_rules", "needs_display_name")
 
     def __init__(self, rules: Sequence[CompiledRule]) -> None:
         self._rules = tuple(rules)
@@ -56,16 +61,30 @@ class CompiledRules:
         named = {room for room in map(_room_of, rules) if room is not None}
         self._in_rooms: dict[str, tuple[CompiledRule, ...] | None] = dict.fromkeys(named)
         """For the rooms that rules name, what applies there, once somebody asked."""
+        self._by_type: dict[str | None, tuple[CompiledRule, ...]] = {}
+        """In any other room, what applies to events of a type, once somebody asked."""
         self.needs_display_name = any(
             isinstance(condition, ContainsDisplayName) for rule in rules for condition in rule.conditions
         )
         """Whether they ask for the user's display name, which the `Reader` must then have."""
 
-    def in_room(self, room_id: str) -> tuple[CompiledRule, ...]:
-        """The rules that could match an event of a room."""
-        room = fold(room_id)
-        if room not in self._in_rooms:
-            return self._elsewhere
+    def __iter__(self) -> Iterator[CompiledRule]:
+        return iter(self._rules)
+
+    def for_event(self, event: EventView) -> tuple[CompiledRule, ...]:
+        """The rules that could match an event, by the room it is in and its type."""
+        room = fold(event.room_id)
+        if room in self._in_rooms:
+            return self._in_room(room)
+        of_type = event.text(_TYPE)
+        rules = self._by_type.get(of_type)
+        if rules is None:
+            rules = tuple(rule for rule in self._elsewhere if _may_be_of(rule, of_type))
+            if len(self._by_type) < _MOST_TYPES:
+                self._by_type[of_type] = rules
+        return rules
+
+    def _in_room(self, room: str) -> tuple[CompiledRule, ...]:
         rules = self._in_rooms[room]
         if rules is None:
             rules = tuple(rule for rule in self._rules if _room_of(rule) in {None, room})
@@ -82,6 +101,16 @@ def _room_of(rule: CompiledRule) -> str | None:
         elif isinstance(condition, PropertyIs) and condition.path == _ROOM_ID:
             return fold(str(condition.value))
     return None
+
+
+def _may_be_of(rule: CompiledRule, of_type: str | None) -> bool:
+    """False only if the rule is for events of other types, whatever else they are."""
+    for condition in rule.conditions:
+        if isinstance(condition, EventMatch) and condition.path == _TYPE:
+            plain = condition.glob.plain
+            if plain is not None and plain != of_type:
+                return False
+    return True
 
 
 def _compile_conditions(kind: Kind, rule: PushRule) -> tuple[Condition, ...]:
@@ -146,15 +175,26 @@ def evaluate(rules: CompiledRules, event: EventView, room: RoomFacts, reader: Re
 
 
 def _left_over(rules: CompiledRules, event: EventView) -> Sequence[CompiledRule]:
-    """The rules without those that are known not to match the event, whoever asks."""
+    """The rules that could match the event without those that are known not to, whoever asks."""
     known = event.left_over
     if known is not None and known[0] is rules and known[1] == len(event.remembered):
         left: Sequence[CompiledRule] = known[2]
         return left
     remembered = event.remembered
-    left = [rule for rule in rules.in_room(event.room_id) if remembered.get(rule.number) is not False]
+    left = [
+        rule
+        for rule in rules.for_event(event)
+        if remembered.get(rule.number) is not False and not (rule.number is None and _for_nobody(rule, event))
+    ]
     event.left_over = (rules, len(remembered), left)
     return left
+
+
+def _for_nobody(rule: CompiledRule, event: EventView) -> bool:
+    for condition in rule.conditions:  # noqa: SIM110, as below
+        if type(condition) is ContainsOwnId and condition.holds_for_nobody(event):
+            return True
+    return False
 
 
 def _met(rule: CompiledRule, event: EventView, room: RoomFacts, reader: Reader) -> bool:
