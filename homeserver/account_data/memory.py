@@ -58,6 +58,11 @@ class UserData:
         self.latest = max(self.latest, kept.position)
         self.ignored = None
 
+    def has_since(self, key: Key, position: int) -> bool:
+        """Whether an entry stands as of the position, or of a later one."""
+        present = self.entries.get(key)
+        return present is not None and present.position >= position
+
     def between(self, since: int, upto: int) -> Iterator[tuple[Key, Kept]]:
         """What moved in since < position ≤ upto; for `since` 0 all there is, without what was deleted."""
         if self.latest <= since:
@@ -96,10 +101,12 @@ class UserDataCache:
         self._make_room()
 
     def landed(self, user_id: str, key: Key, content: Mapping[str, Any] | None, position: int) -> None:
-        """A write of this process stands."""
+        """A write of this process stands, or stood: the answer may come after a later write of another was heard of
+        and read.
+        """
         self.generation += 1
         data = self._users.get(user_id)
-        if data is not None:
+        if data is not None and not data.has_since(key, position):
             before = data.weight
             size = 0 if content is None else len(orjson.dumps(content))
             data.put(key, Kept(None if content is None else dict(content), position, size))

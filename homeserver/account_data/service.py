@@ -172,11 +172,12 @@ class AccountData:
     async def update(
         self,
         user_id: str,
-        room_id: str,
+        room_id: str | None,
         event_type: str,
         change: Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None],
     ) -> None:
-        """Change a room's entry by a function of what it is; simultaneous changes are all made. Raises as `put`.
+        """Change an entry, of a room or global, by a function of what it is; simultaneous changes are all made. Raises
+        as `put`.
 
         `change` must make no difference where it was applied already: it may be, again.
         """

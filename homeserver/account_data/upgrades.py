@@ -5,6 +5,7 @@ the push rules about it. Client-server API, "Room Upgrades", "Server behaviour".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from homeserver.account_data.service import AccountData
@@ -33,11 +34,15 @@ class CarryOver:
         tags = await data.find(user_id, old_room_id, TAG)
         if tags is not None and tags.get("tags"):
             await data.update(user_id, new_room_id, TAG, lambda present: tags if present is None else present)
+
+        def with_successor(direct: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+            if direct is None:
+                return None
+            return {other: _extended(rooms, old_room_id, new_room_id) for other, rooms in direct.items()}
+
         direct = await data.get(user_id, DIRECT)
-        if direct is not None:
-            extended = {other: _extended(rooms, old_room_id, new_room_id) for other, rooms in direct.items()}
-            if extended != direct:
-                await data.put(user_id, DIRECT, extended)
+        if with_successor(direct) != direct:
+            await data.update(user_id, None, DIRECT, with_successor)
         await self._push_rules.follow(user_id, old_room_id, new_room_id)
 
 

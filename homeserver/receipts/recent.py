@@ -156,11 +156,14 @@ class RecentReceipts:
             return ()
         if not self._untold:
             return ()
-        told = [receipt for receipt in self._untold if change.before < receipt.position <= change.position]
-        self._untold = [receipt for receipt in self._untold if receipt.position > change.position]
+        untold: list[Receipt] = []  # what lies below, too: our own commits overtake the news of others
         wake: set[str] = set()
-        for receipt in told:
-            wake.update((receipt.user_id,) if receipt.private else self._readers(receipt.room))
+        for receipt in self._untold:
+            if not change.before < receipt.position <= change.position:
+                untold.append(receipt)
+            else:
+                wake.update((receipt.user_id,) if receipt.private else self._readers(receipt.room))
+        self._untold = untold
         return wake
 
     def _forget(self, position: int) -> None:

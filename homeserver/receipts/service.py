@@ -27,6 +27,8 @@ from storage.receipts import Receipt, ReceiptStore
 
 FULLY_READ = "m.fully_read"
 MAX_THREAD_BYTES = 255
+TRIES = 10
+"""Looks at where a marker is that others move meanwhile."""
 
 Kind = Literal["m.read", "m.read.private", "m.fully_read"]
 KINDS: Final[tuple[Kind, ...]] = ("m.read", "m.read.private", "m.fully_read")
@@ -48,9 +50,15 @@ class RoomAccountData(Protocol):
 
     async def get(self, user_id: str, event_type: str, room: int) -> dict[str, Any] | None: ...
 
-    async def put_managed(
-        self, user_id: str, room: int, event_type: str, content: Mapping[str, Any] | None
-    ) -> None: ...
+    async def update_managed(
+        self,
+        user_id: str,
+        room: int,
+        event_type: str,
+        change: Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None],
+    ) -> None:
+        """Change an entry by a function of what it is, once more where another writer was first."""
+        ...
 
 
 class ReceiptsElsewhere(Protocol):
@@ -207,13 +215,34 @@ class Receipts:
             self._recent.add(receipt)
 
     async def _move_marker(self, user_id: str, room: Room, event: StoredEvent) -> None:
-        content = await self._account_data.get(user_id, FULLY_READ, room.key)
-        present = content.get("event_id") if content is not None else None
-        if isinstance(present, str):
-            stored = (await self._events.by_ids((present,))).get(present)
-            if stored is not None and stored.room == room.key and stored.position >= event.position:
+        present = _marked(await self._account_data.get(user_id, FULLY_READ, room.key))
+        places: dict[str, int] = {}
+        for _ in range(TRIES):
+            if present is not None:
+                stored = (await self._events.by_ids((present,))).get(present)
+                places[present] = stored.position if stored is not None and stored.room == room.key else -1
+                if places[present] >= event.position:
+                    return
+            present = await self._put_marker(user_id, room, event, places)
+            if present is None:
                 return
-        await self._account_data.put_managed(user_id, room.key, FULLY_READ, {"event_id": event.event_id})
+        raise TimeoutError(f"{FULLY_READ} of {user_id} was moved {TRIES} times by others meanwhile")
+
+    async def _put_marker(
+        self, user_id: str, room: Room, event: StoredEvent, places: Mapping[str, int]
+    ) -> str | None:
+        """Move it to the event unless it is further; or, leaving it, the event it is at where `places` lacks that."""
+        lacking: list[str] = []
+
+        def further(content: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+            present = _marked(content)
+            lacking[:] = [present] if present is not None and present not in places else []
+            if lacking or (present is not None and places[present] >= event.position):
+                return content
+            return {"event_id": event.event_id}
+
+        await self._account_data.update_managed(user_id, room.key, FULLY_READ, further)
+        return lacking[0] if lacking else None
 
     # Reading.
 
@@ -249,6 +278,12 @@ def _contents(user_id: str, found: Mapping[int, Sequence[Receipt]]) -> dict[int,
         if visible:
             contents[room] = receipt_content(visible)
     return contents
+
+
+def _marked(content: Mapping[str, Any] | None) -> str | None:
+    """The event that a marker is at."""
+    present = content.get("event_id") if content is not None else None
+    return present if isinstance(present, str) else None
 
 
 def _check_thread(kind: Kind, thread: str) -> None:

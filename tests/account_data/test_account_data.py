@@ -26,7 +26,7 @@ from homeserver.account_data.memory import UserData
 from homeserver.errors import BadJson, InvalidParam, NotFound, TooLarge
 from homeserver.protocol.push_rules import PushRule
 from homeserver.push_rules import PushRules
-from storage.account_data import AccountDataStore
+from storage.account_data import AccountDataEntry, AccountDataStore
 from storage.database import Database
 from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, Engine
@@ -281,6 +281,26 @@ async def test_settings_follow_a_room_that_is_replaced(database: Database) -> No
         assert followed == replace(await rules.rule(ALICE, "room", old.room_id), rule_id=new.room_id)
 
 
+async def test_successors_that_are_joined_at_once_are_all_direct_chats(database: Database) -> None:
+    """The list of them is one entry, extended for each."""
+    process, other = await Process.open(database), await Process.open(database)
+    old = [await process.engine.new_room() for _ in range(2)]
+    new = [await process.engine.new_room() for _ in range(2)]
+    await process.account_data.put(ALICE, "m.direct", {BOB: [room.room_id for room in old]})
+    await other.reached(process.engine.stream.position)
+    for each in (process, other):  # what is in memory is looked at by both before either writes
+        assert await each.account_data.find(ALICE, old[0].room_id, "m.tag") is None
+    followers = [
+        CarryOver(each.account_data, PushRules(each.account_data)).carry_over(
+            ALICE, before.room_id, after.room_id
+        )
+        for each, before, after in zip((process, other), old, new, strict=True)
+    ]
+    await gatherResults([Deferred.fromCoroutine(each) for each in followers])
+    direct = await (await Process.open(database)).account_data.get(ALICE, "m.direct")
+    assert direct is not None and set(direct[BOB]) == {room.room_id for room in (*old, *new)}
+
+
 def test_what_users_write_stays_within_the_budget() -> None:
     """Also while nobody's data is read."""
     cache = UserDataCache(100_000)
@@ -292,3 +312,15 @@ def test_what_users_write_stays_within_the_budget() -> None:
             cache.landed(f"@u{number}:localhost", (0, f"org.example.{entry}"), content, 100 + entry)
             assert cache.weight <= 100_000
     assert cache.weight > 50_000
+
+
+def test_a_late_answer_hides_nothing_later() -> None:
+    """A write of this process of which it hears after a later one of another was read."""
+    cache, key = UserDataCache(), (0, "org.example.a")
+    cache.keep(ALICE, UserData([AccountDataEntry(*key, '{"n": 11}', 11)]))
+    cache.landed(ALICE, key, {"n": 10}, 10)
+    data = cache.get(ALICE)
+    assert data is not None and data.entries[key].content == {"n": 11}
+    assert [kept.content for _, kept in data.between(10, 11)] == [{"n": 11}]
+    cache.landed(ALICE, key, {"n": 12}, 12)
+    assert data.entries[key].content == {"n": 12}

@@ -270,3 +270,32 @@ async def test_other_servers_are_told_of_public_receipts_that_move_on(database: 
         (BOB, events[1], "", False),
         (ALICE, events[1], "main", False),
     ]
+
+
+@pytest.mark.parametrize("marked", [False, True])
+async def test_two_devices_move_the_marker_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch, marked: bool
+) -> None:
+    """At two processes: it does not go back, whichever of them writes last."""
+    slow, quick = await Process.open(database), await Process.open(database)
+    room = await slow.room_of_two()
+    events = [await slow.engine.send(room.room_id, ALICE, str(n)) for n in range(3)]
+    if marked:
+        await slow.receipts.send(BOB, room.room_id, "m.fully_read", events[0])
+    write, arrived, go_on = slow.engine.committer.write, Deferred[None](), Deferred[None]()
+
+    def late(*args: Any, **options: Any) -> Deferred[int]:
+        monkeypatch.undo()
+        arrived.callback(None)
+        done: Deferred[int] = Deferred()
+        go_on.addCallback(lambda _: write(*args, **options).chainDeferred(done))
+        return done
+
+    monkeypatch.setattr(slow.engine.committer, "write", late)
+    older = Deferred.fromCoroutine(slow.receipts.send(BOB, room.room_id, "m.fully_read", events[1]))
+    await arrived
+    await quick.receipts.send(BOB, room.room_id, "m.fully_read", events[2])
+    go_on.callback(None)
+    await older
+    fresh = await Process.open(database)
+    assert await fresh.account_data.get(BOB, "m.fully_read", room.key) == {"event_id": events[2]}

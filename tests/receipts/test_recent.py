@@ -85,3 +85,12 @@ def test_what_is_known_above_a_hole_stays_known() -> None:
     assert board.since([1, 2], 5, 7) == ({1: receipts[6:]}, [])
     assert board.size == 2
     assert set(board.changed(Change(before=6, count=1, foreign=True))) == {"@reader-of-1:b"}
+
+
+def test_readers_are_woken_though_a_commit_of_our_own_came_first() -> None:
+    """A receipt is heard of before the stream's news of its commit; what is committed here may come between."""
+    board = RecentReceipts(6, lambda room: [f"@reader-of-{room}:b"])
+    board.heard(orjson.dumps(list(Receipt(8, 1, "@a:b", False, "", "$e", 8, 0))).decode())
+    assert not set(board.changed(Change(before=9, count=1)))
+    assert set(board.changed(Change(before=7, count=1, foreign=True))) == {"@reader-of-1:b"}
+    assert not set(board.changed(Change(before=7, count=1, foreign=True)))
