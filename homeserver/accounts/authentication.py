@@ -16,6 +16,8 @@ from storage.database import Database
 from storage.tokens import REVOKED, TokenOwner, TokenStore
 
 _MOST_HASHED: Final = 4096
+_MOST_LOOKS: Final = 5
+"""How often a token is looked up while tokens, be they others', are being revoked."""
 _LONGEST_HASHED: Final = 256
 """Characters of a token whose hash is remembered: those given out are shorter, those of strangers may be anything."""
 
@@ -56,16 +58,29 @@ class Authentication:
         hashed = self._hash(token)
         owner = self._cache.get(hashed)
         if owner is None:
-            epoch = self._cache.epoch
-            owner = await self._tokens.find(hashed)
-            if owner is None or owner.deactivated:
-                raise UnknownToken("Unknown access token")
+            epoch, owner = await self._look_up(hashed)
             if owner.unused and not self._is_expired(owner):
                 await self._tokens.used(owner, self._clock())
             self._cache.put(hashed, owner, epoch)
         if self._is_expired(owner):
             raise UnknownToken("The access token has expired", soft_logout=True)
         return owner
+
+    async def _look_up(self, hashed: bytes) -> tuple[int, TokenOwner]:
+        """The owner, with the cache's epoch from before. Raises UnknownToken.
+
+        What was revoked during a look-up is looked up again: whoever is let in goes by what holds then, and asks again
+        only where something is revoked after that.
+        """
+        looks = 0
+        while True:
+            looks += 1
+            epoch = self._cache.epoch
+            owner = await self._tokens.find(hashed)
+            if owner is None or owner.deactivated:
+                raise UnknownToken("Unknown access token")
+            if epoch == self._cache.epoch or looks == _MOST_LOOKS:
+                return epoch, owner
 
     def _hash(self, token: str) -> bytes:
         return self._remembered_hash(token) if len(token) <= _LONGEST_HASHED else token_hash(token)

@@ -15,12 +15,11 @@ from msgspec import Meta
 from homeserver.calls.rtc.admission import Admission, Member, Proof
 from homeserver.calls.rtc.leaves import DelegatedLeaves
 from homeserver.calls.rtc.tokens import LiveKitTokens
+from homeserver.clientapi.rtc import SERVICE_PATH
 from homeserver.web.bodies import Struct
 from homeserver.web.replies import Reply, Response
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import ROOT, Auth, Handler, Route
-
-SERVICE_PATH: Final = "/_matrix/client/unstable/org.lares.livekit"
 
 _Text = Annotated[str, Meta(min_length=1, max_length=255)]
 _DelayId = Annotated[str, Meta(max_length=255)]

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from homeserver.clientapi.livekit import SERVICE_PATH
 from homeserver.config.sections import Config
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Route
 
+SERVICE_PATH: Final = "/_matrix/client/unstable/org.lares.livekit"
 FLAG: Final = "org.matrix.msc4143"
 WELL_KNOWN_KEY: Final = "org.matrix.msc4143.rtc_foci"
 

@@ -21,7 +21,7 @@ from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route
 
 PRESENCES: Final[tuple[Presence, ...]] = ("online", "unavailable", "offline")
-_MOST_REMEMBERED: Final = 1_000
+_MOST_REMEMBERED: Final = 250
 _LONGEST_REMEMBERED: Final = 512
 """Query strings that were read, and characters of one."""
 
@@ -51,7 +51,8 @@ class SyncEndpoints:
     async def sync(self, request: MatrixRequest) -> Reply:
         """`GET /sync`."""
         requester = request.requester
-        asked = self._asked(request)
+        asked, users = self._asked(request), self._tokens.users
+        epoch = users.epoch
         parameters, poll = asked.sync, self._long_poll
         if parameters.filter is None:
             wanted = parameters.of(requester.user_id, requester.device_id, NO_FILTER)
@@ -61,6 +62,8 @@ class SyncEndpoints:
         self._sightings.seen(requester.user_id, requester.device_id, asked.presence)
         if not poll.is_acknowledged(wanted):
             await poll.acknowledge(wanted)
+        if users.epoch != epoch:  # the session may have ended while a filter was read, or what was had noted
+            await self._tokens.authenticate(request)
         response = poll.news_at_once(wanted) if asked.timeout else poll.at_once(wanted)
         if response is None:
             response = await self._tokens.wait(

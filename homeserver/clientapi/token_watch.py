@@ -11,30 +11,40 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from homeserver.errors import UnknownToken, UserLocked
+from homeserver.needs import Protocol
 from homeserver.web.authentication import Authenticator, Requester, token_of
 from homeserver.web.hearing import Hearing, NoOthers
 from homeserver.web.request import MatrixRequest
 from homeserver.web.signals import Signal
 
 T = TypeVar("T")
-WatchUser = Callable[[str, Callable[[], None]], Callable[[], None]]
-"""Have a callback called when a user's tokens, rights or standing may have changed; returns the way to stop."""
+
+
+class Users(Protocol):
+    """Tells of users' tokens, rights and standing; `accounts.token_cache.TokenCache` is one."""
+
+    @property
+    def epoch(self) -> int:
+        """Grows whenever any of that may have changed, whoever's it is."""
+        ...
+
+    def watch(self, user_id: str, callback: Callable[[], None]) -> Callable[[], None]:
+        """Have a callback called when that of a user may have changed; returns the way to stop."""
+        ...
 
 
 class TokenWatch:
     """One per process."""
 
-    def __init__(
-        self, authenticator: Authenticator, watch_user: WatchUser, hearing: Hearing | None = None
-    ) -> None:
+    def __init__(self, authenticator: Authenticator, users: Users, hearing: Hearing | None = None) -> None:
         """`hearing`: what to wait for before a token is believed; nothing where there is no other process."""
         self._authenticator = authenticator
-        self._watch_user = watch_user
+        self.users = users
         self._hearing = NoOthers() if hearing is None else hearing
 
     def watch(self, request: MatrixRequest, callback: Callable[[], None]) -> Callable[[], None]:
         """Have `callback` called when the requester may no longer be welcome. Returns the way to stop."""
-        return self._watch_user(request.requester.user_id, callback)
+        return self.users.watch(request.requester.user_id, callback)
 
     async def authenticate(self, request: MatrixRequest) -> Requester:
         """Whose the request's token is by now. Raises UnknownToken, UserLocked."""
@@ -51,6 +61,8 @@ class TokenWatch:
     async def wait(self, request: MatrixRequest, wait: Callable[[Signal], Awaitable[T]]) -> T:
         """What `wait` waits for. Its signal says to come back with what there is: the server or the session ends.
 
+        What ended the session before is not noticed here: whoever awaited something since the request was let in looks
+        first whether `users.epoch` grew meanwhile, and authenticates again then.
         Raises UnknownToken and UserLocked where the session has ended meanwhile: nothing is told any more.
         """
         ending = _Ending()

@@ -75,7 +75,7 @@ class NewsDesk:
         news = News()
         await self._account_data(window, survey, news)
         await self._ephemeral(window, survey, news)
-        self._presence(window, news)
+        await self._presence(window, news)
         await self._extensions(window, news)
         return news
 
@@ -133,14 +133,15 @@ class NewsDesk:
             return changed
         return {**changed, **typing.changed(user_id, survey.fresh, 0)}
 
-    def _presence(self, window: Window, news: News) -> None:
+    async def _presence(self, window: Window, news: News) -> None:
         wanted = window.request.filter.presence
         if wanted.types is not None and not wanted.types.match("m.presence"):
             return
-        since = window.request.since
-        events = self._providers.presence.changed(
-            window.request.user_id, 0 if since is None else since.ephemeral
-        )
+        presence, user_id, since = self._providers.presence, window.request.user_id, window.request.since
+        serial = 0 if since is None else since.ephemeral
+        if not presence.is_known(user_id, serial, moved=window.since < window.upto):
+            await presence.learn()
+        events = presence.changed(user_id, serial, None if since is None else since.position)
         news.presence = _selected(events, wanted) if events else []
 
     async def _extensions(self, window: Window, news: News) -> None:

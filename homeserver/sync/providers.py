@@ -77,8 +77,18 @@ class Typing(Protocol):
 class Presence(Protocol):
     """Who is about."""
 
-    def changed(self, user_id: str, since_ms: int) -> Sequence[JsonObject]:
-        """`m.presence` events since that serial of those who share a room with the user."""
+    def changed(self, user_id: str, since_ms: int, position: int | None = None) -> Sequence[JsonObject]:
+        """`m.presence` events since that serial of those who share a room with the user, and of everybody with whom
+        they share one since a position of the stream.
+        """
+        ...
+
+    def is_known(self, user_id: str, since_ms: int, *, moved: bool) -> bool:
+        """Whether memory tells that. `moved`: whether rooms may have been joined since."""
+        ...
+
+    def learn(self) -> Awaitable[None]:
+        """Return once memory tells it."""
         ...
 
     def seen(self, user_id: str, device_id: str | None, set_presence: str) -> object:

@@ -184,14 +184,18 @@ class Shortcut:
     def _ephemeral(
         self, user_id: str, standings: Mapping[int, Standing], told: SyncToken, upto: int
     ) -> Mapping[int, list[JsonObject]] | None:
-        """By room the user is in, receipts and who types; None also if there is presence."""
+        """By room the user is in, receipts and who types; None also if there is presence.
+
+        Who shares a room since is left out: a join is told the long way.
+        """
         providers = self._providers
         receipts = providers.receipts.at_once(user_id, standings, told.position, upto)
         if receipts is None:
             return None
         typing: Mapping[int, Sequence[str]] = _NOBODY
         if self._clock.current > told.ephemeral:
-            if providers.presence.changed(user_id, told.ephemeral):
+            presence, serial = providers.presence, told.ephemeral
+            if not presence.is_known(user_id, serial, moved=False) or presence.changed(user_id, serial):
                 return None
             typing = providers.typing.changed(user_id, standings, told.ephemeral)
         if not receipts and not typing:

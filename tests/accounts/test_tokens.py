@@ -8,6 +8,7 @@ import pytest
 from homeserver.accounts.sessions import DeviceRequest
 from homeserver.errors import InvalidParam, UnknownToken, UserLocked
 from storage.database import Database
+from storage.tokens import TokenOwner, TokenStore
 from tests.accounts.serving import PASSWORD, Setting, accounts_on, actor_of
 
 
@@ -127,9 +128,9 @@ async def test_logging_in_on_a_device_again_replaces_its_tokens(accounts: Settin
 
 async def test_another_process_hears_of_a_log_out(accounts: Setting, database: Database) -> None:
     """What one process remembers of a token is forgotten when another ends it."""
+    made = await accounts.register("alice")  # of which nobody who listens later hears
     with accounts_on(database, clock=accounts.clock) as other:
         await other.accounts.authentication.start(database)
-        made = await accounts.register("alice")
         assert await owner(other, made.access_token) == "@alice:example.org"
         heard = other.accounts.cache.epoch
         await accounts.accounts.sessions.close_all(made.user_id)
@@ -152,6 +153,23 @@ async def test_a_look_up_that_crossed_a_revocation_is_not_remembered(accounts: S
     assert cache.get(b"x" * 32) is looked_up
     accounts.clock.advance(61)
     assert cache.get(b"x" * 32) is None
+
+
+async def test_a_token_that_is_revoked_while_it_is_looked_up_lets_nobody_in(
+    accounts: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read before the log-out arrives after it."""
+    made = await accounts.register("alice")
+    find = TokenStore.find
+
+    async def overtaken(self: TokenStore, hashed: bytes) -> TokenOwner | None:
+        found = await find(self, hashed)
+        monkeypatch.undo()
+        await accounts.accounts.sessions.close_all(made.user_id)
+        return found
+
+    monkeypatch.setattr(TokenStore, "find", overtaken)
+    assert await refused(accounts, made.access_token) is False
 
 
 async def test_a_remembered_token_costs_no_query(accounts: Setting) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,15 @@ class Site:
         return await self.connection.request("GET", f"{prefix}{path}?{urlencode(query)}", token=token)
 
 
+class Unending:
+    """Users whose tokens never end."""
+
+    epoch = 0
+
+    def watch(self, _user_id: str, _callback: Callable[[], None]) -> Callable[[], None]:
+        return lambda: None
+
+
 @asynccontextmanager
 async def opened(database: Database, visibility: str = "shared") -> AsyncIterator[Site]:
     """With three messages of Alice's, the second at 1,000 ms."""
@@ -55,7 +64,7 @@ async def opened(database: Database, visibility: str = "shared") -> AsyncIterato
         message(ALICE, "2"),
     ]
     said = await reading.write(room.room_id, *drafts)
-    tokens = TokenWatch(Tokens(TOKENS), lambda _user_id, _callback: lambda: None)  # none of them ever ends
+    tokens = TokenWatch(Tokens(TOKENS), Unending())
     server = Loopback(reading_routes(reading.services, tokens), tokens=TOKENS)
     try:
         yield Site(reading, await server.connect(), room.room_id, said)

@@ -9,10 +9,11 @@ from typing import Any
 import orjson
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from storage.database import Database
 from tests.clientapi.sync_site import SyncSite
-from tests.reactor import accept_leftovers, run
+from tests.reactor import accept_leftovers, reactor, run
 from tests.rooms.services_fixture import alice
 
 SYNC = "/_matrix/client/v3/sync"
@@ -121,10 +122,22 @@ async def test_a_long_poll_ends_with_its_session(site: SyncSite) -> None:
     assert site.sessions.watchers["@alice:localhost"] == []
 
 
+@pytest.mark.parametrize("timeout", ["0", "30000"])
+async def test_a_session_that_ends_before_it_is_watched_is_told_nothing(site: SyncSite, timeout: str) -> None:
+    """Its token was looked at, and then its filter read: it ended in between."""
+    since = (await site.get(SYNC)).json["next_batch"]
+    site.uploaded.held = Deferred()
+    asking = Deferred.fromCoroutine(site.get(SYNC, since=since, timeout=timeout, filter="f1"))
+    while not site.uploaded.asked:
+        await deferLater(reactor, 0)
+    site.sessions.revoke("alice")
+    site.uploaded.held.callback(None)
+    answer = await asking
+    assert (answer.status, answer.errcode) == (401, "M_UNKNOWN_TOKEN")
+
+
 async def listening(site: SyncSite, *, nobody: bool = False) -> None:
     """Wait until somebody listens, or nobody does."""
-    from tests.reactor import reactor
-
     while (len(site.house.engine.stream.listeners) == 0) is not nobody:
         turn: Deferred[None] = Deferred()
         reactor.callLater(0.001, turn.callback, None)

@@ -24,6 +24,7 @@ from homeserver.rooms.membership.propagation import ProfilePropagation
 from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.typing import NobodyElsewhere as NoTypingElsewhere
 from homeserver.typing import Typing, TypingNews
+from homeserver.web.hearing import NoOthers
 from homeserver.web.listeners import WebServer
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.routing import Route
@@ -90,23 +91,27 @@ def _routes(engine: Engine, database: Database) -> tuple[Route, ...]:
     presence = Presence(
         enabled=True,
         origin="test",
-        board=Board(sharing=sharing, clock=clock, is_ours=lambda _: True, now=now),
+        board=Board(sharing=sharing, is_ours=lambda _: True, now=now),
         sharing=sharing,
         store=PresenceStore(database),
         user_rooms=engine.user_rooms,
         listeners=stream.listeners,
         elsewhere=NoPresenceElsewhere(),
         notify=notify.notify_all,
+        others=NoOthers(),
         scheduler=time,
-        serial=clock.next,
+        clock=clock,
         now=now,
     )
     news = TypingNews(
+        origin="test",
         clock=clock,
         scheduler=time,
         cache=engine.cache,
         listeners=stream.listeners,
         readers=lambda _: stream.listeners.users,
+        notify=notify.notify,
+        others=NoOthers(),
         elsewhere=NoTypingElsewhere(),
     )
     for subscriber in (cache, recent, sharing, news):
@@ -135,13 +140,7 @@ def _routes(engine: Engine, database: Database) -> tuple[Route, ...]:
             elsewhere=NoReceiptsElsewhere(),
             now=now,
         ),
-        typing=Typing(
-            origin="test",
-            gate=engine.gate,
-            news=news,
-            notify=notify.notify,
-            elsewhere=NoTypingElsewhere(),
-        ),
+        typing=Typing(gate=engine.gate, news=news, elsewhere=NoTypingElsewhere()),
         search=UserSearch(directory, search_all=False),
         mutual_rooms=MutualRooms(engine.user_rooms),
     )

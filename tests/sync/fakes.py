@@ -101,12 +101,18 @@ class FakePresence:
     def set(self, user_id: str, presence: str) -> None:
         self.users[user_id] = (self.clock.next(), presence)
 
-    def changed(self, user_id: str, since_ms: int) -> Sequence[JsonObject]:
+    def changed(self, user_id: str, since_ms: int, position: int | None = None) -> Sequence[JsonObject]:
         return [
             {"type": "m.presence", "sender": user, "content": {"presence": presence}}
             for user, (serial, presence) in self.users.items()
             if serial > since_ms
         ]
+
+    def is_known(self, user_id: str, since_ms: int, *, moved: bool) -> bool:
+        return True
+
+    async def learn(self) -> None:
+        raise AssertionError("everything is known")
 
     def seen(self, user_id: str, device_id: str | None, set_presence: str) -> None:
         self.sightings.append((user_id, device_id, set_presence))

@@ -270,7 +270,8 @@ class Session:
 
     def _is_trusted(self) -> bool:
         """Whether the connection may go on, so far as that is certain without asking."""
-        return not self._over and self._now() < self._trusted_until and not self._token.is_behind()
+        behind = self._token.is_behind()  # first, since whoever looks may hear that the token has ended
+        return not behind and not self._over and self._now() < self._trusted_until
 
     def _trust(self) -> None:
         """The token was looked at just now: believe in it for a while, unless it ends before."""

@@ -120,6 +120,8 @@ class Connection:
     watchers: list[Callable[[], None]] = field(default_factory=list)
     revoked: bool = False
     behind: bool = False
+    unheard: bool = False
+    """That the token has ended: whoever asks whether anything is, hears of it."""
     looked: int = 0
     slowly: Deferred[None] | None = None
     """What a look at the token waits for."""
@@ -152,6 +154,10 @@ class Connection:
         return REQUESTER
 
     def is_behind(self) -> bool:
+        if self.unheard:
+            self.unheard = False
+            for doubt in tuple(self.watchers):
+                doubt()
         return self.behind
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -167,6 +173,17 @@ class Connection:
     @property
     def answers(self) -> list[dict[str, Any]]:
         return [frame for frame in self.peer.sent if "id" in frame]
+
+
+def test_a_call_is_refused_though_the_end_of_its_token_is_only_heard_when_that_is_looked_for() -> None:
+    """What another process told lies in the socket until somebody asks whether anything does."""
+    connection = Connection().open()
+    connection.updates.answer(5)
+    connection.ask("1", "ping")
+    assert [call.id for call in connection.methods.called] == ["1"]
+    connection.unheard = connection.revoked = True
+    connection.ask("2", "ping")
+    assert [call.id for call in connection.methods.called] == ["1"]
 
 
 def test_updates_follow_one_another() -> None:
