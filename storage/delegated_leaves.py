@@ -24,13 +24,16 @@ UPDATE delegated_leaves d SET next_ts = {_NOW} + %s FROM (
     SELECT livekit_room, identity FROM delegated_leaves WHERE next_ts <= {_NOW}
     ORDER BY next_ts LIMIT %s FOR UPDATE SKIP LOCKED
 ) due WHERE d.livekit_room = due.livekit_room AND d.identity = due.identity
-RETURNING d.livekit_room, d.identity, d.delay_id, d.delay_ms, d.connected, {_NOW} - d.since_ts, {_NOW} - d.restarted_ts
+RETURNING d.livekit_room, d.identity, d.delay_id, d.delay_ms, d.connected, {_NOW} - d.since_ts, {_NOW} - d.restarted_ts,
+    d.next_ts
 """  # noqa: S608
+# What was heard of during the look stands: that they came, and that the next look is due.
 _KEEP: Final = f"""
-UPDATE delegated_leaves d SET connected = u.connected, next_ts = {_NOW} + u.pause,
+UPDATE delegated_leaves d SET connected = d.connected OR u.connected,
+    next_ts = CASE WHEN d.next_ts = u.held_until THEN {_NOW} + u.pause ELSE d.next_ts END,
     restarted_ts = CASE WHEN u.restarted THEN {_NOW} ELSE d.restarted_ts END
-FROM unnest(%s::text[], %s::text[], %s::text[], %s::boolean[], %s::boolean[], %s::bigint[])
-    AS u (livekit_room, identity, delay_id, connected, restarted, pause)
+FROM unnest(%s::text[], %s::text[], %s::text[], %s::boolean[], %s::boolean[], %s::bigint[], %s::bigint[])
+    AS u (livekit_room, identity, delay_id, connected, restarted, pause, held_until)
 WHERE d.livekit_room = u.livekit_room AND d.identity = u.identity AND d.delay_id = u.delay_id
 """  # noqa: S608
 _DROP: Final = """
@@ -52,6 +55,8 @@ class DelegatedLeave(NamedTuple):
     connected: bool
     waited_ms: int
     unrestarted_ms: int
+    held_until: int
+    """Its `next_ts`, by which is told whether anybody hastened, or took, it meanwhile."""
 
 
 class Kept(NamedTuple):
@@ -84,7 +89,7 @@ class DelegatedLeaveStore:
         return [DelegatedLeave(*row) for row in rows]
 
     async def keep(self, kept: Sequence[Kept]) -> None:
-        """Write down what was found out."""
+        """Write down what was found out; a row that was hastened meanwhile does not rest."""
         columns = (
             [each.leave.livekit_room for each in kept],
             [each.leave.identity for each in kept],
@@ -92,6 +97,7 @@ class DelegatedLeaveStore:
             [each.connected for each in kept],
             [each.restarted for each in kept],
             [each.pause_ms for each in kept],
+            [each.leave.held_until for each in kept],
         )
         await self._database.execute("delegated_leaves_keep", _KEEP, columns)
 

@@ -4,21 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from homeserver.app.core import Core, now_ms
 from homeserver.calls.history.history import CallHistory
 from homeserver.calls.rtc.callers import Callers, OwnTokens, RemoteTokens
-from homeserver.calls.rtc.leaves import DelayedEvents
-from homeserver.calls.rtc.services import GroupCalls, build_group_calls
 from homeserver.calls.turn import TurnCredentials, turn_credentials
 from homeserver.config import Config
 from homeserver.outgoing import OutgoingClient
 from storage.call_events import CallEventStore
-from storage.delegated_leaves import DelegatedLeaveStore
-from storage.livekit_tickets import LiveKitTicketStore
+
+if TYPE_CHECKING:  # loaded where a LiveKit is configured
+    from homeserver.calls.rtc.leaves import DelayedEvents
+    from homeserver.calls.rtc.services import GroupCalls
 
 
 class Calls(Struct, frozen=True, kw_only=True):
@@ -62,20 +62,41 @@ def build_calls(
             now=now_ms,
         ),
         turn=turn_credentials(config.turn),
-        group=build_group_calls(
-            config.rtc,
-            scheduler=reactor,
-            server_name=config.server_name,
-            callers=Callers(
-                server_name=config.server_name,
-                full_access=frozenset(config.rtc.full_access_servers),
-                own=own_tokens,
-                remote=remote_tokens,
-                rooms=core.cache,
-            ),
-            http=http,
-            delayed=delayed,
-            store=DelegatedLeaveStore(core.database),
-            tickets=LiveKitTicketStore(core.database),
+        group=None
+        if config.rtc.livekit_url is None
+        else _group_calls(
+            reactor, config, core, http=http, own=own_tokens, remote=remote_tokens, delayed=delayed
         ),
+    )
+
+
+def _group_calls(
+    reactor: Any,
+    config: Config,
+    core: Core,
+    *,
+    http: OutgoingClient,
+    own: OwnTokens,
+    remote: RemoteTokens,
+    delayed: DelayedEvents,
+) -> GroupCalls | None:
+    from homeserver.calls.rtc.services import build_group_calls
+    from storage.delegated_leaves import DelegatedLeaveStore
+    from storage.livekit_tickets import LiveKitTicketStore
+
+    return build_group_calls(
+        config.rtc,
+        scheduler=reactor,
+        server_name=config.server_name,
+        callers=Callers(
+            server_name=config.server_name,
+            full_access=frozenset(config.rtc.full_access_servers),
+            own=own,
+            remote=remote,
+            rooms=core.cache,
+        ),
+        http=http,
+        delayed=delayed,
+        store=DelegatedLeaveStore(core.database),
+        tickets=LiveKitTicketStore(core.database),
     )

@@ -74,7 +74,7 @@ def turn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coturn]:
 @pytest.fixture(scope="session")
 def town(tmp_path_factory: pytest.TempPathFactory, turn: Coturn) -> Iterator[Town]:
     """One server for all tests; its log must hold no traceback at the end."""
-    settings = {"calls": {"echo_user": "echo", "silence": "5s"}, "turn": turn.settings}
+    settings = {"calls": {"echo_user": "echo", "silence": "12s"}, "turn": turn.settings}
     with serving(tmp_path_factory.mktemp("calls"), settings=settings) as server:
         yield Town(server)
     assert "Traceback (most recent call last)" not in server.log(), server.log()[-12_000:]

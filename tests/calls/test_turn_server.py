@@ -12,13 +12,15 @@ import pytest
 from aioice.stun import TransactionFailed
 from aioice.turn import create_turn_endpoint
 
+from homeserver.calls.media import examining
 from homeserver.calls.media.examining import allocate
 from homeserver.calls.turn import TurnCredentials
 from tests.calls.conftest import Town
-from tests.calls.lines import lines
+from tests.calls.lines import PATIENCE, lines
 from tests.calls.media_peer import COLOURS, MediaPeer
 from tests.calls.phone import Phone
 from tests.calls.turnserver import SECRET, Coturn
+from tests.waiting import wait_until
 
 
 def test_a_call_that_may_only_go_through_the_relay(town: Town) -> None:
@@ -54,6 +56,7 @@ def test_it_takes_our_credentials_and_no_others(
 ) -> None:
     """By each way: an address for ours; none for a wrong password, another's secret, or what has expired."""
     monkeypatch.setenv("SSL_CERT_FILE", str(turn.ca_file))
+    monkeypatch.setattr(examining, "ALLOCATING", PATIENCE)
     uri = turn.uris[transport]
     ours = TurnCredentials(uris=(uri,), lifetime=3600, secret=SECRET)
     now = time.time()
@@ -80,7 +83,7 @@ def test_it_takes_our_credentials_and_no_others(
 
 def test_every_line_of_the_page_is_understood(turn: Coturn) -> None:
     """What coturn does not know it says, and goes on without."""
-    assert turn.said("Relay ports initialization done")
+    wait_until(lambda: turn.said("Relay ports initialization done"), "coturn said that it is ready")
     assert not (turn.said("Bad configuration format") or turn.said("Wrong address format"))
 
 
@@ -105,7 +108,7 @@ def test_it_leads_nobody_into_its_own_network(turn: Coturn, address: str) -> Non
         )
         try:
             endpoint.sendto(b"hello", (address, 5000))
-            error = await asyncio.wait_for(refused, 10)
+            error = await asyncio.wait_for(refused, PATIENCE)
         finally:
             endpoint.close()
         assert isinstance(error, TransactionFailed)

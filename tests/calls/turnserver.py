@@ -166,12 +166,17 @@ def coturn(directory: Path, *, certificate: Path, private_key: Path, ca_file: Pa
     reader = threading.Thread(target=lambda: server.lines.extend(process.stdout or ()), daemon=True)
     reader.start()
     try:
-        wait_until(lambda: process.poll() is not None or _listens(server.port), "coturn's port", timeout=30.0)
+        for port in (server.port, server.tls_port):
+            wait_until(
+                lambda port=port: process.poll() is not None or _listens(port),  # type: ignore[misc]
+                "coturn's port",
+                timeout=120.0,
+            )
         assert process.poll() is None, "".join(server.lines)[-4000:]
         yield server
     finally:
         process.terminate()
-        process.wait(30.0)
+        process.wait(60.0)
         reader.join(5.0)
         process.stdout.close()
 

@@ -23,7 +23,7 @@ from homeserver.observability.findings import Finding, note, ok, problem
 from homeserver.outgoing import AddressPolicy, Caps, OutgoingClient, OutgoingError
 
 _CAPS: Final = Caps(max_size=8 << 20, timeout=40.0)
-_WAIT: Final = 15.0
+_WAIT: Final = 30.0
 """Seconds until the echo has joined, answered, or told what arrived."""
 
 

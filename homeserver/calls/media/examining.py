@@ -28,11 +28,12 @@ from homeserver.calls.media.peers import connection, kinds_of, measured, used_pa
 from homeserver.calls.media.tracks import SAMPLES, Intake, tone
 
 LONGEST = 25.0
-ALLOCATING = 8.0
-"""Seconds an allocation may take; a server that answers does so in a fraction of one."""
+ALLOCATING = 15.0
+"""Seconds an allocation may take; a server that answers does so in a fraction of one, unless it is overloaded."""
 GIVING_BACK = 2.0
 TALKING = 2.0
-"""Seconds for which media goes both ways."""
+"""Seconds for which media goes both ways, and longer where not everything has come by then."""
+LOOK = 0.1
 
 
 async def allocate(uri: str, username: str, password: str) -> dict[str, str]:
@@ -200,12 +201,15 @@ class Peer:
         await self._peer.setRemoteDescription(RTCSessionDescription(sdp, "answer"))
 
     async def talk(self) -> CallReport:
-        """Wait for the connection, let media flow for a while, and say what came."""
+        """Wait for the connection, let media flow until some of everything came, and say what did."""
+        deadline = self._loop.time() + LONGEST
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._connected), LONGEST - TALKING)
         connected = self._connected.done() and self._connected.result()
         if connected:
             await asyncio.sleep(TALKING)
+            while not self._has_all() and self._loop.time() < deadline:
+                await asyncio.sleep(LOOK)
         path = used_path(self._peer)
         received: list[Received] = []
         for transceiver in self._peer.getTransceivers():
@@ -222,6 +226,10 @@ class Peer:
             offered=kinds_of(self._peer.localDescription.sdp),
             received=received,
         )
+
+    def _has_all(self) -> bool:
+        """Whether sound and pictures came."""
+        return {intake.kind for intake in self._intakes.values() if intake.frames} == {"audio", "video"}
 
     async def close(self) -> None:
         """End it."""

@@ -201,7 +201,9 @@ class DelegatedLeaves:
 
     def _begin(self) -> None:
         if self._round is None:
-            self._round = Deferred.fromCoroutine(self._go())
+            running = Deferred.fromCoroutine(self._go())
+            if not running.called:  # a database that refuses at once has ended it already
+                self._round = running
 
     async def _go(self) -> None:
         full = False

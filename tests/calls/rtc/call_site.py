@@ -28,8 +28,9 @@ from homeserver.calls.rtc.leaves import DelegatedLeaves
 from homeserver.calls.rtc.removal import Removal
 from homeserver.calls.rtc.sfu import LiveKitRooms
 from homeserver.calls.rtc.tokens import LiveKitTokens
-from homeserver.clientapi.livekit import SERVICE_PATH, LiveKitEndpoints
+from homeserver.clientapi.livekit import LiveKitEndpoints
 from homeserver.clientapi.openid import OpenIdEndpoints
+from homeserver.clientapi.rtc import SERVICE_PATH
 from homeserver.errors import NotFound
 from homeserver.outgoing import AddressPolicy
 from storage.database import Database
@@ -144,7 +145,7 @@ class Delayed:
         self._store = DelayedEventStore(database)
         self.done: list[tuple[str, str]] = []
 
-    async def schedule(self, user_id: str, room_id: str, delay_id: str, delay_ms: int = 8_000) -> str:
+    async def schedule(self, user_id: str, room_id: str, delay_id: str, delay_ms: int = 3_600_000) -> str:
         """A leave event; its delay id."""
         added = await self._store.add(
             NewDelayedEvent(

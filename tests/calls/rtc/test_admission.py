@@ -9,7 +9,7 @@ import jwt
 import pytest
 
 from homeserver.calls.rtc.naming import livekit_identity, livekit_room
-from homeserver.clientapi.livekit import SERVICE_PATH
+from homeserver.clientapi.rtc import SERVICE_PATH
 from storage.database import Database
 from tests.calls.rtc.call_site import (
     EVE,

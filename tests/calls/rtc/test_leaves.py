@@ -8,16 +8,25 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import jwt
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
-from homeserver.calls.rtc.leaves import CHECK_MS, WAIT_MS, DelegatedLeaves, Verdict, judge
+from homeserver.calls.rtc.leaves import (
+    CHECK_MS,
+    LOOK_SECONDS,
+    WAIT_MS,
+    DelayedEvents,
+    DelegatedLeaves,
+    Participants,
+    Verdict,
+    judge,
+)
 from homeserver.calls.rtc.naming import livekit_identity, livekit_room
-from storage.database import Database
+from storage.database import Database, DatabaseOverloaded
 from storage.delegated_leaves import DelegatedLeave, DelegatedLeaveStore
 from tests.calls.rtc.call_site import EVE, KEY, SECRET, SLOT, START, THEIRS, CallSite, call_site
 from tests.reactor import reactor
@@ -25,6 +34,10 @@ from tests.rooms.engine_fixture import ALICE, BOB
 
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 IDENTITY = livekit_identity(ALICE, "DEV", "member")
+DELAY = 3_600_000
+"""Milliseconds of an event's delay: no test takes so long that it would matter."""
+LATER = DELAY // 2
+"""Of which the event is restarted."""
 
 
 class Call:
@@ -35,7 +48,7 @@ class Call:
         self.participant = (livekit_room(room_id, SLOT), IDENTITY)
         self.done = site.delayed.done
 
-    async def hand_over(self, delay_id: str = "leave", delay_ms: int = 8_000) -> None:
+    async def hand_over(self, delay_id: str = "leave", delay_ms: int = DELAY) -> None:
         """With the request for a token."""
         await self.site.delayed.schedule(ALICE, self.room_id, delay_id, delay_ms)
         proof = await self.site.proof(ALICE)
@@ -65,6 +78,12 @@ class Call:
         answer = await self.site.service.request("POST", path, body=raw, headers={"Authorization": token})
         return answer.status
 
+    async def rest(self) -> None:
+        """Nothing is due for long, but by what happens."""
+        await self.site.database.execute(
+            "rest", f"UPDATE delegated_leaves SET next_ts = {NOW} + %s", (DELAY,)
+        )
+
     async def is_due(self) -> bool:
         """Whether a look is due now."""
         return bool(await self.site.leaves.look())
@@ -84,11 +103,11 @@ async def test_a_part_lasts_as_long_as_the_connection(database: Database) -> Non
         assert await alices.look() == 1
         assert alices.done == []
         alices.site.livekit.participants.add(alices.participant)
-        await alices.pass_time(3_000)
+        await alices.pass_time(LATER)
         await alices.look()
         await alices.look()
         assert alices.done == [("restart", "leave")]
-        await alices.pass_time(3_000)
+        await alices.pass_time(LATER)
         await alices.look()
         assert alices.done == [("restart", "leave")] * 2
         alices.site.livekit.participants.clear()
@@ -105,7 +124,7 @@ async def test_a_livekit_that_does_not_answer_ends_no_call(database: Database) -
         await alices.look()
         alices.site.livekit.broken = True
         alices.site.livekit.participants.clear()
-        await alices.pass_time(3_000)
+        await alices.pass_time(LATER)
         await alices.look()
         assert alices.done == [("restart", "leave")]
         alices.site.livekit.broken = False
@@ -123,10 +142,10 @@ async def test_a_livekit_that_hangs_ends_no_call(database: Database) -> None:
             return await Deferred()
 
     async with call(database) as alices:
-        await alices.hand_over(delay_ms=8_000)
+        await alices.hand_over()
         alices.site.livekit.participants.add(alices.participant)
         await alices.look()
-        await alices.pass_time(3_000)
+        await alices.pass_time(LATER)
         await database.execute("due", "UPDATE delegated_leaves SET next_ts = 0", ())
         clock = Clock()
         leaves = DelegatedLeaves(
@@ -139,7 +158,7 @@ async def test_a_livekit_that_hangs_ends_no_call(database: Database) -> None:
         await asked
         while not clock.getDelayedCalls():
             await deferLater(reactor, 0)
-        clock.advance(2.0)
+        clock.advance(DELAY / 4000)
         assert await looking == 1
         assert alices.done == [("restart", "leave")]
 
@@ -151,7 +170,7 @@ async def test_a_look_that_fails_is_soon_taken_again(
         await alices.hand_over()
         alices.site.livekit.participants.add(alices.participant)
         await alices.look()
-        await alices.pass_time(3_000)
+        await alices.pass_time(LATER)
 
         async def fails(_delay_id: str) -> None:
             raise OSError("the database is away")
@@ -166,11 +185,39 @@ async def test_a_look_that_fails_is_soon_taken_again(
         assert alices.done == [("restart", "leave")]
 
 
+async def test_a_round_that_is_refused_at_once_is_not_the_last(caplog: pytest.LogCaptureFixture) -> None:
+    """A database with no place left says so before anything was awaited."""
+    taken: list[int] = []
+
+    class Full:
+        async def take(self, most: int, _hold_ms: int) -> list[DelegatedLeave]:
+            taken.append(most)
+            if len(taken) == 1:
+                raise DatabaseOverloaded
+            return []
+
+    clock = Clock()
+    leaves = DelegatedLeaves(
+        scheduler=clock,
+        store=cast(DelegatedLeaveStore, Full()),
+        delayed=cast(DelayedEvents, None),
+        participants=cast(Participants, None),
+    )
+    leaves.start()
+    clock.advance(0)
+    assert "could not be looked after" in caplog.text
+    clock.advance(LOOK_SECONDS)
+    clock.advance(LOOK_SECONDS)
+    assert len(taken) == 3
+    await leaves.stop()
+
+
 async def test_a_webhook_hastens_the_look(database: Database) -> None:
     """LiveKit is asked at once; one that somebody else signed, or that is of something else, does nothing."""
     async with call(database) as alices:
         await alices.hand_over()
         assert await alices.is_due()
+        await alices.rest()
         who: dict[str, Any] = {"participant": {"identity": IDENTITY, "sid": "PA"}}
         assert not await alices.is_due()
         assert (
@@ -193,6 +240,29 @@ async def test_a_webhook_hastens_the_look(database: Database) -> None:
         assert alices.done == [("send", "leave")]
 
 
+async def test_what_a_webhook_says_during_a_look_stands(database: Database) -> None:
+    """They came and went when LiveKit had just said that they were not there: the next look is due at once, and knows
+    that they were.
+    """
+    store = DelegatedLeaveStore(database)
+
+    class Overtaken:
+        async def holds(self, room: str, identity: str) -> bool:
+            assert await store.hasten(room, identity, came=True)
+            assert await store.hasten(room, identity, came=False)
+            return False
+
+    async with call(database) as alices:
+        await alices.hand_over()
+        leaves = DelegatedLeaves(
+            scheduler=reactor, store=store, delayed=alices.site.delayed, participants=Overtaken()
+        )
+        assert await leaves.look() == 1
+        assert alices.done == []
+        assert await alices.is_due()
+        assert alices.done == [("send", "leave")]
+
+
 async def test_what_was_cancelled_is_forgotten(database: Database) -> None:
     """A client that leaves in order has its event cancelled; there is nothing to look after then."""
     async with call(database) as alices:
@@ -201,7 +271,7 @@ async def test_what_was_cancelled_is_forgotten(database: Database) -> None:
         await alices.look()
         await alices.site.delayed.send("leave")
         alices.done.clear()
-        await alices.pass_time(3_000)
+        await alices.pass_time(LATER)
         await alices.look()
         assert alices.done == [("restart", "leave")]
         assert await alices.look() == 0
@@ -219,11 +289,11 @@ async def test_a_later_event_takes_the_place_of_an_earlier(database: Database) -
             "openid_token": await alices.site.proof(ALICE),
             "member": member,
             "delay_id": "second",
-            "delay_timeout": 8_000,
+            "delay_timeout": DELAY,
         }
         assert (await alices.site.post("/delegate_delayed_leave", body)).json == {}
         alices.site.livekit.participants.add(alices.participant)
-        await alices.pass_time(3_000)
+        await alices.pass_time(LATER)
         await alices.look()
         assert alices.done == [("restart", "second")]
 
@@ -263,11 +333,11 @@ def test_verdicts(
     connected: bool, present: bool | None, waited: int, unrestarted: int, verdict: Verdict
 ) -> None:
     """Of an event that is delayed by a minute."""
-    leave = DelegatedLeave("room", "identity", "delay", 60_000, connected, waited, unrestarted)
+    leave = DelegatedLeave("room", "identity", "delay", 60_000, connected, waited, unrestarted, 0)
     assert judge(leave, present=present) is verdict
 
 
 def test_nobody_is_waited_for_longer_than_an_hour() -> None:
-    leave = DelegatedLeave("room", "identity", "delay", 10 * WAIT_MS, False, WAIT_MS, WAIT_MS)
+    leave = DelegatedLeave("room", "identity", "delay", 10 * WAIT_MS, False, WAIT_MS, WAIT_MS, 0)
     assert judge(leave, present=False) is Verdict.FORGET
     assert CHECK_MS < WAIT_MS

@@ -62,6 +62,7 @@ async def joined_call(server: ServerProcess, alice: Account, room_id: str) -> di
     return content
 
 
+@pytest.mark.reactor_timeout(240)
 async def test_who_vanishes_leaves_the_call(tmp_path: Path, livekit: FakeLiveKit) -> None:
     """By the event that her client had scheduled in an hour, as soon as LiveKit tells."""
     settings = {
