@@ -7,6 +7,7 @@ Nothing asks, answers or sends before `start`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ from federation.edus.typing import TypingEdus
 from federation.history.assembly import build_remote_history
 from federation.history.remote_history import RemoteHistory
 from federation.inbound.assembly import Inbound, new_fetcher
+from federation.inbound.budgets import OriginCosts
 from federation.inbound.missing import EventFetcher
 from federation.inbound.reading import PduReader
 from federation.inbound.strays import EndsOfInvitations
@@ -79,6 +81,7 @@ from homeserver.rooms.intake.loose_ends import LooseEnds
 from homeserver.rooms.intake.room_intake import RoomIntake
 from homeserver.rooms.neighbours import Neighbours
 from homeserver.rooms.server_access import ServerGate
+from homeserver.web.bucket_table import BucketTable
 from homeserver.web.routing import Route
 from storage.arrivals import ArrivalStore
 from storage.cross_signing import CrossSigningStore
@@ -162,6 +165,7 @@ async def build_links(
         pause=pause,
         now=now_ms,
         alone=config.database.url is None and config.workers == 1,
+        most_bytes=shares.outbound,
     )
     announcer = DeviceAnnouncer(
         reactor,
@@ -185,6 +189,8 @@ async def build_links(
         signer=signer,
         acquaint=lambda server: keyring.keys_for([server]),
         entered=introductions.entered,
+        notify=core.telling.notify_all,
+        others=core.hearing,
         now=now_ms,
         pause=pause,
     )
@@ -192,7 +198,7 @@ async def build_links(
     device_lists = RemoteLists(
         reactor,
         database=core.database,
-        store=RemoteDeviceListStore(core.database),
+        store=RemoteDeviceListStore(core.database, config.server_name),
         cross_signing=CrossSigningStore(core.database),
         calls=calls,
         user_rooms=core.user_rooms,
@@ -257,6 +263,7 @@ async def build_links(
         ),
         cache_sizes={
             "keys": lambda: keyring.size * KEY_BYTES,
+            "outbound": lambda: outbound.sender.weight,
             "answers": lambda: directories.weight + summaries.weight + profiles.weight,
         },
     )
@@ -307,7 +314,7 @@ class Federation(Struct, frozen=True, kw_only=True):
         await self.links.outbound.start()
         self.links.announcer.start()
         self.links.device_lists.start()
-        self.links.membership.start()
+        await self.links.membership.start()
         self.inbound.start()
 
     async def stop(self) -> None:
@@ -335,10 +342,18 @@ class Federation(Struct, frozen=True, kw_only=True):
 
 
 def build_federation(
-    reactor: Any, config: Config, core: Core, links: Links, services: Services
+    reactor: Any,
+    config: Config,
+    core: Core,
+    links: Links,
+    services: Services,
+    *,
+    limits_of_all: BucketTable | None,
 ) -> Federation:
-    """Build it."""
-    inbound = _build_inbound(reactor, config, core, links, services)
+    """Build it. `limits_of_all`: where several processes count what servers cost."""
+    memory = None if limits_of_all is None else limits_of_all.of_class("server_costs")
+    costs = OriginCosts(time.monotonic, memory=memory)
+    inbound = _build_inbound(reactor, config, core, links, services, costs=costs)
     links.availability.watch(inbound.backlog.reachable)
     notary = Notary(own=links.own_keys, keyring=links.keyring, store=links.key_store, now=now_ms)
     gate = ServerGate(
@@ -382,7 +397,9 @@ def build_federation(
     )
 
 
-def _build_inbound(reactor: Any, config: Config, core: Core, links: Links, services: Services) -> Inbound:
+def _build_inbound(
+    reactor: Any, config: Config, core: Core, links: Links, services: Services, *, costs: OriginCosts
+) -> Inbound:
     name, data = config.server_name, services.data
     receipts = RemoteReceipts(
         receipts=data.receipts, events=core.events, store=ReceiptStore(core.database), now=now_ms
@@ -398,6 +415,7 @@ def _build_inbound(reactor: Any, config: Config, core: Core, links: Links, servi
         strays=EndsOfInvitations(
             cache=core.cache, events=core.events, doorway=links.membership.out_of_band, server_name=name
         ),
+        costs=costs,
         edu_handlers={
             "m.typing": TypingEdus(server_name=name, rooms=core.cache, typing=data.typing).receive,
             "m.receipt": ReceiptEdus(server_name=name, rooms=core.cache, receipts=receipts).receive,

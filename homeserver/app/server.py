@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from homeserver.outgoing import OutgoingClient, make_client
 from homeserver.rooms.engine.recommending import NoPolicyServers
 from homeserver.siblings import Neighbourhood
 from homeserver.web.bucket_table import BucketTable
+from homeserver.web.clock import Clock
 from homeserver.web.fair_port import Crowd
 from homeserver.web.listeners import WebServer
 from storage.database import DatabaseFailure
@@ -52,10 +54,13 @@ GRACE = 20.0
 """Seconds that requests in flight get to finish when the server stops."""
 LINGER = 10.0
 """Seconds that idle connections get for one more request where another process takes this one's place."""
-STEP = 15.0
-"""Seconds that services, and then commits, get to end after that: a database that hangs must not hold the stop up."""
+ENDING = 15.0
+"""Seconds that services, federation and commits get together after that: a database that hangs must not hold the stop
+up."""
+LEAST = 3.0
+"""Seconds that each of them gets in any case, whatever those before it took."""
 ABANDONED = 1.0
-"""Seconds that each of these gets where the database is gone for good."""
+"""Seconds that each gets where the database is gone for good."""
 
 Exposition = Callable[[], Awaitable[bytes]]
 """Gives all figures in Prometheus' text format."""
@@ -123,6 +128,7 @@ class Server:
 
     async def start(self) -> None:
         """Build everything and accept requests. Raises StartRefused, and what goes wrong besides (`refusal`)."""
+        _forget_loading()
         config, reactor, company = self._config, self._reactor, self._company
         signing_key = self._secrets.signing_key
         ground = Ground.open(reactor, self._dsn, None if company is None else company.siblings)
@@ -138,6 +144,7 @@ class Server:
         core = self._core = await build_core(reactor, config, ground, signing_key, policy_servers)
         links = None if reach is None else await build_links(reactor, config, core, signing_key, reach)
         elsewhere = nowhere_else(config, core) if links is None else links.elsewhere
+        limits_of_all = None if company is None else company.limits
         services = self._services = build_services(
             reactor,
             config,
@@ -145,7 +152,7 @@ class Server:
             http,
             self._secrets.registration_secret,
             elsewhere=elsewhere,
-            limits_of_all=None if company is None else company.limits,
+            limits_of_all=limits_of_all,
         )
         await services.start()
         if config.echo_user_id is not None:
@@ -165,7 +172,9 @@ class Server:
             replaced=lambda: self._replaced,
         )
         if links is not None:
-            federation = self._federation = build_federation(reactor, config, core, links, services)
+            federation = self._federation = build_federation(
+                reactor, config, core, links, services, limits_of_all=limits_of_all
+            )
             routes += federation.routes
             await federation.start()
         http_metrics = HttpMetrics()
@@ -204,32 +213,61 @@ class Server:
         """
         self._replaced = replaced
         self._freed_memory.stop()
-        grace, step = (ABANDONED, ABANDONED) if abandoned else (GRACE, STEP)
+        grace, ending, least = (ABANDONED,) * 3 if abandoned else (GRACE, ENDING, LEAST)
         if self._web is not None:
             linger = LINGER if replaced else 0.0
-            await self._attempt("requests", self._web.stop(grace, linger=linger), linger + grace + step)
+            await self._attempt("requests", self._web.stop(grace, linger=linger), linger + grace + ending)
         if self._overload is not None:
             self._overload.stop()
         if self._storage is not None:
             self._storage.stop()
+        end: float = self._reactor.seconds() + ending
+
+        def left() -> float:
+            remaining: float = end - self._reactor.seconds()
+            return max(remaining, least)
+
         if self._echo is not None:
-            await self._attempt("calls", self._echo.stop(), step)
+            await self._attempt("calls", self._echo.stop(), left())
         if self._services is not None:
-            await self._attempt("services", self._services.stop(), step)
+            await self._attempt("services", self._services.stop(), left())
         if self._federation is not None:
-            await self._attempt("federation", self._federation.stop(), step)
+            await self._attempt("federation", self._federation.stop(), left())
         if self._http is not None:
             self._http.close()
         if self._core is not None:
-            await self._attempt("commits", self._core.stop(), step)
+            await self._attempt("commits", self._core.stop(), left())
         logger.info("stopped")
 
     async def _attempt(self, what: str, work: Coroutine[Any, Any, None], longest: float) -> None:
-        """One step of the stop. Whatever becomes of it, the next one is due."""
-        try:
-            await Deferred.fromCoroutine(work).addTimeout(longest, self._reactor)
-        except Exception as error:
-            logger.error("the stop was not clean", exc_info=error, extra={"fields": {"step": what}})
+        await attempt(self._reactor, what, work, longest)
+
+
+async def attempt(clock: Clock, what: str, work: Coroutine[Any, Any, None], longest: float) -> None:
+    """One step of the stop, cancelled after so many seconds. Whatever becomes of it, the next one is due: a step that
+    goes on all the same, with what it does after the part that was cancelled, is left at it.
+    """
+    ended: Deferred[object] = Deferred()
+
+    def end(outcome: object) -> None:
+        if not ended.called:
+            ended.callback(outcome)
+
+    def give_up() -> None:
+        under_way.cancel()
+        if not ended.called:
+            ended.errback(TimeoutError(f"not within {longest:.0f} s"))
+
+    under_way = Deferred.fromCoroutine(work)
+    under_way.addBoth(end)
+    timer = clock.callLater(longest, give_up)
+    try:
+        await ended
+    except Exception as error:
+        logger.error("the stop was not clean", exc_info=error, extra={"fields": {"step": what}})
+    finally:
+        if timer.active():
+            timer.cancel()
 
 
 def refusal(failure: Failure) -> StartRefused:
@@ -241,6 +279,12 @@ def refusal(failure: Failure) -> StartRefused:
         return StartRefused(f"the database does not work: {sentence(error)}")
     logger.critical("the server could not start", exc_info=error)
     return StartRefused("the server could not start; the log above says why")
+
+
+def _forget_loading() -> None:
+    """Free what only the loading of modules needed, so that what is built now takes its place."""
+    sys.path_importer_cache.clear()  # the names of all files beside those that were loaded
+    gc.collect()
 
 
 def _settle_garbage_collection() -> None:
