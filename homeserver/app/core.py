@@ -119,7 +119,14 @@ async def build_core(
 
     processes = ServerProcessStore(database, origin=origin, company=siblings.name or origin)
     notifications = NotificationStore(database)
-    hearing = Hearing(reactor=reactor, stream=stream, siblings=siblings, read_up=read_up, look=processes.look)
+    hearing = Hearing(
+        reactor=reactor,
+        stream=stream,
+        siblings=siblings,
+        read_up=read_up,
+        look=processes.look,
+        hear=database.hear,
+    )
     companies = OtherCompanies(
         reactor=reactor,
         store=processes,

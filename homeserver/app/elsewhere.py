@@ -30,7 +30,7 @@ from homeserver.rooms.elsewhere import (
     RemoteDirectories,
     RemoteSummaries,
 )
-from homeserver.rooms.listening import Readers, readers_in
+from homeserver.rooms.listening import Readers, readers_in, readers_in_any
 from homeserver.rooms.reading.missing_history import MissingHistory, NoMissingHistory
 from homeserver.rooms.remote import NoRemoteRooms, RemoteRooms
 from homeserver.typing.service import NobodyElsewhere as NoTyping
@@ -84,7 +84,7 @@ def device_ground(config: Config, core: Core, announcing: Announcing) -> DeviceG
         committer=core.committer,
         cache=core.cache,
         user_rooms=core.user_rooms,
-        readers=readers_of(core),
+        readers=readers_in_any(core.cache, core.user_rooms, core.stream.listeners),
         stored_keys=build_stored_keys(core.database, config.server_name),
         announcing=announcing,
         list_bytes=shares_of(config.memory_budget).device_lists,

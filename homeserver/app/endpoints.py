@@ -64,7 +64,7 @@ def build_routes(
         )
     )
     data = services.data
-    tokens = TokenWatch(services.authenticator, services.accounts.cache.watch, core.hearing)
+    tokens = TokenWatch(services.authenticator, services.accounts.cache, core.hearing)
     groups = (
         Operations(figures, check, replaced).routes(),
         account_routes(services.accounts, config, services.limits),

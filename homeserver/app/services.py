@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -13,14 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from homeserver.account_data.invite_permissions import InvitePermissions
-from homeserver.account_data.memory import UserDataCache
-from homeserver.account_data.service import AccountData
 from homeserver.account_data.upgrades import CarryOver
 from homeserver.accounts import Accounts, build_accounts
 from homeserver.accounts.reauthentication import Reauthentication
 from homeserver.app.calls import Calls, build_calls
 from homeserver.app.core import Core, now_ms
-from homeserver.app.elsewhere import Elsewhere, readers_of
+from homeserver.app.elsewhere import Elsewhere
 from homeserver.app.lives import Departures
 from homeserver.app.shares import (
     DEVICE_BYTES,
@@ -32,6 +31,7 @@ from homeserver.app.shares import (
     TOKEN_BYTES,
     shares_of,
 )
+from homeserver.app.user_data import UserData, build_user_data
 from homeserver.clientapi.token_authenticator import GuessBrake, TokenAuthenticator
 from homeserver.config import Config
 from homeserver.devices.departure import KeyDeparture
@@ -39,26 +39,16 @@ from homeserver.devices.services import (
     DeviceServices,
     build_device_services,
 )
-from homeserver.directory import DirectoryIndex, MutualRooms, UserSearch
 from homeserver.media.services import MediaServices, build_media
 from homeserver.outgoing import OutgoingClient
-from homeserver.presence.board import Board
 from homeserver.presence.service import CHANNEL as PRESENCE
-from homeserver.presence.service import Presence
-from homeserver.presence.sharing import Sharing
-from homeserver.profiles.lookup import ProfileLookup
-from homeserver.profiles.service import Profiles
-from homeserver.protocol.identifiers import domain_of
-from homeserver.push_rules import AccountDataWithRules, PushRules
-from homeserver.receipts.recent import RecentReceipts
-from homeserver.receipts.service import Receipts
+from homeserver.push_rules import AccountDataWithRules
 from homeserver.reports import Reports
 from homeserver.rooms.delayed.events import DelayedDeparture
 from homeserver.rooms.delayed.events import Limits as DelayLimits
 from homeserver.rooms.delayed.services import DelayedServices, build_delayed_services
 from homeserver.rooms.locating import LikelyServers
 from homeserver.rooms.membership.departure import RoomDeparture
-from homeserver.rooms.membership.propagation import ProfilePropagation
 from homeserver.rooms.reading.services import ReadingServices, build_reading_services
 from homeserver.rooms.services import RoomServices, build_room_services
 from homeserver.stream.ephemeral import EphemeralClock
@@ -73,50 +63,26 @@ from homeserver.sync.providers import Extension
 from homeserver.sync.service import SyncService
 from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.typing.service import CHANNEL as TYPING
-from homeserver.typing.service import Typing, TypingNews
-from homeserver.unread.service import Unread
 from homeserver.web.authentication import Authenticator
 from homeserver.web.bucket_table import BucketTable
 from homeserver.web.limit_news import CHANNEL as LIMITS
 from homeserver.web.limit_news import SharedLimits
 from homeserver.web.rate_limits import RateLimits
-from storage.account_data import AccountDataStore
 from storage.cross_signing import CrossSigningStore
 from storage.delayed_events import DelayedEventStore
 from storage.gaps import GapStore
 from storage.key_backups import KeyBackupStore
 from storage.parents import ParentStore
-from storage.presence import PresenceStore
-from storage.profiles import ProfileStore
 from storage.published_rooms import PublishedRoomStore
 from storage.receipts import CHANNEL as RECEIPTS
-from storage.receipts import ReceiptStore
 from storage.relations import RelationStore
 from storage.reports import ReportStore
 from storage.room_aliases import RoomAliasStore
 from storage.room_history import RoomHistoryStore
 from storage.timelines import TimelineStore
-from storage.unread import UnreadStore
-from storage.user_directory import UserDirectoryStore
 from storage.users import UserStore
 
-
-class UserData(Struct, frozen=True, kw_only=True):
-    """What users keep, and what is known of them while they are about."""
-
-    account_data: AccountData
-    kept_account_data: UserDataCache
-    profiles: Profiles
-    profile_lookup: ProfileLookup
-    presence: Presence
-    receipts: Receipts
-    recent_receipts: RecentReceipts
-    typing: Typing
-    typing_news: TypingNews
-    push_rules: PushRules
-    unread: Unread
-    search: UserSearch
-    mutual_rooms: MutualRooms
+logger = logging.getLogger(__name__)
 
 
 class Services(Struct, frozen=True, kw_only=True):
@@ -147,10 +113,14 @@ class Services(Struct, frozen=True, kw_only=True):
         """Hear the other processes, and begin what runs by itself."""
         database, data = self.core.database, self.data
         await database.listen(LIMITS, partial(self.shared_limits.heard, self.limits))
-        await database.listen(TYPING, data.typing.heard)
+        await database.listen(TYPING, data.typing_news.heard, data.typing_news.missed)
         await database.listen(RECEIPTS, data.recent_receipts.heard)
         data.recent_receipts.listening_since(await self.core.stream_store.settled_position())
-        await database.listen(PRESENCE, lambda payload: _run(data.presence.heard(payload)))
+        await database.listen(
+            PRESENCE,
+            lambda payload: _run(data.presence.heard(payload)),
+            lambda: _run(data.presence.missed()),
+        )
         await data.presence.start()
         await self.devices.start()
         await self.accounts.start()
@@ -187,7 +157,9 @@ def _key_departure(core: Core, elsewhere: Elsewhere) -> KeyDeparture:
 
 
 def _run(work: Any) -> None:
-    Deferred.fromCoroutine(work)
+    Deferred.fromCoroutine(work).addErrback(
+        lambda failure: logger.warning("news of presence was not taken up", exc_info=failure.value)
+    )
 
 
 def build_services(
@@ -216,7 +188,7 @@ def build_services(
 
     likely = LikelyServers(engine=core.engine, user_rooms=core.user_rooms)
     departure = RoomDeparture(engine=core.engine, user_rooms=core.user_rooms, remote=remote, likely=likely)
-    data = _build_user_data(reactor, config, core, clock, pause=pause, elsewhere=elsewhere)
+    data = build_user_data(reactor, config, core, clock, pause=pause, elsewhere=elsewhere)
     shares = shares_of(config.memory_budget)
     accounts = build_accounts(
         reactor,
@@ -386,111 +358,4 @@ def build_services(
             "device_lists": lambda: devices.news.list_weight,
             "devices": lambda: max(devices.counts.size, devices.to_device.size) * DEVICE_BYTES,
         },
-    )
-
-
-def _build_user_data(
-    reactor: Any,
-    config: Config,
-    core: Core,
-    clock: EphemeralClock,
-    *,
-    pause: Callable[[], Awaitable[None]],
-    elsewhere: Elsewhere,
-) -> UserData:
-    database, stream = core.database, core.stream
-    readers = readers_of(core)
-    shares = shares_of(config.memory_budget)
-    kept = UserDataCache(shares.account_data)
-    account_data = AccountData(
-        store=AccountDataStore(database),
-        committer=core.committer,
-        moved=stream.users,
-        user_rooms=core.user_rooms,
-        cache=kept,
-    )
-    recent_receipts = RecentReceipts(stream.position, readers, capacity=shares.receipts)
-    receipts = Receipts(
-        store=ReceiptStore(database),
-        recent=recent_receipts,
-        committer=core.committer,
-        gate=core.gate,
-        events=core.events,
-        account_data=account_data,
-        readers=readers,
-        elsewhere=elsewhere.receipts,
-        now=now_ms,
-    )
-    typing_news = TypingNews(
-        clock=clock,
-        scheduler=reactor,
-        cache=core.cache,
-        listeners=stream.listeners,
-        readers=readers,
-        elsewhere=elsewhere.typing,
-    )
-    sharing = Sharing()
-    for subscriber in (kept, recent_receipts, typing_news, sharing):
-        stream.subscribe(subscriber)
-    presence = Presence(
-        enabled=config.presence.enabled,
-        origin=core.origin,
-        board=Board(
-            sharing=sharing,
-            clock=clock,
-            is_ours=lambda user_id: domain_of(user_id) == config.server_name,
-            now=now_ms,
-        ),
-        sharing=sharing,
-        store=PresenceStore(database),
-        user_rooms=core.user_rooms,
-        listeners=stream.listeners,
-        elsewhere=elsewhere.presence,
-        notify=core.telling.notify_all,
-        scheduler=reactor,
-        serial=clock.next,
-        now=now_ms,
-        most_remote=shares.persons,
-    )
-    directory_store = UserDirectoryStore(database)
-    push_rules = PushRules(account_data, budget=shares.push_rules)
-    profiles = Profiles(
-        database=database,
-        store=ProfileStore(database),
-        index=DirectoryIndex(directory_store),
-        propagation=ProfilePropagation(engine=core.engine, user_rooms=core.user_rooms),
-        watcher=presence,
-    )
-    return UserData(
-        account_data=account_data,
-        kept_account_data=kept,
-        profiles=profiles,
-        profile_lookup=ProfileLookup(server_name=config.server_name, own=profiles, remote=elsewhere.profiles),
-        presence=presence,
-        receipts=receipts,
-        recent_receipts=recent_receipts,
-        typing=Typing(
-            origin=core.origin,
-            gate=core.gate,
-            news=typing_news,
-            notify=core.telling.notify,
-            elsewhere=elsewhere.typing,
-        ),
-        typing_news=typing_news,
-        push_rules=push_rules,
-        unread=Unread(
-            stream=stream,
-            rooms=core.cache,
-            member_events=core.member_events,
-            events=core.events,
-            store=UnreadStore(database),
-            recent_receipts=recent_receipts,
-            rules=push_rules,
-            ignoring=account_data,
-            pause=pause,
-            capacity=shares.ledgers,
-            view_budget=shares.views,
-        ),
-        search=UserSearch(directory_store, search_all=config.user_directory.search_all),
-        mutual_rooms=MutualRooms(core.user_rooms),
     )

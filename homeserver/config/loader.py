@@ -5,12 +5,10 @@ Owns the way from a path, or from no path, to a checked `Config`: YAML, types, v
 order. Errors are `ConfigError`, one sentence per wrong key.
 """
 
-from collections.abc import Hashable
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from homeserver.config.checks import contradictions, missing_files
 from homeserver.config.errors import ConfigError
@@ -31,6 +29,15 @@ class Written:
     def parse(self) -> Config:
         """Understand it. Raises ConfigError."""
         return parse(self.text, source=self.source, folder=self.folder)
+
+    def as_json(self) -> str:
+        """What `take_over` takes, for another process. Raises ConfigError."""
+        from homeserver.config.yaml_text import read_yaml
+
+        try:
+            return json.dumps(read_yaml(self.text, self.source))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(self.source, [f"has a value that JSON has not: {error}"]) from error
 
 
 def load(path: Path | None) -> Config:
@@ -56,10 +63,23 @@ def read_text(path: Path | None) -> Written:
 
 def parse(text: str, *, source: str, folder: Path) -> Config:
     """The configuration that YAML text describes. `source` names it in errors. Raises ConfigError."""
+    from homeserver.config.yaml_text import read_yaml  # a megabyte, which a worker has no use for
+
+    return understand(read_yaml(text, source), source=source, folder=folder)
+
+
+def take_over(text: str, *, source: str, folder: Path) -> Config:
+    """The configuration that another process of this server hands over: `as_json`, or the file's own text if that
+    process is of a release before, which goes on until it is told to replace its workers. Raises ConfigError."""
     try:
-        document = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(source, [f"is not valid YAML: {_on_one_line(error)}"]) from error
+        document = json.loads(text)
+    except ValueError:
+        return parse(text, source=source, folder=folder)
+    return understand(document, source=source, folder=folder)
+
+
+def understand(document: Any, *, source: str, folder: Path) -> Config:
+    """The configuration that the values of a file describe. Raises ConfigError."""
     reader = Reader(folder)
     config = reader.read(Config, document)
     if config is None:
@@ -68,33 +88,3 @@ def parse(text: str, *, source: str, folder: Path) -> Config:
     if problems:
         raise ConfigError(source, problems)
     return config
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without the two surprises: a key given twice is refused, and a date is text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping whose keys differ."""
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):
-                if key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key!r} is given twice", key_node.start_mark
-                    )
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _on_one_line(error: yaml.YAMLError) -> str:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is None or problem is None:
-        return " ".join(str(error).split())
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"

@@ -28,9 +28,9 @@ def status_at(port: int, path: str, context: ssl.SSLContext | None = None) -> in
     """GET from one listener."""
     connection: http.client.HTTPConnection
     if context is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
     else:
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=90, context=context)
     with closing(connection):
         connection.request("GET", path, headers={"Connection": "close"})
         return connection.getresponse().status
@@ -112,6 +112,9 @@ def test_the_figures_cover_requests_database_stream_and_queues(tmp_path: Path) -
             server.call("PUT", path, {"msgtype": "m.text", "body": "x"}, token=alice.access_token).status
             == 200
         )
+        idle = ("lares_stream_commit_queue", "lares_database_pool_waiting", "lares_stream_listeners")
+        wait_until(lambda: not any(figures(server)[queue] for queue in idle), "nothing waits")
+        wait_until(lambda: figures(server)["lares_http_in_flight"] == 1, "nothing but this is asked")
         after = figures(server)
 
     def grown(name: str) -> float:
@@ -122,9 +125,6 @@ def test_the_figures_cover_requests_database_stream_and_queues(tmp_path: Path) -
     assert grown("lares_stream_position") >= 2
     assert grown("lares_stream_commit_positions_count") >= 2
     assert sum(grown(name) for name in after if name.startswith("lares_database_statement_seconds_count")) > 0
-    for queue in ("lares_stream_commit_queue", "lares_database_pool_waiting", "lares_stream_listeners"):
-        assert after[queue] == 0
-    assert after["lares_http_in_flight"] == 1
     assert after["process_resident_memory_bytes"] > 0
     assert all(f'lares_cache_bytes{{cache="{share}"}}' in after for share in Shares.__struct_fields__)
 
@@ -136,13 +136,13 @@ def test_health_tells_of_the_database(tmp_path: Path, tmp_path_factory: pytest.T
     try:
         with serving(tmp_path, database_url=url) as server:
             alice = server.register("alice")
-            assert _health(server) == (200, {"status": "ok"})
+            wait_until(lambda: _health(server) == (200, {"status": "ok"}), "the server is well")
             database.stop()
             assert _health(server) == (503, {"status": "unavailable"})
             assert f"postgresql:///lares?{_query(database.start())}" == url
             wait_until(lambda: _health(server) == (200, {"status": "ok"}), "the server is well again")
-            made = server.call("POST", "/_matrix/client/v3/createRoom", {}, token=alice.access_token)
-            assert made.status == 200, made.body
+            create, token = "/_matrix/client/v3/createRoom", alice.access_token
+            wait_until(lambda: server.call("POST", create, {}, token=token).status == 200, "it writes again")
     finally:
         database.stop()
 

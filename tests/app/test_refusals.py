@@ -22,7 +22,7 @@ import yaml
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from tests.app.looking import database_processes
-from tests.serving import CHECKOUT, ServerProcess, configuration, free_port, postgres, serving
+from tests.serving import CHECKOUT, PATIENCE, ServerProcess, configuration, free_port, postgres, serving
 
 PASSWORD = "hush-hush"
 
@@ -45,7 +45,7 @@ def refusal(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert result.stdout == ""
     assert PASSWORD not in result.stderr

@@ -37,7 +37,6 @@ from homeserver.protocol.tokens import SyncToken
 from homeserver.push_rules import PushRules
 from homeserver.rooms.access import RoomGate
 from homeserver.rooms.engine import Draft
-from homeserver.stream.ephemeral import EphemeralClock
 from homeserver.sync.lazy_members import NOTHING_SENT, SentMembers
 from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.unread.judging import Item, Views, view_weight
@@ -85,12 +84,18 @@ def test_entries_weigh_what_they_are_said_to() -> None:
     for place in range(10):
         ledger.add(MAIN, number + place, highlight=False)
     ledger.reader = (number, Reader(user, "Someone [they/them]"))
+    much = Ledger(number)
+    for place in range(1, 601):
+        much.add(f"$thread{place % 300:037}", number + place, highlight=False)
+    assert much.counts.room.notifications == 600
     sent = NOTHING_SENT.plus((room + n, f"@member{number + n}:one.example", number + n) for n in range(1000))
     standing = Standing._make([room, user, "join", *[number] * (len(Standing._fields) - 3)])
     receipt = Receipt._make(
         [number, room, user, "", "", "$" + "a" * 43, *[number] * (len(Receipt._fields) - 6)]
     )
-    assert LEDGER_BYTES / 2 < deep_size(ledger) < LEDGER_BYTES * 2
+    for unread in (ledger, much):
+        weight = LEDGER_BYTES * (1 + unread.extra)
+        assert weight / 2 < deep_size(unread) < weight * 2
     assert SENT_BYTES / 2 < deep_size(sent) / 1000 < SENT_BYTES * 2
     remembered = SentMembers(most=MIB)
     for each in range(100):
@@ -194,17 +199,18 @@ def test_views_of_events_stay_within_their_budget(length: int) -> None:
 
 def test_what_is_known_of_other_servers_weighs_what_it_is_said_to() -> None:
     sharing, known = Sharing(), KnownKeys()
-    board = Board(sharing=sharing, clock=EphemeralClock(now_ms), is_ours=lambda _: False, now=now_ms)
+    board = Board(sharing=sharing, is_ours=lambda _: False, now=now_ms)
     for number in range(300):
         server = f"server{number}.example"
         public_key = number.to_bytes(32)
         known.put([server], [ServerKey(server, f"ed25519:{number}", public_key, 10**12 + number, False)])
         person = board.person(f"@someone{number}:one.example")
-        person.choice = Choice("Gone fishing", "online", 10**12 + number)
-        person.views["process"] = View("online", 10**12 + number)
+        person.own_choice = Choice("Gone fishing", "online", 10**12 + number)
+        person.said = View("online", 10**12 + number)
+        person.accept("process", person.report)
         sharing.track(person.user_id)
-        sharing.loaded(person.user_id, frozenset({1000 + number, 2000 + number}), number)
-        board.publish(person)
+        sharing.loaded(person.user_id, {1000 + number: number, 2000 + number: number})
+        board.publish(person, number)
     assert KEY_BYTES / 2 < deep_size(known) / known.size < KEY_BYTES * 2
     assert PERSON_BYTES / 2 < deep_size(board) / 300 < PERSON_BYTES * 2
 

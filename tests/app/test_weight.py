@@ -16,6 +16,7 @@ LATER = (
     "certifi",
     "homeserver.app.doctor",
     "homeserver.app.echo",
+    "homeserver.calls.rtc.services",
     "homeserver.cli.register_user",
     "jwt",
     "multiprocessing",
@@ -42,9 +43,9 @@ print(*sys.modules)
 """
 
 
-def loaded(*besides: str) -> set[str]:
+def loaded(*besides: str, program: str = _LOADED) -> set[str]:
     """The modules of a process that has loaded what a server starts with."""
-    command = [sys.executable, "-c", _LOADED, *besides]
+    command = [sys.executable, "-c", program, *besides]
     told = subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True, text=True)
     return set(told.stdout.split())
 
@@ -55,3 +56,8 @@ def test_what_most_servers_never_use_is_not_loaded() -> None:
 
 def test_without_federation_nothing_of_it_is_loaded() -> None:
     assert loaded().isdisjoint(FEDERATION)
+
+
+def test_a_worker_loads_nothing_that_reads_what_its_parent_read() -> None:
+    program = "import sys, homeserver.app.workers.child; print(*sys.modules)"
+    assert loaded(program=program).isdisjoint({*LATER, *FEDERATION, "argparse", "yaml"})

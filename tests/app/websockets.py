@@ -15,7 +15,9 @@ from tests.serving import ServerProcess
 TEXT, CLOSE = 1, 8
 GOING_AWAY = 1001
 _ALL = json.dumps({"room": {"timeline": {"limit": 500}}})
-"""A filter by which a timeline has no gap, however long somebody was away."""
+"""A filter by which a timeline has no gap, however long somebody was away,"""
+FEW = 400
+"""where no more is said."""
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def websocket(server: ServerProcess, token: str, since: str) -> Iterator[socket.
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         "Sec-WebSocket-Protocol: m.json\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60.0) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=180.0) as connection:
         connection.sendall(handshake.encode())
         head = b""
         while not head.endswith(b"\r\n\r\n"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from homeserver.config import Config, ConfigError, load, parse
+from homeserver.config.loader import read_text, take_over
 from homeserver.config.sections import Listener, Tls
 from homeserver.config.units import Bytes, Seconds
 
@@ -93,6 +94,10 @@ federation:
     assert config.federation.ca_file == tmp_path / "ca.pem"
     assert config.federation.deny_ip_ranges == (ip_network("10.0.0.0/8"),)
     assert config.federation.allow_ip_ranges == (ip_network("::1/128"),)
+    written = read_text(file)
+    # A parent of the release before hands over the text.
+    for handed_over in (written.as_json(), written.text):
+        assert take_over(handed_over, source=written.source, folder=written.folder) == config
 
 
 def test_a_heading_with_nothing_beneath_it_means_the_defaults() -> None:

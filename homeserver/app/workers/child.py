@@ -15,7 +15,6 @@ import signal
 # time in which nobody here could answer them, and SIGHUP means nothing to a worker.
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-import argparse
 import faulthandler
 import logging
 import os
@@ -41,7 +40,8 @@ from homeserver.app.workers.figures import WorkerFigures
 from homeserver.app.workers.orders import DRAIN, Gone, Orders, read_line, say
 from homeserver.app.workers.pulse import BEAT
 from homeserver.app.workers.roster import Roster, Seat
-from homeserver.config import Config, ConfigError, StartRefused, parse
+from homeserver.config import Config, ConfigError, StartRefused
+from homeserver.config.loader import take_over
 from homeserver.observability.access_log import AccessLog
 from homeserver.observability.logging import set_up
 from homeserver.siblings import Siblings
@@ -198,10 +198,8 @@ class _Control:
 
 def main() -> int:
     """The worker's whole life; its exit code."""
-    parser = argparse.ArgumentParser(prog="worker", description=__doc__)
-    parser.add_argument("--number", type=int, required=True)
-    parser.add_argument("--control", type=int, required=True)
-    control = socket.socket(fileno=parser.parse_args().control)
+    # By hand, since argparse would stay in memory. The number is for whoever looks at the processes.
+    control = socket.socket(fileno=int(sys.argv[sys.argv.index("--control") + 1]))
     try:
         orders = Orders.decode(read_line(control))
     except (Gone, OSError):
@@ -211,7 +209,7 @@ def main() -> int:
     reactor = the_reactor()
     written = orders.config
     try:
-        config = parse(written.text, source=written.source, folder=Path(written.folder))
+        config = take_over(written.text, source=written.source, folder=Path(written.folder))
     except ConfigError as error:
         say(control, {"refused": str(error)})
         return REFUSED

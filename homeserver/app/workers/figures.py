@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
@@ -70,6 +69,9 @@ class WorkerFigures:
 
     async def _ask(self, number: int) -> bytes:
         listener = _Listener()
+        # Brings all of Twisted's plugins along, for what few workers are ever asked.
+        from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
+
         endpoint = UNIXClientEndpoint(self._reactor, self._place(number), timeout=PATIENCE)  # type: ignore[no-untyped-call]
         await connectProtocol(endpoint, listener).addTimeout(PATIENCE, self._reactor)  # type: ignore[no-untyped-call]
         try:

@@ -28,6 +28,7 @@ class ConfigText:
     """A configuration as it was read, so that all workers of an edition have the same."""
 
     text: str
+    """Its values as JSON."""
     source: str
     """Names it in errors."""
     folder: str

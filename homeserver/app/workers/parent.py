@@ -106,7 +106,7 @@ class _Parent:
         self, config: Config, written: Written, path: Path, first_account_command: FirstAccountCommand
     ) -> None:
         self._config = config
-        self._text = ConfigText(written.text, written.source, str(written.folder))
+        self._text = ConfigText(written.as_json(), written.source, str(written.folder))
         self._path = path
         self._first_account_command = first_account_command
         self._signals = _Signals()

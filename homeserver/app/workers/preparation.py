@@ -18,8 +18,8 @@ from typing import Any
 
 from homeserver.app.premises import bring_up_to_date, read_secrets
 from homeserver.app.workers.orders import ConfigText, Gone, read_line, say
-from homeserver.config import Config, ConfigError, StartRefused, parse
-from homeserver.config.loader import read_text
+from homeserver.config import Config, ConfigError, StartRefused
+from homeserver.config.loader import read_text, take_over
 
 
 def main() -> int:
@@ -51,7 +51,7 @@ def _answer(asked: dict[str, Any]) -> dict[str, object]:
     except StartRefused as error:
         return {"problems": [str(error)]}
     return {
-        "text": written.text,
+        "text": written.as_json(),
         "source": written.source,
         "folder": str(written.folder),
         "workers": config.workers,
@@ -62,7 +62,7 @@ def _answer(asked: dict[str, Any]) -> dict[str, object]:
 def _of_certificates(text: ConfigText) -> dict[str, object]:
     """`problems` of the certificates that a configuration names, none if they can be used."""
     try:
-        _check_certificates(parse(text.text, source=text.source, folder=Path(text.folder)))
+        _check_certificates(take_over(text.text, source=text.source, folder=Path(text.folder)))
     except StartRefused as error:
         return {"problems": [str(error)]}
     return {"problems": []}
