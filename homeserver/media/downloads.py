@@ -77,6 +77,8 @@ class Downloads:
         self._waiting: dict[str, list[Deferred[None]]] = {}
         self._fetching: dict[tuple[str, str], list[Deferred[Media]]] = {}
         self._nothing: dict[tuple[str, str], tuple[int, MatrixError]] = {}
+        self._fetched = 0
+        """Media that have come from other servers."""
 
     async def find(self, server_name: str, media_id: str, *, timeout_ms: int = DEFAULT_WAIT) -> Media:
         """Media of any server. Raises InvalidParam, NotFound, NotYetUploaded, and as `RemoteMedia.fetch`."""
@@ -84,11 +86,19 @@ class Downloads:
             raise InvalidParam("That is no content URI")
         if server_name == self._server_name:
             return await self.own(media_id, timeout_ms=timeout_ms)
+        fetched = self._fetched
+        media = await self._kept(server_name, media_id)
+        if media is None and fetched != self._fetched:  # it may have come while its absence was being told
+            media = await self._kept(server_name, media_id)
+        return media or await self._fetch((server_name, media_id), _bounded(timeout_ms))
+
+    async def _kept(self, server_name: str, media_id: str) -> Media | None:
+        """Another server's, if it is here."""
         row = await self._store.find(server_name, media_id)
-        if row is not None and row.digest is not None and await self._blobs.holds(row.digest):
-            await self._note_use(row)
-            return self._media(row)
-        return await self._fetch((server_name, media_id), _bounded(timeout_ms))
+        if row is None or row.digest is None or not await self._blobs.holds(row.digest):
+            return None
+        await self._note_use(row)
+        return self._media(row)
 
     async def own(self, media_id: str, *, timeout_ms: int = DEFAULT_WAIT) -> Media:
         """Media of this server. Raises NotFound, NotYetUploaded."""
@@ -138,12 +148,18 @@ class Downloads:
     # From other servers
 
     async def _fetch(self, key: tuple[str, str], timeout_ms: int) -> Media:
+        until = self._now() + timeout_ms
         self._check_known_nothing(key)
-        others = self._fetching.get(key)
-        if others is not None:
+        while (others := self._fetching.get(key)) is not None:
             waiting: Deferred[Media] = Deferred()
             others.append(waiting)
-            return await waiting
+            try:
+                return await waiting
+            except NotYetUploaded:
+                # That is the patience of whoever began it. Who has more goes on, one of them for all.
+                timeout_ms = until - self._now()
+                if timeout_ms <= 0:
+                    raise
         from_it = sum(server_name == key[0] for server_name, _ in self._fetching)
         if len(self._fetching) >= _MOST_FETCHES or from_it >= _MOST_FROM_ONE:
             raise LimitExceeded(_BUSY_MS, "The server is busy fetching other media")
@@ -159,6 +175,7 @@ class Downloads:
             for waiting in self._fetching.pop(key):
                 waiting.errback(error)
             raise
+        self._fetched += 1
         for waiting in self._fetching.pop(key):
             waiting.callback(media)
         return media

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 #: Of a body for a path that is not there.
 _UNWANTED_BODY: Final = 64 * 1024
-_BUSY_MS: Final = 2000
+#: Milliseconds that whoever is refused for want of room is told to wait.
+BUSY_MS: Final = 2000
 _STATUS_LINES: Final = {
     status: f"HTTP/1.1 {status} {reason}\r\n".encode("ascii") for status, reason in REASONS.items()
 }
@@ -121,7 +122,7 @@ class Exchange:
             self._to_spool(self.spool, data)
             return
         if not self._site.may_buffer(self, len(data)):
-            self.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy with other requests' bodies"))
+            self.refuse(429, LimitExceeded(BUSY_MS, "The server is busy with other requests' bodies"))
             return
         # One buffer: a list of what arrives would take thirty times the room when it arrives in chunks of two bytes.
         if not self._body:
@@ -177,7 +178,7 @@ class Exchange:
         try:
             spool.write(data)
         except SpoolFull:
-            self.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy with other uploads"))
+            self.refuse(429, LimitExceeded(BUSY_MS, "The server is busy with other uploads"))
         except OSError as error:
             self._cannot_spool(error)
         else:

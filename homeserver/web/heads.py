@@ -21,8 +21,8 @@ _LONGEST_LENGTH: Final = 18
 
 _LENGTH_FIELD: Final = b"\r\nContent-Length: "
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-#: Beyond ASCII as far as other servers take it, since clients do not always encode.
-_TARGET: Final = re.compile(rb"[!-\xb0]+")
+#: What is beyond comes percent-encoded; of raw bytes nobody can tell which characters are meant.
+_TARGET: Final = re.compile(rb"[!-~]+")
 _METHODS: Final[dict[bytes, str]] = {
     method.encode(): method for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 }

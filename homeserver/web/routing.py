@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -144,15 +144,25 @@ class _Endpoint:
         self.names = names
 
 
+_NONE: Final[Mapping[str, Any]] = {}
+
+
 class _Node:
     """One segment of the mounted templates."""
 
     __slots__ = ("endpoints", "literals", "parameter")
 
     def __init__(self) -> None:
-        self.literals: dict[str, _Node] = {}
+        # There are thousands: each has a mapping of its own once there is something in it.
+        self.literals: Mapping[str, _Node] = _NONE
         self.parameter: _Node | None = None
-        self.endpoints: dict[str, _Endpoint] = {}
+        self.endpoints: Mapping[str, _Endpoint] = _NONE
+
+    def child(self, segment: str) -> "_Node":
+        """The node below it, made if there is none."""
+        if segment not in self.literals:
+            self.literals = {**self.literals, segment: _Node()}
+        return self.literals[segment]
 
 
 class Router:
@@ -163,10 +173,12 @@ class Router:
         # Whole paths without parameters, as they stand in requests → method → what the tree finds.
         self._whole: dict[bytes, dict[str, Match]] = {}
         for route in routes:
+            endpoints: dict[tuple[str, ...], _Endpoint] = {}
             for template in route.paths:
-                self._mount(route, template)
+                self._mount(route, template, endpoints)
 
-    def _mount(self, route: Route, template: str) -> None:
+    def _mount(self, route: Route, template: str, endpoints: dict[tuple[str, ...], _Endpoint]) -> None:
+        """`endpoints` are the route's, by the names of their parameters."""
         if not template.startswith("/"):
             raise ValueError(f"{template!r} does not begin with a slash")
         node, names = self._root, []
@@ -177,10 +189,11 @@ class Router:
                     node.parameter = _Node()
                 node = node.parameter
             else:
-                node = node.literals.setdefault(segment, _Node())
+                node = node.child(segment)
         if route.method in node.endpoints:
             raise ValueError(f"{route.method} {template} is mounted twice")
-        node.endpoints[route.method] = _Endpoint(route, tuple(names))
+        endpoint = endpoints.setdefault(tuple(names), _Endpoint(route, tuple(names)))
+        node.endpoints = {**node.endpoints, route.method: endpoint}
         if not names:
             self._whole.setdefault(template.encode(), {})[route.method] = Match(route, {})
 
@@ -218,7 +231,8 @@ class Router:
         for segment in path.decode("ascii")[1:].split("/"):
             text = segment
             if "%" in segment:
-                decoded = _remembered(segment) if len(segment) <= _LONGEST_REMEMBERED else None
+                known = segment[:3] in _REMEMBERED and len(segment) <= _LONGEST_REMEMBERED
+                decoded = _remembered(segment) if known else _decoded(segment.encode("ascii"))
                 if decoded is None:
                     return None
                 text = decoded
@@ -296,10 +310,11 @@ def _decoded(segment: bytes) -> str | None:
     return None if "\0" in text else text
 
 
-#: Of identifiers of rooms and users, which come again and again.
+#: How identifiers of rooms, users and aliases begin, which come again and again; those of events do not.
+_REMEMBERED: Final = frozenset(("%21", "%40", "%23"))
 _LONGEST_REMEMBERED: Final = 256
 
 
-@lru_cache(4096)
+@lru_cache(1024)
 def _remembered(segment: str) -> str | None:
     return _decoded(segment.encode("ascii"))

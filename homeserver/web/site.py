@@ -49,7 +49,7 @@ from homeserver.web.channel import Channel, Timeouts
 from homeserver.web.clock import Clock
 from homeserver.web.crowding import Crowding, giving_way, shed
 from homeserver.web.door import Doorway
-from homeserver.web.exchange import COMMON, JSON_HEAD, Exchange
+from homeserver.web.exchange import BUSY_MS, COMMON, JSON_HEAD, Exchange
 from homeserver.web.hearing import Hearing, NoOthers
 from homeserver.web.kinds import Kind, is_long_poll
 from homeserver.web.putting_off import busy, retry_after, unavailable
@@ -78,7 +78,6 @@ _UNPROVEN_BYTES: Final = 256 * 1024
 MOST_BUFFERED: Final = 256 * 1024 * 1024
 #: One part of how many of it is made free at once.
 _ROOM: Final = 8
-_BUSY_MS: Final = 2000
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
 
@@ -231,7 +230,7 @@ class Site(ServerFactory):
             and exchange.spool is None
         ]
         for exchange in giving_way(arriving, MOST_BUFFERED // _ROOM):
-            exchange.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy with other requests' bodies"))
+            exchange.refuse(429, LimitExceeded(BUSY_MS, "The server is busy with other requests' bodies"))
 
     def open_spool(self, most: int) -> Spool:
         """Where a body of at most `most` bytes goes. Raises OSError."""
@@ -241,7 +240,7 @@ class Site(ServerFactory):
     def admit(self, exchange: Exchange, channel: Channel) -> None:
         """Find out who sends a large body before it is read; unless it would be read in vain."""
         if self._admission.busy and self._admission.is_crowded(Kind.HEAVY):
-            exchange.refuse(429, LimitExceeded(_BUSY_MS, "The server is busy"))
+            exchange.refuse(429, LimitExceeded(BUSY_MS, "The server is busy"))
             return
         channel.hold_body()
         self._start(exchange, self._admit(exchange, channel))

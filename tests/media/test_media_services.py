@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import io
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from twisted.internet.defer import Deferred, gatherResults
 
-from homeserver.errors import Forbidden, LimitExceeded, NotFound
+from homeserver.errors import Forbidden, LimitExceeded, NotFound, NotYetUploaded
 from homeserver.media.blobs import Blobs
 from homeserver.media.downloads import Downloads
 from homeserver.media.remote import Fetched
@@ -19,7 +20,7 @@ from homeserver.media.thumbnails import Thumbnails
 from homeserver.media.uploads import RESERVED_FOR, Uploads
 from homeserver.spooling import Spool, SpoolFull, SpoolRoom
 from storage.database import Database
-from storage.media import MediaStore
+from storage.media import MediaRow, MediaStore
 from tests.reactor import reactor
 
 ALICE = "@alice:near.test"
@@ -48,6 +49,8 @@ class Far:
         self.asked.append(media_id)
         if self.may_answer is not None:
             await self.may_answer
+        if media_id == "late" and timeout_ms == 0:
+            raise NotYetUploaded
         if media_id == "picture":
             spool.write(PICTURE[::-1] if self.turned else PICTURE)
             return Fetched("image/png", None)
@@ -128,6 +131,49 @@ async def test_one_who_asks_is_enough_for_all(world: World) -> None:
     assert {media.path.read_bytes() for media in found} == {b"a" * 1000}
     await world.downloads.find("far.test", "a")
     assert world.far.asked == ["a"]
+
+
+async def test_who_is_told_late_that_it_is_not_here_finds_what_has_come(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find, told = world.store.find, Deferred[None]()
+
+    async def late(server_name: str, media_id: str) -> MediaRow | None:
+        monkeypatch.setattr(world.store, "find", find)
+        row = await find(server_name, media_id)
+        await told
+        return row
+
+    monkeypatch.setattr(world.store, "find", late)
+    asking = Deferred.fromCoroutine(world.downloads.find("far.test", "a"))
+    media = await world.downloads.find("far.test", "a")
+    told.callback(None)
+    assert (await asking).digest == media.digest
+    assert world.far.asked == ["a"]
+
+
+async def test_everybody_waits_as_long_as_they_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who joined a fetch of somebody with no patience is not told that nothing came yet, but asks for those left."""
+    find, looked = world.store.find, list[str]()
+
+    async def noted(server_name: str, media_id: str) -> MediaRow | None:
+        row = await find(server_name, media_id)
+        looked.append(media_id)
+        return row
+
+    monkeypatch.setattr(world.store, "find", noted)
+    world.far.may_answer = Deferred()
+    asking = []
+    for number, patience in enumerate((0, 0, 20_000, 20_000), 1):
+        asking.append(Deferred.fromCoroutine(world.downloads.find("far.test", "late", timeout_ms=patience)))
+        while len(looked) < number:
+            await _a_moment()
+    world.far.may_answer.callback(None)
+    for impatient in asking[:2]:
+        with pytest.raises(NotYetUploaded):
+            await impatient
+    assert {(await each).digest for each in asking[2:]} == {sha256(b"late" * 1000).digest()}
+    assert world.far.asked == ["late", "late"]
 
 
 async def test_what_is_not_there_is_not_asked_for_again_and_again(world: World) -> None:

@@ -173,7 +173,7 @@ async def test_advisory_06_what_would_not_end_is_ended(
     client = make_client()
     with pytest.raises(error):
         await client.request("GET", server.target(), "/", caps=caps, purpose="test")
-    while not server.links[0].closed:
+    while any(not link.closed for link in server.links):  # there is none if the time was up before it came
         await turn()
     assert client._pool.figures == {"open": 0, "idle": 0, "waiting": 0}
 

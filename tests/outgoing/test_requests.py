@@ -8,12 +8,12 @@ import gzip
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
-from homeserver.outgoing import Caps, Connector, Flow, ResponseHead
+from homeserver.outgoing import Caps, Connector, Flow, ResponseHead, Target
 from homeserver.outgoing.errors import BadRedirect, BadUrl, ConnectFailed, ConnectionBroken, Overloaded
 from homeserver.outgoing.pool import PoolLimits
 from tests.federation.certificates import CertificateAuthority
 from tests.outgoing.conftest import MakeClient, Serve
-from tests.outgoing.servers import Link, always, answer
+from tests.outgoing.servers import Link, always, answer, closed_port
 from tests.reactor import reactor
 
 CAPS = Caps(max_size=100_000)
@@ -171,12 +171,12 @@ async def test_an_address_that_failed_is_not_waited_for_again(serve: Serve, make
         await client.request("GET", server.target(host="example.org"), "/", caps=CAPS, purpose="test")
 
 
-async def test_nobody_there(serve: Serve, make_client: MakeClient) -> None:
+async def test_nobody_there(make_client: MakeClient) -> None:
     """A closed port is named as such."""
-    server = serve(always(b""))
-    await server.stop()
-    with pytest.raises(ConnectFailed):
-        await make_client().request("GET", server.target(), "/", caps=CAPS, purpose="test")
+    with closed_port() as port, pytest.raises(ConnectFailed):
+        await make_client().request(
+            "GET", Target("127.0.0.1", port, None, "127.0.0.1"), "/", caps=CAPS, purpose="test"
+        )
 
 
 @pytest.mark.parametrize(

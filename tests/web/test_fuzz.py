@@ -19,7 +19,8 @@ from homeserver.web.routing import Auth, Route
 from tests.reactor import accept_leftovers, run
 from tests.web.loopback import Answer, Loopback, request_bytes
 
-SOON = Timeouts(headers=0.2, body_grace=0.2, look=0.05, linger=0.05)
+SOON = Timeouts(body_grace=0.2, look=0.05)
+"""A body that never ends is answered soon, a head however long this process stood still before it was read."""
 
 
 class Anything(Struct):

@@ -21,7 +21,7 @@ from homeserver.web.routing import ROOT, Auth, Route
 from tests.reactor import reactor, run
 from tests.web.loopback import ALICE, Loopback, certificate, request_bytes
 
-QUICK = Timeouts(headers=5, body_grace=5, idle=5, unread=5, linger=0.05, look=0.01)
+QUICK = Timeouts(linger=0.05, look=0.01)
 MOST = 3_000_000
 CONTENT = bytes(range(256)) * 8000
 
