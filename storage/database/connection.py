@@ -126,6 +126,7 @@ class Connection:
 
     __slots__ = (
         "_cursor",
+        "_delivering",
         "_descriptor",
         "_holder",
         "_pending",
@@ -152,6 +153,8 @@ class Connection:
         self._prepared: set[str] = set()
         self._pending: Prepared | None = None
         self._writing = False
+        self._delivering = False
+        """Whether notifications are being handed out, of which none may overtake another."""
         self._descriptor = os.dup(self._pg.fileno())
         self._timeout: DelayedCall | None = reactor.callLater(connect_timeout, self._connect_timed_out)
         self.operation: Operation | None = None
@@ -172,7 +175,7 @@ class Connection:
         return "postgres"
 
     def doRead(self) -> None:  # noqa: N802
-        if self.closed:  # by a callback earlier in the same event
+        if self.closed or self._delivering:  # by a callback earlier in the same event; in the midst of one
             return
         try:
             state = self._pg.poll()
@@ -378,8 +381,12 @@ class Connection:
         notifies = self._pg.notifies
         received = notifies[:]
         notifies.clear()
-        for notify in received:
-            self._holder.notified(notify.channel, notify.payload)
+        self._delivering = True
+        try:
+            for notify in received:
+                self._holder.notified(notify.channel, notify.payload)
+        finally:
+            self._delivering = False
 
 
 def _to_bytes(value: str | bytes | None, cur: Any) -> bytes | None:

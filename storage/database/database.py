@@ -125,6 +125,10 @@ class Database:
         """
         await self._listener.listen(channel, callback, on_reconnect)
 
+    def hear(self) -> None:
+        """Call listeners for the notifications that have arrived already, instead of when the reactor comes to them."""
+        self._listener.hear()
+
     def interrupted(self) -> None:
         """Have every listener read what it missed, as though the connection had been lost and were back."""
         self._listener.interrupted()

@@ -83,6 +83,11 @@ class Listener:
                 if subscription.on_reconnect is not None:
                     self._call(subscription.on_reconnect)
 
+    def hear(self) -> None:
+        """Hand out what has arrived already. Does nothing while it is being handed out."""
+        if self._ready and self._conn is not None and self._conn.operation is None:
+            self._conn.doRead()
+
     def _forget(self, cancelled: Deferred[None]) -> None:
         if cancelled in self._waiting:
             self._waiting.remove(cancelled)
@@ -108,6 +113,14 @@ class Listener:
             self._again(str(error))
 
     def _again(self, reason: str) -> None:
+        if self._ready:
+            known = set(map(id, self._interrupted))
+            self._interrupted += [
+                subscription
+                for subscriptions in self._subscriptions.values()
+                for subscription in subscriptions
+                if id(subscription) not in known
+            ]
         self._conn = None
         self._ready = False
         settings = self._settings
@@ -159,14 +172,6 @@ class Listener:
         """The next statement, if any, follows from `_listening`."""
 
     def lost(self, conn: Connection, operation: Operation | None, error: Exception) -> None:
-        if self._ready:
-            known = set(map(id, self._interrupted))
-            self._interrupted += [
-                subscription
-                for subscriptions in self._subscriptions.values()
-                for subscription in subscriptions
-                if id(subscription) not in known
-            ]
         self._again(str(error))
 
     def notified(self, channel: str, payload: str) -> None:
