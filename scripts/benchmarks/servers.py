@@ -135,7 +135,7 @@ class Lares(Homeserver):
 
     def _settings(self) -> dict[str, object]:
         listeners: list[dict[str, object]] = [
-            {"bind": "127.0.0.1", "port": self.port, "serves": ["client", "admin"]}
+            {"bind": "127.0.0.1", "port": self.port, "serves": ["client", "admin", "metrics"]}
         ]
         federation: dict[str, object] = {"enabled": False}
         if self.federated is not None:

@@ -9,21 +9,15 @@ from scripts.benchmarks.soak.sampling import Sample, trend
 MIB = 2**20
 
 
-def samples(per_minute: float, *, warm_up: int = 0) -> list[Sample]:
-    """Half an hour from 100 MiB, which came at once or during the warm-up, with one peak of another's making."""
-    grown = [Sample(60.0 * minute, round((100 + per_minute * minute) * MIB)) for minute in range(31)]
-    return [*(Sample(each.seconds, each.bytes - warm_up * MIB) for each in grown[:9]), *grown[9:]]
-
-
-def test_trend_is_of_the_time_after_the_warm_up() -> None:
-    found = trend(samples(0, warm_up=50))
-    assert (found.start, found.end, found.per_hour) == (100 * MIB, 100 * MIB, 0)
-    assert found.flat
+def samples(per_minute: float) -> list[Sample]:
+    """Half an hour from 100 MiB."""
+    return [Sample(60.0 * minute, round((100 + per_minute * minute) * MIB)) for minute in range(31)]
 
 
 @pytest.mark.parametrize(("per_minute", "flat"), [(-1.0, True), (0.1, True), (0.5, False)])
 def test_growth_is_judged_by_the_line(per_minute: float, flat: bool) -> None:
     found = trend(samples(per_minute))
+    assert (found.start, found.end) == pytest.approx((100 * MIB, (100 + 30 * per_minute) * MIB))
     assert found.per_hour == pytest.approx(60 * per_minute * MIB, rel=1e-6)
     assert found.flat is flat
 

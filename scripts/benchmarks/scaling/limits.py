@@ -128,7 +128,13 @@ def _measure(directory: Path, size: Size, progress: Progress) -> Measurements:
     with runner.running({"lares": Lares}, directory, progress) as (server,):
         scenarios = [BY_KEY[name] for name in OPERATIONS]
         results = asyncio.run(
-            runner.run([server], scenarios, replace(QUICK, repeats=2), storage=True, progress=progress)
+            runner.run(
+                [server],
+                scenarios,
+                replace(QUICK, repeats=2, stored_messages=2000),
+                storage=True,
+                progress=progress,
+            )
         )
     return Measurements(
         date=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -34,7 +35,7 @@ FILTERS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many of everything, and how long an activity rests between two steps (seconds)."""
+    """How many of everything, and how long an activity rests between two steps (seconds), the warm-up apart."""
 
     members: int
     small_rooms: int
@@ -76,9 +77,18 @@ class Load:
         makings = [self._make_small_room(index) for index in range(self._size.small_rooms)]
         self._small = await each([_constantly(making) for making in makings])
         self._holders = await self._world.key_holders()
+        # What is kept of each user is there before the first sample: drawn at random, not all would have come in time.
+        everybody = [*self._users, *(holder.user for holder in self._holders)]
+        await each([partial(self._come, user) for user in everybody])
 
-    async def run(self, seconds: float) -> None:
-        """Do everything at once for so long."""
+    async def _come(self, user: Client) -> None:
+        client = user.twin()
+        await client.sync(filter_json=FILTERS[1])
+        client.close()
+
+    async def run(self, seconds: float, pace: float = 1.0) -> None:
+        """Do everything at once for so long; `pace`: by how much the rests between steps are shorter."""
+        pause = self._size.pause / pace
         activities: list[Callable[[], Awaitable[None]]] = [
             *(self._send_small, self._send_small, self._send_large, self._page, self._change_state),
             *(self._come_and_go, self._read_and_type, self._files, self._write_to_devices, self._claim_keys),
@@ -89,9 +99,9 @@ class Load:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 for activity in activities:
-                    group.create_task(self._repeat(activity))
+                    group.create_task(self._repeat(activity, pause))
 
-    async def _repeat(self, activity: Callable[[], Awaitable[None]]) -> None:
+    async def _repeat(self, activity: Callable[[], Awaitable[None]], pause: float) -> None:
         name = activity.__name__.strip("_").replace("_", " ")
         while True:
             try:
@@ -100,7 +110,7 @@ class Load:
             except (RequestFailed, OSError, ValueError, LookupError, asyncio.IncompleteReadError) as error:
                 self.counts.failed[name] += 1
                 self.counts.first_failure.setdefault(name, f"{type(error).__name__}: {error}")
-            await asyncio.sleep(self._size.pause * random.uniform(0.5, 1.5))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
 
     async def _make_small_room(self, index: int) -> tuple[str, list[Client]]:
         members = random.sample(list(self._users), min(6, len(self._users)))

@@ -11,14 +11,12 @@ from typing import Final
 
 from scripts.benchmarks.processes import Child
 
-WARM_UP: Final = 0.3
-"""The part of a soak in which caches fill and code is met for the first time; what follows is judged."""
 GROWTH_LIMIT: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Resident memory of the server's processes, `seconds` after the load began."""
+    """Resident memory of the server's processes, `seconds` after the warm-up ended."""
 
     seconds: float
     bytes: int
@@ -26,10 +24,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """The straight line nearest to the samples after the warm-up, by least squares."""
+    """The straight line nearest to the samples, by least squares."""
 
     start: float
-    """Bytes by the line where the warm-up ends."""
+    """Bytes by the line at the first sample."""
     end: float
     """Bytes by the line at the last sample."""
     per_hour: float
@@ -38,7 +36,7 @@ class Trend:
 
     @property
     def growth(self) -> float:
-        """Of the memory after the warm-up."""
+        """Of the memory at the start."""
         return (self.end - self.start) / self.start
 
     @property
@@ -59,19 +57,17 @@ async def sample(process: Child, seconds: float, interval: float) -> list[Sample
 
 
 def trend(samples: Sequence[Sample]) -> Trend:
-    """The trend of a soak's samples; `ValueError` when fewer than two come after the warm-up."""
-    beginning = samples[-1].seconds * WARM_UP if samples else 0.0
-    judged = [each for each in samples if each.seconds >= beginning]
-    if len(judged) < 2:
-        raise ValueError("a soak needs two samples after its warm-up")
-    mean_time = sum(each.seconds for each in judged) / len(judged)
-    mean_bytes = sum(each.bytes for each in judged) / len(judged)
-    spread = sum((each.seconds - mean_time) ** 2 for each in judged)
-    slope = sum((each.seconds - mean_time) * (each.bytes - mean_bytes) for each in judged) / spread
+    """The trend of a soak's samples; `ValueError` when they are fewer than two."""
+    if len(samples) < 2:
+        raise ValueError("a trend needs two samples")
+    mean_time = sum(each.seconds for each in samples) / len(samples)
+    mean_bytes = sum(each.bytes for each in samples) / len(samples)
+    spread = sum((each.seconds - mean_time) ** 2 for each in samples)
+    slope = sum((each.seconds - mean_time) * (each.bytes - mean_bytes) for each in samples) / spread
     return Trend(
-        start=mean_bytes + slope * (judged[0].seconds - mean_time),
-        end=mean_bytes + slope * (judged[-1].seconds - mean_time),
+        start=mean_bytes + slope * (samples[0].seconds - mean_time),
+        end=mean_bytes + slope * (samples[-1].seconds - mean_time),
         per_hour=slope * 3600,
-        lowest=min(each.bytes for each in judged),
-        highest=max(each.bytes for each in judged),
+        lowest=min(each.bytes for each in samples),
+        highest=max(each.bytes for each in samples),
     )
