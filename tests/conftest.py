@@ -26,6 +26,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from hypothesis import settings
 from psycopg2.extensions import make_dsn
 from xdist.remote import Producer
 
@@ -33,10 +34,15 @@ from storage.database import ConnectionSettings, Database, PoolSettings
 from storage.embedded import EmbeddedPostgres
 from storage.migrate import migrate
 from tests import reactor as runner
+from tests.delays import sitecustomize
 from tests.distribution import SERVED_BY_SEVERAL, ByUnit, arrange
 from tests.serving import WORKERS_VARIABLE
 
 Administer = Callable[[str], None]
+
+# A machine that stops for a moment makes no example wrong, whichever it was at.
+settings.register_profile("lares", deadline=None)
+settings.load_profile("lares")
 
 _serial = count(1)
 _TEMPLATE = "lares_template"
@@ -131,6 +137,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--workers", type=int, metavar="N", help="processes of each server whose test does not say how many"
     )
+    parser.addoption(
+        "--delays",
+        type=float,
+        metavar="SHARE",
+        help="of all that is read, which then comes late (tests/delays)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -139,12 +151,18 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[WORKERS_VARIABLE] = str(workers)
         if workers > 1 and config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = list(SERVED_BY_SEVERAL)
+    share = config.getoption("--delays")
+    if share:  # the processes that are started from here read their environment
+        os.environ[sitecustomize.VARIABLE] = str(share)
+        paths = [str(Path(sitecustomize.__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+        sitecustomize.begin(share)
     place = _scratch_place()
     if place is not None:  # databases wait for their disk, which is not what is tested
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
         tempfile.tempdir = place
     config.addinivalue_line(
-        "markers", "reactor_timeout(seconds): another time limit for an async test than 60 s"
+        "markers", "reactor_timeout(seconds): another time limit for an async test than 300 s"
     )
 
 
