@@ -2,7 +2,7 @@
 """Running coroutines on the real reactor from pytest.
 
 `async def test_…` functions just work: `tests/conftest.py` hands them to `run`, fixtures and hypothesis' `@given`
-included. A test gets 60 seconds; `@pytest.mark.reactor_timeout(seconds)` gives another limit. Synchronous tests and
+included. A test gets 300 seconds; `@pytest.mark.reactor_timeout(seconds)` gives another limit. Synchronous tests and
 fixtures call `run(coroutine)` themselves, as often as they like:
 
     async def test_something(database: Database) -> None:
@@ -23,6 +23,7 @@ something there calls `accept_leftovers()` once it is up.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Coroutine, Sized
 from typing import Any, TypeVar
 
@@ -32,10 +33,14 @@ from twisted.python.failure import Failure
 
 T = TypeVar("T")
 
-DEFAULT_TIMEOUT = 60.0
+DEFAULT_TIMEOUT = 300.0
+"""Far beyond what any test takes: what hangs must end, a machine that stands still at times must not fail it."""
 
 reactor: Any = _reactor
 """The process's reactor, untyped because its many interfaces have no common type."""
+
+ENDING = 10.0
+"""Seconds that what is ending at the end of a test gets for it."""
 
 _running = False
 _accepted: set[Any] = set()
@@ -121,14 +126,27 @@ def clear_leftovers(before: set[Any]) -> list[str]:
             return []
         turn(0.005)
         left = _registered() - before - _accepted
+    # Other processes and threads may need longer for their part in an end; what a timer has yet to do is no end.
+    timers, deadline = _timers(left), time.monotonic() + ENDING
+    while left and not any(timer.called for timer in timers) and time.monotonic() < deadline:
+        turn(0.05)
+        left = _registered() - before - _accepted
+    left |= {timer for timer in timers if timer.called}
+    if not left:
+        return []
     described = sorted(map(repr, left))
     for leftover in left:
         if hasattr(leftover, "cancel"):
-            leftover.cancel()
+            if leftover.active():
+                leftover.cancel()
         else:
             reactor.removeReader(leftover)
             reactor.removeWriter(leftover)
     return described
+
+
+def _timers(registered: set[Any]) -> set[Any]:
+    return {each for each in registered if hasattr(each, "cancel")}
 
 
 def _registered() -> set[Any]:

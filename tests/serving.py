@@ -35,10 +35,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 from urllib.parse import urlencode
 
 import yaml
@@ -50,6 +51,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 WORKERS_VARIABLE = "LARES_TEST_WORKERS"
 """Says how many processes a server has where a test does not: `pytest --workers 3` sets it."""
 SHARED_SECRET = "a secret shared by the tests and their servers"
+PORTS = range(15_000, 32_000)
+PATIENCE = 180.0
+"""Seconds that a process gets to start or to end, on a machine with much else to do. It says nothing of how long it may
+take: that is for those tests to say that promise it."""
 _LOG_TAIL = 12_000
 
 _running: "set[ServerProcess]" = set()
@@ -91,10 +96,34 @@ def usual_workers() -> int:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return cast(int, probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nothing listened on a moment ago.
+
+    Below those that the system gives to connections, of which the tests beside this one open many at any moment. Each
+    process of a run of the tests has ports of its own, and gives none of them twice: who was given one may listen there
+    much later, or again.
+    """
+    for port in _ports():
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("all ports are taken")
+
+
+def _ports() -> Iterator[int]:
+    """Those of this process that were not given yet, then all of them anew."""
+    for _ in range(len(_own_ports())):
+        _own_ports().rotate(-1)
+        yield _own_ports()[0]
+
+
+@functools.cache
+def _own_ports() -> deque[int]:
+    """The part of `PORTS` that no other process of this run has, beginning anywhere."""
+    part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    parts = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = deque(PORTS[part % parts :: parts])
+    ports.rotate(secrets.randbelow(len(ports)))
+    return ports
 
 
 @functools.cache
@@ -212,7 +241,7 @@ class ServerProcess:
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    def start(self, *, timeout: float = 60.0) -> None:
+    def start(self, *, timeout: float = PATIENCE) -> None:
         """Start the process and return once it has printed its `ready:` line (within `timeout` seconds)."""
         assert self._process is None, "already running"
         self.launch()
@@ -242,7 +271,7 @@ class ServerProcess:
         self._reader.start()
         _running.add(self)
 
-    def wait_ready(self, *, timeout: float = 60.0) -> None:
+    def wait_ready(self, *, timeout: float = PATIENCE) -> None:
         """Wait for the `ready:` line of a launched process; its exit before that is a failure."""
         process = self._require()
         deadline = time.monotonic() + timeout
@@ -253,7 +282,7 @@ class ServerProcess:
                 self.kill()
                 raise self._failure(f"not ready after {timeout:g} s")
 
-    def stop(self, *, timeout: float = 30.0) -> None:
+    def stop(self, *, timeout: float = PATIENCE) -> None:
         """SIGTERM, and fail unless the process exits with status 0 within `timeout` seconds."""
         process = self._require()
         if process.poll() is None:
@@ -262,7 +291,7 @@ class ServerProcess:
         if status != 0:
             raise self._failure(f"exit status {status} after SIGTERM")
 
-    def wait_exit(self, *, timeout: float = 30.0) -> int:
+    def wait_exit(self, *, timeout: float = PATIENCE) -> int:
         """Wait for the process to end by itself; returns its exit status (negative: the signal)."""
         process = self._require()
         try:
@@ -350,7 +379,7 @@ class ServerProcess:
         *,
         token: str | None = None,
         query: Mapping[str, str] | None = None,
-        timeout: float = 30.0,
+        timeout: float = 90.0,
     ) -> Answer:
         """One request on a connection of its own. `body`: `bytes` go as they are, other values as JSON."""
         headers = {"Connection": "close"}
@@ -409,7 +438,7 @@ class ServerProcess:
     def _reap(self) -> None:
         process, reader = self._require(), self._reader
         assert reader is not None and process.stdout is not None
-        reader.join(5.0)
+        reader.join(60.0)
         process.stdout.close()
         self._process = None
         _running.discard(self)
@@ -475,11 +504,11 @@ def logs_of_running_servers() -> list[tuple[str, str]]:
 
 
 def _end_process(pid: int, number: signal.Signals) -> None:
-    """Signal a process that need not be a child, and wait up to 30 s for its end."""
+    """Signal a process that need not be a child, and wait up to `PATIENCE` seconds for its end."""
     handle = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(handle, number)
-        readable, _, _ = select.select([handle], [], [], 30.0)
+        readable, _, _ = select.select([handle], [], [], PATIENCE)
         assert readable, f"process {pid} survived {number.name}"
     finally:
         os.close(handle)

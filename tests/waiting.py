@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = 180.0) -> None:
     """Return as soon as the condition holds; fail with `what` was waited for after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():

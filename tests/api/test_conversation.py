@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tests.api.wire import Wire, check_refusal
+from tests.api.wire import PATIENCE, Wire, check_refusal
 from tests.api.world import V3, Person, segment
 from tests.serving import Account, ServerProcess
 
@@ -29,7 +29,7 @@ class Follower(Person):
     def hears(self, section: str, room: str, wanted: Callable[[Event], bool]) -> Event:
         """Poll until a section of a joined room has an event as wanted."""
         for _ in range(20):
-            told = self.syncs(self.since, timeout=20_000)
+            told = self.syncs(self.since, timeout=30_000)
             self.since = told["next_batch"]
             for event in told["rooms"]["join"].get(room, {}).get(section, {}).get("events", ()):
                 if wanted(event):
@@ -42,7 +42,7 @@ class Follower(Person):
         ears = threading.Thread(target=lambda: found.append(self.hears(section, room, _of_type(kind))))
         ears.start()
         action()
-        ears.join(60)
+        ears.join(PATIENCE)
         assert found, f"{kind} was never heard of"
         return found[0]
 
@@ -120,7 +120,7 @@ def test_an_evening_with_friends(untouched: ServerProcess) -> None:
     typed = f"/rooms/{segment(room)}/typing/{segment(bob.user_id)}"
     alice.catches_up()
     heard = alice.hears_while(
-        lambda: bob.ok("PUT", typed, {"typing": True, "timeout": 20_000}), "ephemeral", room, "m.typing"
+        lambda: bob.ok("PUT", typed, {"typing": True, "timeout": 120_000}), "ephemeral", room, "m.typing"
     )
     assert heard["content"] == {"user_ids": [bob.user_id]}
     oops = bob.says(room, "Yes, and btw my PIN is 1234")

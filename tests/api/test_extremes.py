@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.api.conftest import Arrive
-from tests.api.wire import Wire, check_error_form
+from tests.api.wire import PATIENCE, Wire, check_error_form
 from tests.api.world import V3, Person, World, segment
 from tests.serving import Answer, ServerProcess
 
@@ -110,7 +110,7 @@ def all_at_once(server: ServerProcess, act: Callable[[Wire, int], Answer]) -> Co
 
     def one(number: int) -> None:
         wire = Wire(server.port)
-        together.wait(30)
+        together.wait(PATIENCE)
         answer = act(wire, number)
         check_calm(answer)
         found[answer.status] += 1
@@ -120,7 +120,7 @@ def all_at_once(server: ServerProcess, act: Callable[[Wire, int], Answer]) -> Co
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(2 * PATIENCE)
     assert found.total() == AT_ONCE
     return found
 

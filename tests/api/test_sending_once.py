@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.api.conftest import Arrive
-from tests.api.wire import Wire
+from tests.api.wire import PATIENCE, Wire
 from tests.api.world import V3, Person, segment
 from tests.serving import ServerProcess, serving
 
@@ -46,7 +46,7 @@ def test_at_the_same_moment(server: ServerProcess, arrive: Arrive) -> None:
             round_: int = round_, found: list[Any] = found, together: threading.Barrier = together
         ) -> None:
             wire = Wire(server.port)
-            together.wait(30)
+            together.wait(PATIENCE)
             found.append(wire.ok("PUT", f"{path}/same{round_}", {"body": str(round_)}, token=person.token))
             wire.close()
 
@@ -54,7 +54,7 @@ def test_at_the_same_moment(server: ServerProcess, arrive: Arrive) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(2 * PATIENCE)
         assert len(found) == 20
         assert len({answer["event_id"] for answer in found}) == 1
     assert texts(person, room) == [str(number) for number in range(5)]

@@ -14,14 +14,14 @@ import socket
 import struct
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlencode
 
 from tests.serving import Answer, ServerProcess
 
-PATIENCE = 30.0
-"""Seconds after which a server that says nothing has failed."""
+PATIENCE = 120.0
+"""Seconds after which a server that says nothing has failed: longer than polls wait, on a machine that may stop."""
 JSON = "application/json"
 
 
@@ -130,12 +130,17 @@ def gauge(server: ServerProcess, name: str) -> float:
 class Line:
     """A TCP connection of which one says every byte."""
 
-    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE, source_address=(address, 0))
+    def __init__(self, port: int, address: str = "127.0.0.1", *, patience: float = PATIENCE) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), patience, source_address=(address, 0))
         self._reader = self._socket.makefile("rb")
 
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)
+
+    def push(self, data: bytes) -> None:
+        """Send as much as is taken: who is refused, or was too slow, may be hung up on before all is sent."""
+        with suppress(ConnectionError):
+            self._socket.sendall(data)
 
     def answer(self) -> Answer:
         """The next response."""

@@ -14,10 +14,11 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.api.endpoints import Endpoint
-from tests.api.wire import Wire
+from tests.api.wire import Wire, request
 from tests.serving import Account, Answer, ServerProcess
 
 V3 = "/_matrix/client/v3"
+_NO_PRESENCE = quote(json.dumps({"presence": {"not_types": ["*"]}}))
 _serial = itertools.count(1)
 
 
@@ -128,13 +129,15 @@ class Person:
         return _without_ages(told)
 
     def news(self, since: str) -> list[Any]:
-        """What happened since in rooms and account data, but for who is typing, which ends by itself."""
+        """What happened since in rooms and account data, but for what comes and goes by itself: who is typing, and
+        events that were put off.
+        """
         told = _without_ages(self.syncs(since, set_presence="offline"))
         found: list[Any] = list(told.get("account_data", {}).get("events", ()))
         for kind, rooms in told.get("rooms", {}).items():
             for room, parts in rooms.items():
                 events = [event for part in parts.values() if "events" in part for event in part["events"]]
-                found += [(kind, room, event) for event in events if event["type"] != "m.typing"]
+                found += [(kind, room, event) for event in events if not _comes_by_itself(event)]
         return found
 
     def logs_in(self) -> Answer:
@@ -148,6 +151,16 @@ class Person:
                 "password": self.account.password,
             },
         )
+
+
+def poll(person: Person, since: str) -> bytes:
+    """The request of a long-poll that nothing answers soon, not even that they themselves are known to be offline."""
+    path = f"{V3}/sync?timeout=60000&since={since}&set_presence=offline&filter={_NO_PRESENCE}"
+    return request("GET", path, token=person.token)
+
+
+def _comes_by_itself(event: Mapping[str, Any]) -> bool:
+    return event["type"] == "m.typing" or "org.matrix.msc4140.delay_id" in event.get("unsigned", {})
 
 
 def _without_ages(value: Any) -> Any:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from scripts.benchmarks.federation.sender import VERSION, Sender
-from scripts.benchmarks.servers import Federated, free_port
+from scripts.benchmarks.servers import Federated
 from tests.costs.bench import Phase
 from tests.costs.operations import ALL, CLIENT, TEXT, Repetition, Stage
 from tests.costs.talking import one, serial
+from tests.serving import free_port
 
 EVENTS: Final = 20
 """Of one transaction."""

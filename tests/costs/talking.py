@@ -20,7 +20,7 @@ from scripts.benchmarks.client import Client, parse_response
 from tests.costs.bench import Phase
 
 T = TypeVar("T")
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 _LONG_PATIENCE = 300.0
 """For preparations, which are hundreds of requests on a machine that may have other things to do."""
 _serial = itertools.count()

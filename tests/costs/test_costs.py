@@ -59,6 +59,11 @@ COMMITS = {
 """How often they write at most."""
 
 
+AGAIN = 3
+"""Times that what seems to cost more is measured again, since timers may have fired in the middle of most repetitions:
+the longer those take, the more. What does cost more does so each time."""
+
+
 class Cheaper(UserWarning):
     """An operation costs less than was recorded, which a later change might use up unseen."""
 
@@ -74,7 +79,9 @@ def measured() -> Iterator[Measuring]:
 def test_an_operation_costs_no_more_than_recorded(name: str, measured: Measuring) -> None:
     """Ten per cent of calls and bytes are left to it, and not one statement or commit."""
     judgement = Baselines.read().judge(name, measured.of(name).cost)
-    if judgement.dearer:  # once more, since a timer may have fired in the middle of most repetitions
+    for _ in range(AGAIN):
+        if not judgement.dearer:
+            break
         judgement = Baselines.read().judge(name, measured.again(name).cost)
     if judgement.cheaper:
         told = "; ".join(map(str, judgement.cheaper))
@@ -86,9 +93,19 @@ def test_an_operation_costs_no_more_than_recorded(name: str, measured: Measuring
 
 @pytest.mark.parametrize("name", ROUND_TRIPS)
 def test_hot_paths_ask_the_database_no_more_often(name: str, measured: Measuring) -> None:
-    assert measured.of(name).cost.round_trips <= ROUND_TRIPS[name]
+    assert _least(measured, name, "round_trips", ROUND_TRIPS[name]) <= ROUND_TRIPS[name]
 
 
 @pytest.mark.parametrize("name", COMMITS)
 def test_hot_paths_write_no_more_often(name: str, measured: Measuring) -> None:
-    assert measured.of(name).cost.commits <= COMMITS[name]
+    assert _least(measured, name, "commits", COMMITS[name]) <= COMMITS[name]
+
+
+def _least(measured: Measuring, name: str, count: str, enough: int) -> int:
+    """The least of several measurements; no more than needed."""
+    least: int = getattr(measured.of(name).cost, count)
+    for _ in range(AGAIN):
+        if least <= enough:
+            break
+        least = min(least, getattr(measured.again(name).cost, count))
+    return least

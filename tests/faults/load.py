@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 from tests.serving import Account, ServerProcess
 
-RETRIES = 400
+PATIENCE = 300.0
+"""Seconds for which a client tries again: several starts of a server on a busy machine."""
 
 
 @dataclass(slots=True)
@@ -44,7 +45,8 @@ def send_until_acknowledged(
     """Send one message, again and again with the same transaction id, until the server says it stands."""
     path = f"/_matrix/client/v3/rooms/{quote(room_id)}/send/m.room.message/{transaction}"
     body = {"msgtype": "m.text", "body": transaction}
-    for _ in range(RETRIES):
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
         try:
             answer = server.call("PUT", path, body, token=account.access_token)
         except (OSError, http.client.HTTPException):

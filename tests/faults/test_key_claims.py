@@ -80,7 +80,8 @@ def test_each_key_is_given_out_once_whichever_process_is_asked(tmp_path: Path) -
         assert claimed == Counter(
             (device.user_id, name) for device in devices for name in device.one_time_keys(BATCHES * BATCH)
         )
-        assert all(claimer.got for claimer in claimers)
+        for asked in (claimers[::2], claimers[1::2]):
+            assert any(claimer.got for claimer in asked), "one of the processes gave none"
 
 
 def _upload(server: ServerProcess, owner: Account, **body: object) -> None:

@@ -9,14 +9,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults.load import RETRIES
+from tests.faults.load import PATIENCE
 from tests.serving import Account, ServerProcess, serving
 from tests.waiting import wait_until
 
 ROUNDS = 2
 MESSAGES = 160
 FORGETFUL = 4
-"""Every so many responses the device dies before it has kept the token, and asks again from the one before."""
+"""Every so many responses that brought messages, beginning with the first, the device dies before it has kept the
+token, and asks again from the one before."""
 
 
 class Device(threading.Thread):
@@ -32,13 +33,15 @@ class Device(threading.Thread):
         self.failures: list[str] = []
 
     def run(self) -> None:
-        query = {"timeout": "2000"}
-        for number in range(1, RETRIES * 10):
+        query, brought = {"timeout": "2000"}, 0
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             answer = self._sync(query)
             if answer is None:
                 continue
             numbers = [event["content"]["n"] for event in answer.get("to_device", {"events": []})["events"]]
-            if number % FORGETFUL == 0:
+            brought += bool(numbers)
+            if numbers and brought % FORGETFUL == 1:
                 self.seen_before_dying += numbers
                 continue
             self.kept += numbers
@@ -82,7 +85,8 @@ class Sender(threading.Thread):
     def _send(self, n: int) -> None:
         path = f"/_matrix/client/v3/sendToDevice/org.example.numbered/t{n}"
         body = {"messages": {self._target: {"*": {"n": n}}}}
-        for _ in range(RETRIES):
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
             try:
                 answer = self._server.call("PUT", path, body, token=self._account.access_token)
             except (OSError, http.client.HTTPException):

@@ -8,7 +8,7 @@ from typing import Any
 Record = dict[str, list[dict[str, Any]]]
 
 
-def record_of(command: list[str], *arguments: str, timeout: float = 180.0) -> Record:
+def record_of(command: list[str], *arguments: str, timeout: float = 600.0) -> Record:
     """Run a client to its end; returns what it saw by step, `step` removed, in the order printed.
 
     A client that fails or hangs for `timeout` seconds fails the test with all it wrote.

@@ -17,9 +17,9 @@ from typing import Any
 from mautrix.client import Client, DecryptionDispatcher, InternalEventType, MemoryStateStore
 from mautrix.crypto import MemoryCryptoStore, OlmMachine
 from mautrix.errors import DecryptionError, SessionNotFound
-from mautrix.types import EventType, Membership
+from mautrix.types import EventType, Membership, TOFUSigningKey
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 class States(MemoryStateStore):  # type: ignore[misc]
@@ -30,12 +30,22 @@ class States(MemoryStateStore):  # type: ignore[misc]
         return [room_id for room_id, members in self.members.items() if user_id in members]
 
 
+class Keys(MemoryCryptoStore):  # type: ignore[misc]
+    """What the device knows. The library's own fails when somebody's cross-signing key comes a second time."""
+
+    async def put_cross_signing_key(self, user_id: str, usage: Any, key: Any) -> None:
+        """Somebody's key; the first one that was ever seen is kept beside it."""
+        known = self._cross_signing_keys.setdefault(user_id, {})
+        first = known[usage].first if usage in known else key
+        known[usage] = TOFUSigningKey(key=key, first=first)
+
+
 class Device:
     """A logged-in device and what it could read, or not."""
 
     def __init__(self, account: dict[str, str]) -> None:
         self.states = States()
-        store = MemoryCryptoStore(account["user"], "pickle")
+        store = Keys(account["user"], "pickle")
         self.client = Client(
             account["user"], base_url=account["baseUrl"], state_store=self.states, sync_store=store
         )

@@ -35,7 +35,7 @@ from nio import (
 
 Seen = TypeVar("Seen")
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 PASSWORD = "correct horse battery staple"
 
 
@@ -242,7 +242,7 @@ async def signal(alice: Person, bob: Person, room_id: str, event_id: str) -> Non
     def typing() -> list[list[str]]:
         return [event.users for event in bob.ephemeral if isinstance(event, TypingNoticeEvent)]
 
-    checked(await alice.client.room_typing(room_id, True, 20_000))
+    checked(await alice.client.room_typing(room_id, True, 60_000))
     await bob.until("typing", lambda: [alice.user_id] in typing())
     checked(await alice.client.room_typing(room_id, False))
     await bob.until("the end of typing", lambda: typing()[-1] == [])

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 PATH = "/_matrix/client/ws/r0"
 ALIASES = (
     "/_matrix/client/unstable/stream",
@@ -65,6 +65,7 @@ class Peer:
             additional_headers=headers,
             subprotocols=[Subprotocol(name) for name in protocols] or None,
             open_timeout=PATIENCE,
+            ping_timeout=PATIENCE,
             proxy=None,
         )
         self.updates: list[Frame] = []
@@ -184,7 +185,7 @@ def talk(alice: Peer, bob: Peer, room_id: str) -> None:
     made = alice.call("s1", "state", **topic)
     topics = bob.until("the topic", lambda peer: peer.listed(room_id, "timeline", "m.room.topic"))
     saw("state", same_id=topics[-1]["event_id"] == made["result"]["event_id"], topic=topics[-1]["content"])
-    started = bob.call("y1", "typing", room_id=room_id, typing=True, timeout=20_000)
+    started = bob.call("y1", "typing", room_id=room_id, typing=True, timeout=60_000)
     notices = alice.until("typing", lambda peer: peer.listed(room_id, "ephemeral", "m.typing"))
     marked = bob.call("m1", "read_markers", room_id=room_id, **{"m.read": event_id, "m.fully_read": event_id})
     receipts = alice.until("the receipt", lambda peer: peer.listed(room_id, "ephemeral", "m.receipt"))

@@ -93,7 +93,7 @@ class DeviceOnWire:
         before = self._ask(waiting, self.client.token, 3)
         self._apply(before)
         since = self.client.token
-        pending = threads.submit(self._ask, waiting, since, 3, timeout=20_000)
+        pending = threads.submit(self._ask, waiting, since, 3, timeout=30_000)
         self.world.carry_out(program.Send(step.user, step.room))
         message = room.events[-1]
         answer = pending.result()
@@ -101,7 +101,7 @@ class DeviceOnWire:
         for _ in range(10):
             if _tells(answer, room.room_id, message):
                 break  # else it was woken by something that is not the message, such as presence
-            answer = self._ask(waiting, self.client.token, 3, timeout=20_000)
+            answer = self._ask(waiting, self.client.token, 3, timeout=30_000)
             self._apply(answer)
         insist(_tells(answer, room.room_id, message), "long polls ended without what they waited for")
         self._count("awaited")
@@ -191,7 +191,7 @@ class DeviceOnWire:
     def _catch_up(self, limit: int | None, *, full_state: bool) -> None:
         """Read updates off the WebSocket until one tells of something just written."""
         mark = self.world.mark(self.user_id)
-        if full_state:
+        if full_state or (self._socket is not None and self._socket.is_stale):
             self.hang()
         if self._socket is None:
             self._note_beginning()

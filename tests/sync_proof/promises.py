@@ -167,7 +167,7 @@ class _RoomPromises:
             self._check_state(view, self.now)
             self._check_summary(view)
             self._check_receipts(view)
-            typing = self.world.truth.typing.get(self.log.room_id, set())
+            typing = set(self.world.truth.typing.get(self.log.room_id, ()))
             self.insist(view.typing == typing, "typing are", view.typing, "for", typing)
             self._check_room_data(view)
         elif ended is not None:

@@ -41,11 +41,13 @@ class Runner:
         told: list[str] = []
         try:
             for step in history.steps:
+                world.go_on_typing()
                 told.append(f"{step} …")
                 outcome = self._step(world, devices, step)
                 told[-1] = f"{step}: {outcome}"
                 self.corners[f"{type(step).__name__} {outcome}"] += 1
             for number, device in enumerate(devices):
+                world.go_on_typing()
                 told.append(f"in the end, device {number} …")
                 device.check_against_fresh_sync()
             for user in world.users:

@@ -43,7 +43,7 @@ def _poll(port: int, token: str, room_id: str, ready: Callable[[], object]) -> l
         ready()
         while len(heard) < MESSAGES:
             answer = http.call(
-                "GET", path("sync"), token=token, query={**query, "since": since, "timeout": "20000"}
+                "GET", path("sync"), token=token, query={**query, "since": since, "timeout": "60000"}
             )
             assert answer["next_batch"] != since, "the poll timed out"
             since = answer["next_batch"]
@@ -77,10 +77,10 @@ def test_all_listeners_hear_all_messages_once_in_order(sync_server: ServerProces
     body = {"preset": "public_chat", "name": "Hall"}
     room_id: str = http.call("POST", path("createRoom"), body, token=sender)["room_id"]
     listening = threading.Barrier(2 * LISTENERS + 1, timeout=PATIENCE)
+    tokens = [_register(http, f"listener-{number}") for number in range(2 * LISTENERS)]
     with ThreadPoolExecutor(2 * LISTENERS) as threads:
         heard = []
-        for number in range(2 * LISTENERS):
-            token = _register(http, f"listener-{number}")
+        for number, token in enumerate(tokens):
             http.call("POST", path("join", room_id), {}, token=token)
             wire = _poll if number % 2 else _stream
             heard.append(threads.submit(wire, sync_server.port, token, room_id, listening.wait))

@@ -17,11 +17,13 @@ import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
-PATIENCE = 30.0
-"""Seconds after which a server that says nothing has failed."""
+PATIENCE = 120.0
+"""Seconds after which a server that says nothing has failed: longer than polls wait, on a machine that may stop."""
 
 _IDLE = 10.0
 """Seconds after which a kept connection is not trusted to be open."""
+_UNREAD = 40.0
+"""Seconds after which a WebSocket that was not read is not: its server pings, and waits for answers so long."""
 
 _TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 
@@ -86,6 +88,7 @@ class WebSocket:
     def __init__(self, port: int, query: dict[str, str]) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self._received = b""
+        self._last = time.monotonic()
         key = base64.b64encode(os.urandom(16)).decode()
         request = (
             f"GET /_matrix/client/ws/r0?{urlencode(query)} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
@@ -116,6 +119,11 @@ class WebSocket:
         """Send one JSON object."""
         self._send(_TEXT, json.dumps(message).encode())
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether nothing was read for so long that the server may have given it up."""
+        return time.monotonic() - self._last > _UNREAD
+
     def close(self) -> None:
         """Drop the connection as a client that lost its network does: without a word."""
         self._socket.close()
@@ -140,6 +148,7 @@ class WebSocket:
         more = self._socket.recv(65536)
         assert more, "the server hung up"
         self._received += more
+        self._last = time.monotonic()
 
     def _send(self, opcode: int, payload: bytes) -> None:
         mask = os.urandom(4)

@@ -9,19 +9,24 @@ is remembered from the requests that succeeded.
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tests.serving import usual_workers
 from tests.sync_proof import program
 from tests.sync_proof.oracle import MEMBER, Json, RoomLog
 from tests.sync_proof.program import History
 from tests.sync_proof.transport import PATIENCE, Http, Refused, path
+from tests.waiting import wait_until
 
 IGNORED = "m.ignored_user_list"
 MARKER = "org.example.marker"
 _POWERS = (100, 75, 50, 25)
+_TYPES_FOR = 120.0
+"""Seconds that who types goes on to: the longest there is. Each begins anew when half of it is over."""
 _MEMBERSHIP = {"invite": "invite", "kick": "leave", "ban": "ban", "unban": "leave"}
 _serial = itertools.count(1)
 
@@ -57,7 +62,8 @@ class Truth:
     """Account data by user, room ("": global) and type."""
     receipts: dict[ReceiptPlace, int] = field(default_factory=dict)
     """Index of the event that was read."""
-    typing: dict[str, set[str]] = field(default_factory=dict)
+    typing: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By room, who types there and when they last said so."""
     ignored: dict[str, list[tuple[int, frozenset[str]]]] = field(default_factory=dict)
     """By user, from which step on they ignored whom."""
 
@@ -250,12 +256,19 @@ class World:
 
     def type(self, step: program.Typing) -> None:
         user, room = self._user(step), self._room(step)
-        body: Json = {"typing": step.typing}
+        self._put_typing(room.room_id, user, step.typing)
+        self.truth.typing.setdefault(room.room_id, {}).pop(user, None)
         if step.typing:
-            body["timeout"] = 120_000
-        self.call("PUT", path("rooms", room.room_id, "typing", user), self._token(step), body)
-        typing = self.truth.typing.setdefault(room.room_id, set())
-        (typing.add if step.typing else typing.discard)(user)
+            self.truth.typing[room.room_id][user] = time.monotonic()
+
+    def go_on_typing(self) -> None:
+        """Say again what would run out before long: a history may take its time."""
+        now = time.monotonic()
+        for room_id, typing in self.truth.typing.items():
+            for user, said in typing.items():
+                if now - said > _TYPES_FOR / 2:
+                    self._put_typing(room_id, user, True)
+                    typing[user] = now
 
     def store(self, step: program.Data) -> None:
         user = self._user(step)
@@ -375,7 +388,26 @@ class World:
         self._observe(room, written, optional=already)
         user = str(written.state_key)
         if room.membership(user, len(room.events)) != "join":
-            self.truth.typing.get(room.room_id, set()).discard(user)
+            was_typing = self.truth.typing.get(room.room_id, {}).pop(user, None) is not None
+            if was_typing and usual_workers() > 1:
+                # That is announced by the process where they began, after whoever wrote the event was answered.
+                wait_until(
+                    lambda: user not in self._typing_in(room.room_id), f"{user} left and types no more"
+                )
+
+    def _put_typing(self, room_id: str, user: str, typing: bool) -> None:
+        body: Json = {"typing": typing}
+        if typing:
+            body["timeout"] = round(_TYPES_FOR * 1000)
+        self.call("PUT", path("rooms", room_id, "typing", user), self._tokens[self.number(user)], body)
+
+    def _typing_in(self, room_id: str) -> list[str]:
+        """Who types there, as user 0 is told."""
+        wanted = {"room": {"rooms": [room_id], "timeline": {"limit": 1}}}
+        query = {"filter": json.dumps(wanted), "set_presence": "offline"}
+        rooms = self.call("GET", path("sync"), self._tokens[0], query=query)["rooms"]["join"]
+        news = [event for event in rooms[room_id]["ephemeral"]["events"] if event["type"] == "m.typing"]
+        return [user for event in news for user in event["content"]["user_ids"]]
 
     def _observe(self, room: RoomLog, written: Written, *, optional: bool = False) -> None:
         """Read from the room what a step wrote into it: that, and nothing else."""

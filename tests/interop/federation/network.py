@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Iterable, Iterator
 
-import psutil
+PATIENCE = 60.0
+"""Seconds that the thread of the doors has for anything."""
 
 
 class Network:
@@ -36,7 +38,7 @@ class Network:
 
             return await asyncio.start_server(enter, "127.0.0.1", port)
 
-        self._doors.append(asyncio.run_coroutine_threadsafe(opened(), self._loop).result(10))
+        self._doors.append(asyncio.run_coroutine_threadsafe(opened(), self._loop).result(PATIENCE))
 
     def knows(self, owner: str, pids: Iterable[int]) -> None:
         """Connections from those processes are the server's."""
@@ -47,16 +49,16 @@ class Network:
         names = set().union(*sides)
         together = {frozenset((a, b)) for side in sides for a in side for b in side}
         cut = {frozenset((a, b)) for a in names for b in names} - together
-        asyncio.run_coroutine_threadsafe(self._set_cut(cut), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._set_cut(cut), self._loop).result(PATIENCE)
 
     def heal(self) -> None:
         """Everybody reaches everybody."""
-        asyncio.run_coroutine_threadsafe(self._set_cut(set()), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._set_cut(set()), self._loop).result(PATIENCE)
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._loop.close()
 
     async def _close(self) -> None:
@@ -80,8 +82,8 @@ class Network:
     async def _enter(
         self, owner: str, behind: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        port = writer.get_extra_info("peername")[1]
-        caller = await self._loop.run_in_executor(None, self._caller, port)
+        theirs, ours = (writer.get_extra_info(name)[1] for name in ("peername", "sockname"))
+        caller = await self._loop.run_in_executor(None, self._caller, theirs, ours)
         pair = frozenset((owner, caller))
         if pair in self._cut:
             writer.transport.abort()
@@ -98,13 +100,26 @@ class Network:
         finally:
             self._passages.get(pair, set()).difference_update(held)
 
-    def _caller(self, port: int) -> str:
-        for pid, name in self._pids.items():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for connection in psutil.Process(pid).net_connections("tcp"):
-                    if connection.laddr and connection.laddr.port == port:
-                        return name
+    def _caller(self, theirs: int, ours: int) -> str:
+        """Who has the other end of a connection between those ports: told quickly, as a handshake waits for it."""
+        socket = f"socket:[{_inode(theirs, ours)}]"
+        for pid, name in list(self._pids.items()):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                    with contextlib.suppress(FileNotFoundError):
+                        if os.readlink(f"/proc/{pid}/fd/{descriptor}") == socket:
+                            return name
         return "somebody else"
+
+
+def _inode(near: int, far: int) -> str | None:
+    """Of the socket of this machine at port `near` that is connected to port `far`."""
+    with open("/proc/net/tcp", encoding="ascii") as connections:
+        for line in connections:
+            _, here, there, *more = line.split(maxsplit=10)
+            if here.endswith(f":{near:04X}") and there.endswith(f":{far:04X}"):
+                return more[6]
+    return None
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

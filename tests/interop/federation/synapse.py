@@ -79,7 +79,7 @@ class SynapseServer:
         if process is not None:
             process.terminate()
             try:
-                process.wait(30)
+                process.wait(120)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -100,10 +100,10 @@ class SynapseServer:
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while True:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.client_port}/health", timeout=5):
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.client_port}/health", timeout=30):
                     return
             except (urllib.error.URLError, OSError):
                 if self._process.poll() is not None or time.monotonic() > deadline:
@@ -144,7 +144,7 @@ class SynapseServer:
             "room_list_publication_rules": [{"action": "allow"}],
             "experimental_features": {"msc3266_enabled": True},
             "federation": {
-                "client_timeout": "20s",
+                "client_timeout": "60s",
                 "max_short_retry_delay": "1s",
                 "max_long_retry_delay": "5s",
             },
@@ -163,5 +163,5 @@ class SynapseServer:
 def _json(url: str, body: object = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=180) as answer:
         return json.loads(answer.read())

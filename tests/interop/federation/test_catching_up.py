@@ -32,11 +32,11 @@ def test_caught_up(federation: Federation, near: str, far: str) -> None:
     finally:
         stopped.start()
     # Who is heard of is tried again at once, however long the pause between attempts has become.
-    guest.call("GET", f"v3/profile/{host.user_id}")
+    guest.learns("GET", f"v3/profile/{host.user_id}")
     _miss_nothing(guest, other, room_id)
     guest.say(room_id, "back again")
     host.hears(room_id, "back again")
-    assert guest.state(room_id) == host.state(room_id)
+    guest.until(lambda me: me.state(room_id) == host.state(room_id), "agreeing on the state")
 
 
 def _go_on(host: Person, other: Person, room_id: str) -> None:

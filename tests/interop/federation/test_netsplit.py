@@ -46,7 +46,7 @@ class World:
             self.servers[name] = server
             server.process.launch()
         for name, server in self.servers.items():
-            server.process.wait_ready(timeout=180)
+            server.process.wait_ready()
             net.knows(name, server.process.serving_pids())
 
     def heal(self) -> None:

@@ -132,7 +132,7 @@ async function redact(alice, bob, roomId, eventId) {
 /** Typing on and off, and a read receipt, each seen by the other. */
 async function signal(alice, bob, roomId, eventId) {
     const typing = () => bob.getRoom(roomId).getMember(alice.getUserId())?.typing === true;
-    await alice.sendTyping(roomId, true, 20_000);
+    await alice.sendTyping(roomId, true, 60_000);
     await until(bob, "typing", typing);
     await alice.sendTyping(roomId, false, 0);
     await until(bob, "the end of typing", () => !typing());

@@ -3,7 +3,7 @@
 // The SDK's own log goes to standard error; standard output is the record, one JSON object per line.
 import * as sdk from "matrix-js-sdk";
 
-export const PATIENCE = 30_000;
+export const PATIENCE = 120_000;
 
 for (const level of ["trace", "debug", "log", "info", "warn"]) console[level] = (...what) => console.error(...what);
 
