@@ -18,7 +18,8 @@ def record_of(command: list[str], *arguments: str, timeout: float = 600.0) -> Re
             [*command, *arguments], capture_output=True, text=True, check=False, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
-        raise AssertionError(f"{command[-1]} hung after printing {error.stdout!r}") from None
+        log = (error.stderr or b"")[-12_000:]
+        raise AssertionError(f"{command[-1]} hung after printing {error.stdout!r}\n{log!r}") from None
     assert done.returncode == 0, f"{command[-1]} failed\n{done.stdout}\n{done.stderr[-12_000:]}"
     record: Record = {}
     for line in done.stdout.splitlines():

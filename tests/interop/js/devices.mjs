@@ -143,10 +143,16 @@ async function verify(ask, asked) {
     return shown.length === 2 && shown[0] === shown[1];
 }
 
+async function knows(one, other) {
+    const found = await one.getCrypto().getUserDeviceInfo([other.getUserId()]);
+    return found.get(other.getUserId())?.has(other.getDeviceId());
+}
+
 /** A second device of Bob's is verified by the first, and is given his secrets by it. */
 export async function verifyOwn(first, second) {
     const crypto = second.getCrypto();
     await crypto.userHasCrossSigningKeys(second.getUserId(), true);
+    await until(first, "the second device", () => knows(first, second), [...NEWS, CryptoEvent.DevicesUpdated]);
     const same = await verify(() => crypto.requestOwnUserVerification(), first);
     const ready = async () => (await crypto.isCrossSigningReady()) && (await crypto.getActiveSessionBackupVersion());
     await until(second, "the secrets", ready, [...NEWS, CryptoEvent.KeysChanged, CryptoEvent.KeyBackupStatus]);
