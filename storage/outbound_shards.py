@@ -13,6 +13,7 @@ from storage.destinations import shard_of
 CHANNEL = "outbound"
 """Notifications of processes that serve destinations; JSON objects."""
 
+_MINE = "SELECT shard FROM outbound_shards WHERE holder = %s ORDER BY shard FOR UPDATE"
 _HOLD = "SELECT o_shard, o_delivered_up_to, o_part FROM hold_outbound_shards(%s, %s, %s, %s)"
 # Of a shard that another process took meanwhile, that one knows; it cannot take one while this is written.
 _BEHIND = """
@@ -27,6 +28,9 @@ _LET_GO = """
 UPDATE outbound_shards s SET holder = NULL, until = '-infinity', delivered_up_to = x.delivered_up_to
 FROM json_to_recordset(%s) AS x(shard smallint, delivered_up_to bigint)
 WHERE s.shard = x.shard AND s.holder = %s
+"""
+_NOT_YET = """
+UPDATE outbound_shards SET holder = NULL, until = '-infinity' WHERE shard = ANY (%s::smallint[]) AND holder = %s
 """
 _LEAVE = "DELETE FROM outbound_processes WHERE origin = %s"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
@@ -59,13 +63,22 @@ class ShardStore:
         """Renew, and take free shards up to the even part. `marks`: up to where the destinations of the shards held
         until now have everything, but for those in `behind`, which from now on have it up to their own position (None:
         as far as the shard). `alone`: no other process uses the database, whatever its rows say.
+
+        A shard of `marks` that another process had meanwhile is not held, though it may be free again: what is in
+        memory of it is of no use any more. It can be taken the next time, when its loss is known for certain here.
         """
 
         async def work(txn: Transaction) -> Held:
+            mine = {row[0] for row in await txn.fetch("outbound_mine", _MINE, (self._origin,))}
             rows = await txn.fetch("outbound_hold", _HOLD, (self._origin, seconds, alone, _mark_rows(marks)))
+            held = {int(row[0]): int(row[1]) for row in rows}
+            lost = (marks.keys() & held.keys()) - mine
+            if lost:
+                await txn.execute("outbound_not_yet", _NOT_YET, (list(lost), self._origin))
             if behind:
                 await txn.execute("outbound_behind", _BEHIND, (_behind_rows(behind), self._origin))
-            return Held({int(row[0]): int(row[1]) for row in rows}, int(rows[0][2]) if rows else 0)
+            there = {shard: position for shard, position in held.items() if shard not in lost}
+            return Held(there, int(rows[0][2]) if rows else 0)
 
         return await self._database.transaction("outbound_hold", work)
 

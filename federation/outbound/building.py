@@ -18,7 +18,8 @@ from federation.outbound.leases import Leases
 from federation.outbound.loading import Loader
 from federation.outbound.metrics import OutboundMetrics
 from federation.outbound.outbox import Outbox
-from federation.outbound.sender import Progress, Sender
+from federation.outbound.progress import Progress
+from federation.outbound.sender import Sender
 from homeserver.needs import Protocol
 from homeserver.rooms.engine import RoomCache
 from homeserver.rooms.neighbours import Neighbours

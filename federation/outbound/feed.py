@@ -13,8 +13,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from federation.outbound.progress import Progress
 from federation.outbound.routing import destinations_of_recent, destinations_of_stored
-from federation.outbound.sender import Progress
 from federation.outbound.transaction import Pdu
 from homeserver.needs import Protocol
 from homeserver.rooms.engine import Room
@@ -97,7 +97,7 @@ class Feed:
         """Rooms with news above `taken`, and the newest position known of each."""
         self._unknown = 0
         """Up to here it is not known which rooms have news."""
-        self._joining: list[tuple[dict[int, int], Deferred[None]]] = []
+        self._joining: list[tuple[dict[int, int], Deferred[Collection[int]]]] = []
         self._call: Any = None
         self._running: Deferred[None] | None = None
         self._stopped = False
@@ -111,12 +111,22 @@ class Feed:
         self._soon(0)
         return ()
 
-    def join(self, shards: Mapping[int, int]) -> Deferred[None]:
-        """Offer to these shards what they are owed: everything since each one's position. Fires when that is done."""
-        done: Deferred[None] = Deferred()
+    def join(self, shards: Mapping[int, int]) -> Deferred[Collection[int]]:
+        """Offer to these shards what they are owed: everything since each one's position. Fires when that is done, with
+        those that did not leave meanwhile.
+        """
+        done: Deferred[Collection[int]] = Deferred()
         self._joining.append((dict(shards), done))
+        ahead = {shard: position for shard, position in shards.items() if position > self._progress.taken}
+        self._progress.ahead.update(ahead)
         self._soon(0)
         return done
+
+    def leave(self, shards: Collection[int]) -> None:
+        """These shards are offered nothing more of what they were owed."""
+        for places in (self._progress.ahead, *(joining for joining, _ in self._joining)):
+            for shard in shards:
+                places.pop(shard, None)
 
     async def stop(self) -> None:
         """Offer nothing more."""
@@ -171,16 +181,24 @@ class Feed:
                     found = [each for each in found if each[0].position <= upto]
                 found += await self._routed(events)
             found.sort(key=lambda each: each[0].position)  # those in memory were looked at room by room
-        # Taken over while the news were read: what is older goes first, and these with it (`_replay`).
+        # Taken over while the news were read: what is older goes first, and these with it (`_replay`). And whom another
+        # process served that was further has some of them.
         joining = {shard for shards, _ in self._joining for shard in shards}
+        ahead = self._progress.ahead
         for pdu, destinations in found:
-            here = (
-                [name for name in destinations if shard_of(name) not in joining] if joining else destinations
-            )
+            here = destinations
+            if joining or ahead:
+                here = [
+                    name
+                    for name in destinations
+                    if (shard := shard_of(name)) not in joining and pdu.position > ahead.get(shard, 0)
+                ]
             # First: a server that is caught up from now on, for want of memory, needs this one as well.
             self._progress.taken = pdu.position
             self._queues.offer(pdu, here)
         self._progress.taken = upto
+        for shard in [shard for shard, position in ahead.items() if position <= upto]:
+            del ahead[shard]
         self._moved = {key: position for key, position in self._moved.items() if position > upto}
 
     def _from_memory(self, after: int, upto: int, found: list[Found]) -> list[int]:
@@ -238,4 +256,4 @@ class Feed:
                 for shard, position in shards.items():
                     shards[shard] = max(position, after)
             del self._joining[0]
-            done.callback(None)
+            done.callback(shards.keys())

@@ -104,7 +104,7 @@ class Lane:
 
     def offer(self, pdu: Pdu, room_for_it: bool) -> int:
         """A new event; by how much the number of those waiting changed."""
-        if self.behind is not None and self.goal is None:
+        if self.behind is not None and (self.goal is None or pdu.position <= self.goal):
             return 0  # to be found in the database
         held, size = self._held, weight(pdu)
         if (

@@ -3,7 +3,8 @@
 
 Every few seconds one transaction keeps the books (up to where each shard's servers have everything, and who is behind)
 and renews the leases. Processes on one database share the shards evenly; one that stops gives its own back at once, one
-that dies loses them after `LEASE`. While it is uncertain whether a lease still holds, nothing is sent.
+that dies loses them after `LEASE`. While it is uncertain whether a lease still holds, nothing is sent. Who stood still
+and lost shards forgets what it knew of their servers, and takes them over anew if they are free.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Serving(Protocol):
 
     def serve(self, shards: Collection[int]) -> None: ...
     def drop(self, shards: Collection[int]) -> None: ...
-    def go_on(self, may_start: bool) -> None: ...
+    def go_on(self, seconds: float) -> None: ...
     def behind(self, destinations: Iterable[tuple[str, int]]) -> None: ...
     def kept(self, destinations: Iterable[str]) -> None: ...
     def is_sending(self, shard: int) -> bool: ...
@@ -92,7 +93,8 @@ class Serving(Protocol):
 class Joining(Protocol):
     """What is needed of the feed."""
 
-    def join(self, shards: Mapping[int, int]) -> Deferred[None]: ...
+    def join(self, shards: Mapping[int, int]) -> Deferred[Collection[int]]: ...
+    def leave(self, shards: Collection[int]) -> None: ...
 
 
 class Leases:
@@ -131,7 +133,6 @@ class Leases:
         """Units may be kept that were told to nobody who serves their servers."""
         self._looked_at = 0.0
         self._renew_call: Any = None
-        self._lapse_call: Any = None
         self._renewing: Deferred[None] | None = None
         self._again = False
         self._stopped = False
@@ -158,9 +159,8 @@ class Leases:
     async def stop(self) -> None:
         """Give everything back."""
         self._stopped = True
-        for call in (self._renew_call, self._lapse_call):
-            if call is not None and call.active():
-                call.cancel()
+        if self._renew_call is not None and self._renew_call.active():
+            self._renew_call.cancel()
         if self._renewing is not None:
             await self._renewing
         self._sender.stop()
@@ -220,43 +220,42 @@ class Leases:
         held = await self._store.hold(LEASE, marks, told, alone=self._alone)
         self._sender.booked(told)
         self._left_behind.clear()
-        self._relied_on_until(began + LEASE - MARGIN)
+        self._sender.go_on(began + LEASE - MARGIN - self._clock.seconds())
         here = self._held | self._joining.keys() | self._leaving.keys()
-        lost = here - held.shards.keys()
-        if lost:
-            logger.warning("lost the lease of some destinations", extra={"fields": {"shards": len(lost)}})
-            self._sender.drop(lost & (self._held | self._joining.keys()))
-            self._held -= lost
-            for shard in lost:
-                self._joining.pop(shard, None)
-                self._leaving.pop(shard, None)
+        self._lose(here - held.shards.keys())
         gained = {shard: mark for shard, mark in held.shards.items() if shard not in here}
         if gained:
             await self._take_over(gained)
         await self._share(len(held.shards) - held.part)
 
-    def _relied_on_until(self, end: float) -> None:
-        if self._lapse_call is not None and self._lapse_call.active():
-            self._lapse_call.cancel()
-        left = end - self._clock.seconds()
-        self._sender.go_on(left > 0 and not self._stopped)
-        if left > 0 and not self._stopped:
-            self._lapse_call = self._clock.callLater(left, self._sender.go_on, False)
+    def _lose(self, lost: Collection[int]) -> None:
+        """Another process has these, or had them meanwhile."""
+        if not lost:
+            return
+        logger.warning("lost the lease of some destinations", extra={"fields": {"shards": len(lost)}})
+        self._feed.leave(lost)
+        self._sender.drop(lost)
+        self._held.difference_update(lost)
+        for shard in lost:
+            self._joining.pop(shard, None)
+            self._leaving.pop(shard, None)
+        self._again = True  # they may be free
 
     async def _take_over(self, shards: Mapping[int, int]) -> None:
         """Serve these, from where they were left."""
         behind = await self._destinations.behind(list(shards))
+        joining = self._feed.join(shards)
         self._sender.serve(shards.keys())
         self._joining.update(shards)
         self._sender.behind(behind)
         self._look_due = True  # what was told before is told to nobody
 
-        def joined(_result: object) -> None:
-            for shard in shards:
+        def joined(there: Collection[int]) -> None:
+            for shard in there:
                 if self._joining.pop(shard, None) is not None:
                     self._held.add(shard)
 
-        self._feed.join(shards).addCallbacks(joined, lambda _cancelled: None)
+        joining.addCallbacks(joined, lambda _cancelled: None)
 
     async def _look(self) -> None:
         """Wake the servers that units are kept for. What is kept from now on is told."""

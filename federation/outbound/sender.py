@@ -12,13 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from federation.client.errors import BackingOff, NotAsked, Unreachable
 from federation.outbound.delivery import Outcome
 from federation.outbound.lane import Held, Lane
 from federation.outbound.loading import Load, Loader
+from federation.outbound.progress import Progress
 from federation.outbound.retries import Retries
 from federation.outbound.transaction import MOST_BYTES, Edu, Item, Pdu
 from homeserver.needs import Protocol
@@ -58,12 +58,6 @@ class Delivers(Protocol):
     async def deliver(self, destination: str, items: Sequence[Item]) -> Outcome: ...
 
 
-class Progress(Struct):
-    """How far the feed is: every event at or below `taken` was offered, or is being offered."""
-
-    taken: int
-
-
 class Sender:
     """One per process."""
 
@@ -87,7 +81,8 @@ class Sender:
         self._now = now
         self._retries = Retries(scheduler=scheduler, now=now, due=self._due)
         self._shards: set[int] = set()
-        self._may_start = False
+        self._ours_until = 0.0
+        self._stopped = False
         self._held = Held(most_bytes // 2)
         self._most_loaded = most_bytes // 2
         self._loaded = 0
@@ -274,7 +269,7 @@ class Sender:
         try:
             had_kept = name in self._keeping
             self._keeping.discard(name)  # what is added from here on is found by the next look
-            lane.begin_catching_up(self._progress.taken)
+            lane.begin_catching_up(self._progress.of(shard_of(name)))
             load = await self._loader.load(lane, kept=had_kept, room=room)
             self._loaded += load.weight - taken
             taken = load.weight
@@ -283,6 +278,11 @@ class Sender:
             if load.more_kept:
                 self._keeping.add(name)
             if not load.items:
+                return
+            if (
+                self._now() >= self._ours_until
+            ):  # it took that long to load; another process may be sending it
+                self._take_back(lane, load)
                 return
             outcome = await self._delivery.deliver(name, load.items)
             await self._settle(lane, load, outcome)
@@ -318,13 +318,17 @@ class Sender:
         else:
             self._availability.refused(name, failure.reason)
         if failure is not None and not lane.retired:
-            if load.kept_ids:
-                self._keeping.add(name)
-            lane.take_back()
+            self._take_back(lane, load)
             if self._may_send_at(name) <= self._now():
                 self._paused[name] = self._now() + OWN_TROUBLE_PAUSE
         if kept:
             await self._loader.forget(name, kept)
+
+    def _take_back(self, lane: Lane, load: Load) -> None:
+        """What is left of the load did not arrive."""
+        if load.kept_ids and not lane.retired:
+            self._keeping.add(lane.name)
+        lane.take_back()
 
     # Serving, and the books.
 
@@ -332,10 +336,15 @@ class Sender:
         """Take on these shards: from now on their servers' events are offered here."""
         self._shards.update(shards)
 
-    def go_on(self, may_start: bool) -> None:
-        """Whether transactions may be started: not while it is uncertain whose the shards are."""
-        self._may_start = may_start
+    def go_on(self, seconds: float) -> None:
+        """For how long transactions may be started: not while it is uncertain whose the shards are."""
+        self._ours_until = self._now() + seconds * 1000
         self._pump()
+
+    @property
+    def _may_start(self) -> bool:
+        """Asks the clock, since a process that stood still may come here before it comes to any timer."""
+        return not self._stopped and self._now() < self._ours_until
 
     def drop(self, shards: Collection[int]) -> None:
         """These shards are another process's."""
@@ -376,7 +385,7 @@ class Sender:
     def books(self, shards: Collection[int]) -> tuple[dict[int, int], list[tuple[str, int | None]]]:
         """Up to where all servers of each shard have everything, but for those of whom the database knows, or is to be
         told: those, with their own positions (None: no longer behind)."""
-        marks = dict.fromkeys(shards, self._progress.taken)
+        marks = {shard: self._progress.of(shard) for shard in shards}
         told = [(name, self._position(name)) for name in self._unrecorded if shard_of(name) in marks]
         self._unrecorded.difference_update(name for name, at in told if at == self._recorded.get(name))
         told = [(name, at) for name, at in told if at != self._recorded.get(name)]
@@ -421,7 +430,7 @@ class Sender:
 
     def stop(self) -> None:
         """Start nothing more."""
-        self._may_start = False
+        self._stopped = True
         self._retries.stop()
 
     @property

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from federation.outbound.feed import Feed, Found
-from federation.outbound.sender import Progress
+from federation.outbound.progress import Progress
 from federation.outbound.transaction import Pdu
 from homeserver.stream.changes import Change
 from storage.destinations import shard_of

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 import pytest
@@ -23,7 +23,8 @@ from federation.outbound.leases import (
     WaitingServers,
 )
 from federation.outbound.loading import Loader, MissedEvents
-from federation.outbound.sender import Progress, Sender
+from federation.outbound.progress import Progress
+from federation.outbound.sender import Sender
 from federation.outbound.transaction import Item
 from storage.database import DatabaseUnavailable
 from storage.destinations import SHARDS, Behind
@@ -69,7 +70,7 @@ class IdleSender:
 
     def booked(self, told: object) -> None: ...
 
-    def go_on(self, may_start: bool) -> None: ...
+    def go_on(self, seconds: float) -> None: ...
 
     def stop(self) -> None: ...
 
@@ -149,8 +150,10 @@ class Network:
 
     def delivered(self, _name: str) -> None: ...
 
-    def join(self, _shards: Mapping[int, int]) -> Deferred[None]:
-        return succeed(None)
+    def join(self, shards: Mapping[int, int]) -> Deferred[Collection[int]]:
+        return succeed(shards.keys())
+
+    def leave(self, _shards: Collection[int]) -> None: ...
 
 
 def process(clock: Clock, table: Table, network: Network) -> tuple[Sender, Leases]:

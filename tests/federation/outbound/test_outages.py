@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 from federation.client.errors import NotAsked
 from federation.outbound.delivery import Outcome
 from federation.outbound.loading import Loader
-from federation.outbound.sender import Progress, Sender
+from federation.outbound.progress import Progress
+from federation.outbound.sender import Sender
 from federation.outbound.transaction import Pdu
 from storage.database import Database
 from storage.destinations import SHARDS, DestinationStore
@@ -273,7 +274,7 @@ async def test_thousands_of_dead_servers_cost_almost_nothing() -> None:
         most_bytes=2**20,
     )
     sender.serve(range(SHARDS))
-    sender.go_on(True)
+    sender.go_on(3600)
     names = [f"s{n}.test" for n in range(5000)]
     for position in range(11, 31):
         progress.taken = position
