@@ -71,7 +71,8 @@ class Availability:
     ) -> None:
         """`origin` names this process; `now` gives milliseconds since 1970, `random` a number from 0 to 1.
 
-        `heard` must be called with what the channel `destinations` says.
+        `heard` must be called with what the channel `destinations` says, `interrupted` when some of it may have been
+        missed.
         """
         self._origin = origin
         self._store = store
@@ -82,6 +83,12 @@ class Availability:
         self._spoke_at: OrderedDict[str, int] = OrderedDict()
         self._succeeded_at: OrderedDict[str, int] = OrderedDict()
         self._unwritten: dict[str, Standing] = {}
+        self._on_the_way: set[str] = set()
+        """Written, or about to be, and not heard of yet: what others say of these until then was written before."""
+        self._missed = False
+        """Something may have been told that was not heard."""
+        self._new: set[str] | None = None
+        """While the database is read: of whom something was learnt since, which may be newer than what is read."""
         self._write_call: Any = None
         self._writing: Deferred[None] | None = None
         self._stopped = False
@@ -93,8 +100,12 @@ class Availability:
     async def start(self) -> None:
         """Remember what is kept."""
         await self._store.forget_old(self._now())
-        for standing in await self._store.in_trouble(MOST_KNOWN):
-            self._standings.setdefault(standing.server_name, standing)
+        await self._read()
+
+    def interrupted(self) -> None:
+        """The channel is listened to again, and something may have been told in between."""
+        self._missed = True
+        self._write_soon()
 
     async def stop(self) -> None:
         """Write what is not written yet."""
@@ -207,23 +218,24 @@ class Availability:
         self._tell(destination)
 
     def heard(self, payload: str) -> None:
-        """A notification of the channel; our own are known already.
+        """A notification of the channel. They come in the order in which what they tell was written, our own as well.
 
-        Who sent it had not heard yet what is unwritten here. Of the two that by which the server is tried sooner
-        counts: an attempt in vain costs little, a pause may be a day.
+        Who sent it had not heard yet what is unwritten here, or on its way. Of the two that by which the server is
+        tried sooner counts: an attempt in vain costs little, a pause may be a day.
         """
         origin, standings = heard(payload)
         if origin == self._origin:
+            self._on_the_way.difference_update(told.server_name for told in standings)
             return
         for told in standings:
             name = told.server_name
-            before = self.may_send_at(name)
-            if name in self._unwritten and before <= max(told.retry_at, told.send_again_at):
+            on_the_way = name in self._on_the_way
+            if (name in self._unwritten or on_the_way) and not self._sooner(told):
                 continue
             self._unwritten.pop(name, None)
-            self._remember(told)
-            if self.may_send_at(name) < before:
-                self._tell(name)
+            self._learn(told)
+            if on_the_way:  # what was written here comes after it, and is what all others will believe
+                self._put(told)
 
     # Keeping.
 
@@ -234,6 +246,16 @@ class Availability:
         for watcher in self._watchers:
             watcher(destination)
 
+    def _sooner(self, told: Standing) -> bool:
+        """Whether it may be sent to sooner by what is told than by what is known."""
+        return max(told.retry_at, told.send_again_at) < self.may_send_at(told.server_name)
+
+    def _learn(self, told: Standing) -> None:
+        sooner = self._sooner(told)
+        self._remember(told)
+        if sooner:
+            self._tell(told.server_name)
+
     def _put(self, standing: Standing) -> None:
         self._remember(standing)
         self._unwritten[standing.server_name] = standing
@@ -241,6 +263,8 @@ class Availability:
 
     def _remember(self, standing: Standing) -> None:
         name = standing.server_name
+        if self._new is not None:
+            self._new.add(name)
         if standing.is_well:
             self._standings.pop(name, None)
             return
@@ -255,20 +279,48 @@ class Availability:
 
     def _begin_write(self) -> None:
         self._write_call = None
-        self._writing = Deferred.fromCoroutine(self._write())
+        self._writing = Deferred.fromCoroutine(self._read_and_write())
         self._writing.addBoth(self._written)
 
     def _written(self, _result: object) -> None:
         self._writing = None
-        if self._unwritten:
+        if self._unwritten or self._missed:
             self._write_soon()
+
+    async def _read_and_write(self) -> None:
+        if self._missed:
+            self._missed = False
+            try:
+                await self._read()
+            except Exception:
+                self._missed = True
+                logger.warning("how other servers are could not be read; it will be", exc_info=True)
+        if self._unwritten:
+            await self._write()
+
+    async def _read(self) -> None:
+        """Believe what is kept, but of those of whom something newer is known. Nothing is written meanwhile."""
+        self._on_the_way.clear()
+        self._new = new = set(self._unwritten)
+        try:
+            kept = {each.server_name: each for each in await self._store.in_trouble(MOST_KNOWN)}
+        finally:
+            self._new = None
+        for name in kept.keys() - new:
+            self._learn(kept[name])
+        if len(kept) < MOST_KNOWN:  # all of them
+            for name in self._standings.keys() - kept.keys() - new:
+                self._learn(Standing(name))
 
     async def _write(self) -> None:
         portion = [self._unwritten.pop(name) for name in list(self._unwritten)[:PORTION]]
+        names = {standing.server_name for standing in portion}
+        self._on_the_way |= names
         try:
             await self._store.put_standings(portion)
         except Exception:
             logger.warning("how other servers are could not be kept", exc_info=True)
+            self._on_the_way -= names
             for standing in portion:
                 known = self._standings.get(standing.server_name)
                 if known is (None if standing.is_well else standing):  # nothing was heard since

@@ -27,7 +27,9 @@ _COLUMNS = "server_name, failures, failing_since, retry_at, refusals, send_again
 _IN_TROUBLE = f"SELECT {_COLUMNS} FROM destinations WHERE failures > 0 OR refusals > 0 LIMIT %s"  # noqa: S608
 _BEHIND = """SELECT server_name, delivered_up_to FROM destinations
     WHERE shard = ANY (%s::smallint[]) AND delivered_up_to IS NOT NULL"""
+# Written and told at once: who hears of it in another order than it was written in would believe something else.
 _PUT_STANDINGS = f"""
+WITH put AS (
 INSERT INTO destinations ({_COLUMNS}, shard)
 SELECT {_COLUMNS}, shard FROM json_to_recordset(%s) AS x(
     server_name text, failures int, failing_since bigint, retry_at bigint, refusals int, send_again_at bigint,
@@ -38,8 +40,8 @@ ON CONFLICT (server_name) DO UPDATE SET failures = excluded.failures, failing_si
     reason = CASE WHEN excluded.failures > 0 OR excluded.refusals > 0
         THEN coalesce(excluded.reason, destinations.reason) END,
     last_success = coalesce(excluded.last_success, destinations.last_success)
+) SELECT count(pg_notify(%s, payload)) FROM unnest(%s::text[]) AS payload
 """  # noqa: S608
-_TELL = "SELECT count(pg_notify(%s, payload)) FROM unnest(%s::text[]) AS payload"
 _FORGET = """
 DELETE FROM destinations d WHERE delivered_up_to IS NULL AND coalesce(failing_since, last_success, 0) < %s
     AND NOT EXISTS (SELECT FROM outgoing_edus e WHERE e.server_name = d.server_name)
@@ -98,15 +100,15 @@ class DestinationStore:
         return [Behind._make(row) for row in rows]
 
     async def put_standings(self, standings: Sequence[Standing]) -> None:
-        """Keep how servers are, and tell the other processes."""
+        """Keep how servers are, and tell all processes, this one too, in the order in which it is kept."""
         if not standings:
             return
         rows = [{**asdict(each), "shard": shard_of(each.server_name)} for each in standings]
-        await self._database.execute("destinations_put_standings", _PUT_STANDINGS, (JsonRows(rows),))
         payloads = [
             _payload(self._origin, standings[start : start + 20]) for start in range(0, len(standings), 20)
         ]
-        await self._database.fetch_one("destinations_tell", _TELL, (CHANNEL, payloads), retry=False)
+        params = (JsonRows(rows), CHANNEL, payloads)
+        await self._database.fetch_one("destinations_put_standings", _PUT_STANDINGS, params, retry=False)
 
     async def forget_old(self, now: int) -> int:
         """Drop the rows of servers that were neither reached nor tried for a month and are owed nothing."""

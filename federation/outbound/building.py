@@ -83,7 +83,7 @@ async def start_availability(
         now=now,
         random=random.random,
     )
-    await database.listen(DESTINATIONS, availability.heard)
+    await database.listen(DESTINATIONS, availability.heard, availability.interrupted)
     await availability.start()
     return availability
 
