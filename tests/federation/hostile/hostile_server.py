@@ -27,6 +27,7 @@ from homeserver.protocol.events import Event
 from tests.federation.certificates import Leaf
 from tests.federation.servers import Received, RemoteServer, make_key, now_ms
 from tests.interop.federation.people import PATIENCE
+from tests.serving import free_port
 
 Json = dict[str, Any]
 Writing = Callable[["Connection"], None]
@@ -218,9 +219,11 @@ def saying(data: bytes) -> Callable[[Received], Writing]:
 
 @contextmanager
 def listening(ours: str, leaf: Leaf, ca_file: Path, host: str = "localhost") -> Iterator[HostileServer]:
-    """A hostile server until the block ends."""
+    """A hostile server until the block ends. Its port, and so its name, is none that another had before: ours remembers
+    the keys of whoever it was.
+    """
     ended = threading.Event()
-    door = _Door(("127.0.0.1", 0), ended)
+    door = _Door(("127.0.0.1", free_port()), ended)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(leaf.certificate, leaf.private_key)
     door.socket = context.wrap_socket(door.socket, server_side=True, do_handshake_on_connect=False)
