@@ -7,9 +7,12 @@ Owns the tables `inbound_pdus` and `inbound_rooms`. How an event gets what it la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from storage.database import Database, JsonRows
+
+EARLY: Final = -1
+"""`attempts` of an event that came before this server was in its room. It is only handed out as such."""
 
 
 class WaitingPdu(NamedTuple):
@@ -37,8 +40,8 @@ _KEEP = """WITH x AS MATERIALIZED (
         SELECT (SELECT count(*) FROM inbound_pdus WHERE room_id = %(room_id)s) AS of_room,
             (SELECT count(*) FROM inbound_pdus WHERE origin = %(origin)s) AS of_origin
     ), kept AS (
-        INSERT INTO inbound_pdus (room_id, event_id, origin, depth, pdu)
-        SELECT %(room_id)s, x.event_id, %(origin)s, x.depth, x.pdu FROM x, there
+        INSERT INTO inbound_pdus (room_id, event_id, origin, depth, pdu, attempts)
+        SELECT %(room_id)s, x.event_id, %(origin)s, x.depth, x.pdu, %(attempts)s FROM x, there
         WHERE there.of_room + x.n <= %(per_room)s AND there.of_origin + x.n <= %(per_origin)s
         ON CONFLICT (room_id, event_id) DO NOTHING
         RETURNING event_id
@@ -49,18 +52,24 @@ _KEEP = """WITH x AS MATERIALIZED (
 # Servers take turns, so that one with many events does not hold up the others' in the room.
 _DUE = """SELECT event_id, origin, attempts, pdu FROM (
         SELECT *, row_number() OVER (PARTITION BY origin ORDER BY depth, id) AS turn
-        FROM inbound_pdus WHERE room_id = %s AND not_before <= now()
+        FROM inbound_pdus WHERE room_id = %s AND not_before <= now() AND attempts >= 0
     ) AS p ORDER BY turn, depth, id LIMIT %s"""
 
 _BY_IDS = """SELECT event_id, origin, attempts, pdu FROM inbound_pdus
-    WHERE room_id = %s AND event_id = ANY (%s::text[])"""
+    WHERE room_id = %s AND event_id = ANY (%s::text[]) AND attempts >= 0"""
+
+_EARLY = """SELECT event_id, origin, attempts, pdu FROM inbound_pdus
+    WHERE room_id = %s AND attempts < 0 ORDER BY depth, id LIMIT %s"""
+
+_ADMIT = """UPDATE inbound_pdus SET attempts = 0
+    WHERE room_id = %s AND event_id = ANY (%s::text[]) AND attempts < 0"""
 
 _DUE_ROOMS = """SELECT DISTINCT p.room_id FROM inbound_pdus p LEFT JOIN inbound_rooms r USING (room_id)
     WHERE p.not_before <= now() AND (r.room_id IS NULL OR r.leased_until < now()) LIMIT %s"""
 
 _DROP = "DELETE FROM inbound_pdus WHERE room_id = %s AND event_id = ANY (%s::text[])"
 
-_DROP_ROOM = "DELETE FROM inbound_pdus WHERE room_id = %s"
+_DROP_ROOM = "DELETE FROM inbound_pdus WHERE room_id = %s AND attempts >= 0"
 
 _POSTPONE = """UPDATE inbound_pdus SET attempts = attempts + %s, not_before = now() + make_interval(secs => %s)
     WHERE room_id = %s AND event_id = ANY (%s::text[])"""
@@ -98,8 +107,12 @@ class InboundPduStore:
         *,
         per_room: int,
         per_origin: int,
+        early: bool = False,
     ) -> set[str]:
-        """Store (event id, depth, JSON) durably, within bounds; gives the ids of those that are there now."""
+        """Store (event id, depth, JSON) durably, within bounds; gives the ids of those that are there now.
+
+        `early`: this server is not in the room yet.
+        """
         rows = JsonRows([{"event_id": each[0], "depth": each[1], "pdu": each[2]} for each in pdus])
         found = await self._database.fetch(
             "inbound_pdus_keep",
@@ -110,22 +123,32 @@ class InboundPduStore:
                 "origin": origin,
                 "per_room": per_room,
                 "per_origin": per_origin,
+                "attempts": EARLY if early else 0,
             },
         )
         return {str(row[0]) for row in found}
 
     async def due(self, room_id: str, limit: int) -> list[WaitingPdu]:
-        """A room's events to be worked on now, in the order to do so."""
+        """A room's events to be worked on now, in the order to do so; early ones are not."""
         rows = await self._database.fetch("inbound_pdus_due", _DUE, (room_id, limit))
         return [WaitingPdu._make(row) for row in rows]
 
     async def by_ids(self, room_id: str, event_ids: Sequence[str]) -> list[WaitingPdu]:
-        """Those of the events that wait in the room, due or not."""
+        """Those of the events that wait in the room, due or not; early ones do not yet."""
         rows = await self._database.fetch("inbound_pdus_by_ids", _BY_IDS, (room_id, list(event_ids)))
         return [WaitingPdu._make(row) for row in rows]
 
+    async def early(self, room_id: str, limit: int) -> list[WaitingPdu]:
+        """Some of a room's early events."""
+        rows = await self._database.fetch("inbound_pdus_early", _EARLY, (room_id, limit))
+        return [WaitingPdu._make(row) for row in rows]
+
+    async def admit(self, room_id: str, event_ids: Sequence[str]) -> None:
+        """Those of the events that are early wait as all others do from now on."""
+        await self._database.execute("inbound_pdus_admit", _ADMIT, (room_id, list(event_ids)))
+
     async def due_rooms(self, limit: int) -> list[str]:
-        """Rooms with events to be worked on that no process works at."""
+        """Rooms with events to be worked on, early ones too, that no process works at."""
         return [str(row[0]) for row in await self._database.fetch("inbound_rooms_due", _DUE_ROOMS, (limit,))]
 
     async def drop(self, room_id: str, event_ids: Sequence[str]) -> None:
@@ -133,7 +156,7 @@ class InboundPduStore:
         await self._database.execute("inbound_pdus_drop", _DROP, (room_id, list(event_ids)))
 
     async def drop_room(self, room_id: str) -> int:
-        """Nothing waits in the room any longer; gives how many did."""
+        """Nothing waits in the room any longer but what is early; gives how many did."""
         return await self._database.execute("inbound_pdus_drop_room", _DROP_ROOM, (room_id,))
 
     async def postpone(

@@ -14,12 +14,13 @@ from twisted.internet.task import LoopingCall
 from federation.client.calls import FederationCalls
 from federation.inbound.backlog import Backlog
 from federation.inbound.budgets import Budget, OriginCosts
+from federation.inbound.early import EarlyEvents, Strays
 from federation.inbound.edus import EduDispatcher, EduHandlers
 from federation.inbound.gaps import GapFiller, GapIntake
 from federation.inbound.live_rooms import Arrivals, LiveRooms
 from federation.inbound.missing import EventFetcher, OutlierIntake
 from federation.inbound.reading import PduReader
-from federation.inbound.rooms import InboundRooms, Strays
+from federation.inbound.rooms import InboundRooms
 from federation.inbound.transactions import InboundTransactions
 from homeserver.needs import Protocol
 from storage.database import Database
@@ -81,6 +82,14 @@ class Inbound(Struct, frozen=True):
             store=pdus,
             filler=GapFiller(
                 fetcher=fetcher, intake=intake, known=pdus, waiting=pdus, server_name=server_name
+            ),
+            early=EarlyEvents(
+                store=pdus,
+                rooms=rooms,
+                reader=reader,
+                arrivals=arrivals,
+                strays=strays,
+                server_name=server_name,
             ),
             rooms=rooms,
             costs=costs,

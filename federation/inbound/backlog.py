@@ -63,6 +63,13 @@ class Filler(Protocol):
     ) -> Verdict: ...
 
 
+class Early(Protocol):
+    """See `federation.inbound.early.EarlyEvents`."""
+
+    async def settled(self, room_id: str) -> None: ...
+    async def admit(self, room_id: str) -> None: ...
+
+
 class Backlog:
     """One per process; `worker` tells it from the others."""
 
@@ -72,6 +79,7 @@ class Backlog:
         *,
         store: InboundPduStore,
         filler: Filler,
+        early: Early,
         rooms: LiveRooms,
         costs: OriginCosts,
         new_budget: Callable[[], Budget],
@@ -81,6 +89,7 @@ class Backlog:
         self._reactor = reactor
         self._store = store
         self._filler = filler
+        self._early = early
         self._rooms = rooms
         self._costs = costs
         self._new_budget = new_budget
@@ -88,6 +97,8 @@ class Backlog:
         self._worker = worker
         self._slots = DeferredSemaphore(ROOMS_AT_ONCE)
         self._running: dict[str, Deferred[None]] = {}
+        self._unsettled: set[str] = set()
+        """Those that it is waited for first whether this server comes into the room."""
         self._news: dict[str, Deferred[None]] = {}
         """Fired when something new is kept for a room that is being worked on."""
         self._stopping = False
@@ -96,14 +107,20 @@ class Backlog:
 
     # From outside
 
-    async def keep(self, origin: str, room_id: str, events: Sequence[Incoming]) -> set[str]:
-        """Have the events wait, durably; gives the ids of those that do. The others are too many."""
+    async def keep(
+        self, origin: str, room_id: str, events: Sequence[Incoming], *, early: bool = False
+    ) -> set[str]:
+        """Have the events wait, durably; gives the ids of those that do. The others are too many.
+
+        `early`: this server is only about to be in the room.
+        """
         kept = await self._store.keep(
             room_id,
             origin,
             [(each.event.event_id, each.event.depth, each.json) for each in events],
             per_room=MOST_PER_ROOM,
             per_origin=MOST_PER_ORIGIN,
+            early=early,
         )
         if kept:
             self._wake(room_id)
@@ -146,7 +163,7 @@ class Backlog:
 
     async def _look(self) -> None:
         try:
-            for room_id in await self._store.due_rooms(ROOMS_AT_ONCE * 2):
+            for room_id in await self._store.due_rooms(ROOMS_AT_ONCE * 2 + len(self._unsettled)):
                 self._wake(room_id)
         except Exception:
             log.exception("looking for waiting events failed; it is tried again")
@@ -164,19 +181,16 @@ class Backlog:
             self._running[room_id] = running
 
     async def _work_in(self, room_id: str) -> None:
-        """Work on a room until nothing is due there that another process has not in hand."""
+        """Work on a room until nothing is there to be done that another process has not in hand."""
         try:
-            await self._slots.acquire()
-            try:
-                while await self._store.lease(room_id, self._worker, _LEASE):
-                    try:
-                        await self._clear(room_id)
-                    finally:
-                        await self._store.release(room_id, self._worker)
-                    if not await self._store.due(room_id, 1):
-                        break
-            finally:
-                self._slots.release()
+            going_on = True
+            while going_on:
+                await self._settled(room_id)
+                await self._slots.acquire()
+                try:
+                    going_on = await self._work_leased(room_id)
+                finally:
+                    self._slots.release()
         except CancelledError:
             if not self._stopping:
                 raise
@@ -184,6 +198,25 @@ class Backlog:
             log.exception("working on waiting events of %s failed; it is tried again", room_id)
         finally:
             self._running.pop(room_id, None)
+
+    async def _work_leased(self, room_id: str) -> bool:
+        """Whether there is more to do afterwards."""
+        if not await self._store.lease(room_id, self._worker, _LEASE):
+            return False
+        try:
+            await self._early.admit(room_id)
+            await self._clear(room_id)
+        finally:
+            await self._store.release(room_id, self._worker)
+        return bool(await self._store.due(room_id, 1) or await self._store.early(room_id, 1))
+
+    async def _settled(self, room_id: str) -> None:
+        """Wait, without holding up others, until this server is in the room or does not come in."""
+        self._unsettled.add(room_id)
+        try:
+            await self._early.settled(room_id)
+        finally:
+            self._unsettled.discard(room_id)
 
     async def _clear(self, room_id: str) -> None:
         """Work through what is due, one event after another; but one of a slow server is not waited for."""

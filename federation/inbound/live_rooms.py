@@ -43,8 +43,12 @@ class LiveRooms(Protocol):
 
 
 class Arrivals(Protocol):
-    """Knows of rooms that are being joined."""
+    """Knows of rooms that are being joined, or knocked on."""
 
     def under_way(self, room_id: str) -> Awaitable[object] | None:
         """Something to wait for until the join has ended, well or not; None if none is under way."""
+        ...
+
+    def version(self, room_id: str) -> RoomVersion | None:
+        """The version of a room that is being joined, by what was said of it; None if that is not known."""
         ...

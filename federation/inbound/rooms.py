@@ -3,7 +3,8 @@
 
 Owns which events of which server a room takes at all (who is in it, access control lists), the order within a room and
 the fairness between servers and rooms. An event whose parents are known is in the room when its sender is answered;
-any other waits in the backlog, and so does one whose room is slow to take it, so that no room holds up another.
+any other waits in the backlog, and so does one whose room is slow to take it, or slow to be joined, so that no room
+holds up another.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from prometheus_client import Counter
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as TookTooLong
 
+from federation.inbound.early import Strays
 from federation.inbound.live_rooms import Arrivals, LiveRoom, LiveRooms
 from federation.inbound.ordering import by_prev, named_first
 from federation.inbound.reading import PduReader
 from homeserver.needs import Protocol
+from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
 from storage.database import ConnectionLost, DatabaseUnavailable
 
@@ -34,8 +37,8 @@ MOST_QUEUED: Final = 500
 """Events queued for one room in memory; what comes beyond waits in the backlog."""
 PATIENCE: Final = 10.0
 """Seconds until events that their room has not taken are left to the backlog."""
-ARRIVAL_PATIENCE: Final = 45.0
-"""Seconds that events are held while their room is being joined."""
+ARRIVAL_PATIENCE: Final = 10.0
+"""Seconds that the first events of a room that is being joined are held; then it is slow, and all are kept at once."""
 
 _NO_DATABASE: Final = (ConnectionLost, DatabaseUnavailable)
 
@@ -52,15 +55,9 @@ class EventIntake(Protocol):
 class Waiting(Protocol):
     """See `federation.inbound.backlog.Backlog`."""
 
-    async def keep(self, origin: str, room_id: str, events: Sequence[Incoming]) -> set[str]: ...
-
-
-class Strays(Protocol):
-    """Takes events of rooms that nobody here is in: the end of an invitation or a knock."""
-
-    async def stray(self, origin: str, incoming: Incoming) -> bool:
-        """Whether the event meant something here."""
-        ...
+    async def keep(
+        self, origin: str, room_id: str, events: Sequence[Incoming], *, early: bool = False
+    ) -> set[str]: ...
 
 
 class InboundRooms:
@@ -87,15 +84,17 @@ class InboundRooms:
         self._strays = strays
         self._server_name = server_name
         self._queues: dict[str, _RoomQueue] = {}
+        self._slow_joins: set[str] = set()
 
     async def take_in(self, origin: str, room_id: str, pdus: Sequence[Mapping[str, Any]]) -> Errors:
         """What became of PDUs that claim to be of the room; those without a recognizable id are absent."""
         room = await self._rooms.get(room_id)
         if room is None or not room.head.is_resident(self._server_name):
-            joining = self._arrivals.under_way(room_id)
-            if joining is not None:
-                await self._arrived(joining)
+            await self._arrived(room_id)
+            version = self._arrivals.version(room_id)
             room = await self._rooms.get(room_id)  # a join may have ended while it was looked at
+            if version is not None and (room is None or not room.head.is_resident(self._server_name)):
+                return await self._came_early(origin, room_id, version, pdus)
         if room is None:
             return dict.fromkeys(_claimed_ids(pdus), "This server is not in the room")
         head = room.head
@@ -104,9 +103,17 @@ class InboundRooms:
         resident = head.is_resident(self._server_name)
         if not resident and not any(pdu.get("type") == "m.room.member" for pdu in pdus):
             return await self._refused(head, pdus, "This server is not in the room")
+        good, errors = await self._read(origin, room_id, head.version, pdus)
+        if not resident:
+            return errors | await self._strayed(origin, good)
+        return errors | await self._queued(origin, room_id, good)
+
+    async def _read(
+        self, origin: str, room_id: str, version: RoomVersion, pdus: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, Incoming], Errors]:
         errors: Errors = {}
         good: dict[str, Incoming] = {}
-        for read in await self._reader.read(head.version, pdus, room_id=room_id):
+        for read in await self._reader.read(version, pdus, room_id=room_id):
             if read.incoming is not None:
                 good[read.incoming.event.event_id] = read.incoming
                 errors[read.incoming.event.event_id] = None
@@ -114,11 +121,15 @@ class InboundRooms:
                 errors[read.event_id] = read.refusal
                 log.info("%s from %s is refused: %s", read.event_id, origin, read.refusal)
             _EVENTS.labels("good" if read.incoming is not None else "refused").inc()
-        if not resident:
-            return errors | await self._strayed(origin, good)
-        return errors | await self._queued(origin, room_id, good)
+        return good, errors
 
-    async def _arrived(self, joining: Any) -> None:
+    async def _arrived(self, room_id: str) -> None:
+        """Wait for the room to be joined, if it is and was not seen to be slow."""
+        if room_id in self._slow_joins:
+            return
+        joining = self._arrivals.under_way(room_id)
+        if joining is None:
+            return
         done: Deferred[None] = Deferred()
 
         async def wait() -> None:
@@ -126,6 +137,7 @@ class InboundRooms:
                 await joining
             except Exception as error:
                 log.debug("a join that events waited for failed: %s", error)
+            self._slow_joins.discard(room_id)
             if not done.called:
                 done.callback(None)
 
@@ -133,7 +145,17 @@ class InboundRooms:
         try:
             await done.addTimeout(ARRIVAL_PATIENCE, self._reactor)
         except TookTooLong:
-            return
+            self._slow_joins.add(room_id)
+
+    async def _came_early(
+        self, origin: str, room_id: str, version: RoomVersion, pdus: Sequence[Mapping[str, Any]]
+    ) -> Errors:
+        """Events of a room that is being joined still, and may for long: they wait until it is.
+
+        To refuse them would be to lose them, as servers send nothing again that was answered.
+        """
+        good, errors = await self._read(origin, room_id, version, pdus)
+        return errors | await self._left_waiting(origin, room_id, list(good.values()), early=True)
 
     async def _refused(self, head: LiveRoom, pdus: Sequence[Mapping[str, Any]], reason: str) -> Errors:
         found = await self._reader.event_ids(head.version, pdus)
@@ -175,10 +197,12 @@ class InboundRooms:
         waiting = [each for each in waiting if each.event.event_id not in job.failed]
         return errors | await self._left_waiting(origin, room_id, waiting)
 
-    async def _left_waiting(self, origin: str, room_id: str, events: Sequence[Incoming]) -> Errors:
+    async def _left_waiting(
+        self, origin: str, room_id: str, events: Sequence[Incoming], *, early: bool = False
+    ) -> Errors:
         if not events:
             return {}
-        kept = await self._backlog.keep(origin, room_id, events)
+        kept = await self._backlog.keep(origin, room_id, events, early=early)
         _EVENTS.labels("waiting").inc(len(kept))
         _EVENTS.labels("too_many").inc(len(events) - len(kept))
         return {

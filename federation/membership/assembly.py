@@ -54,7 +54,7 @@ class RemoteMembership(Struct, frozen=True):
     rooms: FederatedRooms
     """For the room services."""
     joining: RemoteJoining
-    """For who must wait for joins under way."""
+    """For who must wait for joins and knocks under way."""
     out_of_band: OutOfBand
     """For invites of other servers, and their end."""
     filler: PartialFiller
@@ -151,7 +151,13 @@ class RemoteMembership(Struct, frozen=True):
             entered=entered,
             entered_in_part=filler.wake,
         )
-        knocking = RemoteKnocking(calls=calls, out_of_band=out_of_band, templates=templates, server_name=name)
+        knocking = RemoteKnocking(
+            calls=calls,
+            out_of_band=out_of_band,
+            templates=templates,
+            elsewhere=elsewhere,
+            server_name=name,
+        )
         leaving = RemoteLeaving(
             calls=calls, out_of_band=out_of_band, templates=templates, server_name=name, scheduler=reactor
         )

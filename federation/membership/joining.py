@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 
 from federation.client.answers import JoinAnswer, MembershipTemplate
 from federation.client.errors import BadAnswer
@@ -86,9 +86,10 @@ class Arriving(Protocol):
 class Elsewhere(Protocol):
     """The joins of all processes; `JoinsElsewhere` is one."""
 
-    async def tell(self, room_id: str) -> None: ...
-    def end(self, room_id: str) -> None: ...
-    def under_way(self, room_id: str) -> Deferred[None] | None: ...
+    async def tell(self, room_id: str, version: RoomVersion, handshake: object) -> None: ...
+    def end(self, room_id: str, handshake: object) -> None: ...
+    def under_way(self, room_id: str) -> Deferred[Any] | None: ...
+    def version(self, room_id: str) -> RoomVersion | None: ...
 
 
 class RemoteJoining:
@@ -124,13 +125,14 @@ class RemoteJoining:
         self._under_way: dict[str, JoinProgress] = {}
 
     def under_way(self, room_id: str) -> Awaitable[object] | None:
-        """Something to wait for until the joins of the room have ended, well or not, whichever process they are of;
-        None if none is under way.
+        """Something to wait for until whatever other servers were asked to let us in for has ended, well or not,
+        whichever process asked; None if nothing is under way. What is only being drafted lets nobody in.
         """
-        ours, theirs = self._under_way.get(room_id), self._elsewhere.under_way(room_id)
-        if ours is None or theirs is None:
-            return theirs if ours is None else ours.ended()
-        return DeferredList([ours.ended(), theirs], consumeErrors=True)
+        return self._elsewhere.under_way(room_id)
+
+    def version(self, room_id: str) -> RoomVersion | None:
+        """The version of such a room, by what was said of it."""
+        return self._elsewhere.version(room_id)
 
     def progress(self) -> Iterable[JoinProgress]:
         """The joins under way."""
@@ -157,7 +159,7 @@ class RemoteJoining:
         finally:
             del self._under_way[room_id]
             progress.end(outcome)
-            self._elsewhere.end(room_id)
+            self._elsewhere.end(room_id, progress)
         return event_id
 
     async def _join_via(
@@ -180,7 +182,7 @@ class RemoteJoining:
         omit_members = not await self._arrival.is_live(room_id)
         if omit_members:
             # Whoever lets us in sends what follows before its answer is here, perhaps to another process.
-            await self._elsewhere.tell(room_id)
+            await self._elsewhere.tell(room_id, version, progress)
         answer = await self._calls.send_join(
             server, room_id, join.event.event_id, join.event.pdu, omit_members=omit_members
         )

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rooms the processes of this server are joining, known to all of them.
+"""Which rooms the processes of this server are joining or knocking on, known to all of them.
 
-Who let this server in sends it the room's events at once, and to any process. So a process says that it joins before
-it sends its `send_join`, and again that it has ended, by NOTIFY on the channel `room_joins`: after what it wrote, so
-whoever hears of the end finds the room. Owns that, not the wait (`federation.inbound.rooms`). Nothing is stored: it is
-said again while it lasts, and holds for a minute after it was said last, should the process be gone. Who was not there
-to hear it asks. A process by itself says nothing.
+Who let this server in sends it the room's events at once, and to any process; so comes the answer to a knock. So a
+process says that it joins before it sends its `send_join`, and again that it has ended, by NOTIFY on the channel
+`room_joins`: after what it wrote, so whoever hears of the end finds the room. It says the room's version, too, by which
+events that come early are read. Owns that, not the wait (`federation.inbound.rooms`). Nothing is stored: it is said
+again while it lasts, and holds for a minute after it was said last, should the process be gone. Who was not there to
+hear it asks. A process by itself says nothing.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import orjson
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
 from homeserver.needs import Protocol
+from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 
 logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "room_joins"
-"""JSON objects: `origin`, and the room's id in `joins` or `ended`, or `asks`."""
+"""JSON objects: `origin`, and the room's id in `joins` (with its `version`) or `ended`, or `asks`."""
 LASTS: Final = 60.0
 """Seconds that a join is taken to go on after its process said so."""
 REPEAT: Final = 20.0
@@ -50,13 +52,30 @@ class Others(Protocol):
     def has_others(self) -> bool: ...
 
 
-class _Room:
-    """A room that others join: until when each is believed, and who waits until none does."""
+class _Ours:
+    """A room that this process joins: what for, whether it ever said so, and who waits until nothing is left of it."""
 
-    __slots__ = ("lasting", "waiting")
+    __slots__ = ("handshakes", "said", "waiting")
+
+    def __init__(self) -> None:
+        self.handshakes: dict[object, RoomVersion] = {}
+        """The room's version as each was told it; the one told last comes last."""
+        self.said = False
+        self.waiting: list[Deferred[None]] = []
+
+    @property
+    def version(self) -> RoomVersion:
+        return next(reversed(self.handshakes.values()))
+
+
+class _Room:
+    """A room that others join: until when each is believed, of which version, and who waits until none does."""
+
+    __slots__ = ("lasting", "version", "waiting")
 
     def __init__(self) -> None:
         self.lasting: dict[str, DelayedCall] = {}
+        self.version: RoomVersion | None = None
         self.waiting: list[Deferred[None]] = []
 
 
@@ -71,8 +90,7 @@ class JoinsElsewhere:
         self._notify = notify
         self._others = others
         self._scheduler = scheduler
-        self._mine: dict[str, bool] = {}
-        """The rooms this process joins, and whether it ever said so."""
+        self._mine: dict[str, _Ours] = {}
         self._theirs: OrderedDict[str, _Room] = OrderedDict()
         self._repeating: DelayedCall | None = None
         self._sure_at = 0.0
@@ -80,27 +98,37 @@ class JoinsElsewhere:
 
     # What is told
 
-    async def tell(self, room_id: str) -> None:
-        """This process joins the room; all the others know when it returns. Raises DatabaseFailure."""
-        self._mine.setdefault(room_id, False)
+    async def tell(self, room_id: str, version: RoomVersion, handshake: object) -> None:
+        """This process joins the room, or knocks; all the others know when it returns. Raises DatabaseFailure.
+
+        `handshake` tells what for: it lasts until all are ended, each of which may be told several times.
+        """
+        ours = self._mine.setdefault(room_id, _Ours())
+        ours.handshakes.pop(handshake, None)
+        ours.handshakes[handshake] = version
         if self._repeating is None:
             self._repeating = self._scheduler.callLater(REPEAT, self._repeat)
         if self._others.has_others:
-            self._mine[room_id] = True
-            await self._notify(CHANNEL, [self._word("joins", room_id)])
+            ours.said = True
+            await self._notify(CHANNEL, [self._joins(room_id, ours)])
 
-    def end(self, room_id: str) -> None:
+    def end(self, room_id: str, handshake: object) -> None:
         """It does not any more, or never did; the others hear of it in a moment."""
-        if self._mine.pop(room_id, False):
-            self._say([self._word("ended", room_id)])
+        ours = self._mine.get(room_id)
+        if ours is None or ours.handshakes.pop(handshake, None) is None or ours.handshakes:
+            return
+        del self._mine[room_id]
+        if ours.said:
+            self._say([self._word(ended=room_id)])
         if not self._mine:
             self._repeat_no_more()
+        _fire(ours.waiting)
 
     async def ask(self) -> None:
         """Have the others say what they join: this process is new, or may have missed it. Raises DatabaseFailure."""
         if self._others.has_others:
             self._sure_at = self._scheduler.seconds() + ANSWERS
-            await self._notify(CHANNEL, [self._word("asks", True)])
+            await self._notify(CHANNEL, [self._word(asks=True)])
 
     def missed(self) -> None:
         """What others said may have got lost."""
@@ -108,8 +136,10 @@ class JoinsElsewhere:
 
     def stop(self) -> None:
         """Say nothing more, and wait for nobody."""
-        self._mine.clear()
+        mine, self._mine = self._mine, {}
         self._repeat_no_more()
+        for ours in mine.values():
+            _fire(ours.waiting)
         for room_id in tuple(self._theirs):
             self._forget(room_id)
 
@@ -124,8 +154,9 @@ class JoinsElsewhere:
             self._repeating = None
 
     def _say_all(self) -> None:
-        self._mine = dict.fromkeys(self._mine, True)
-        self._say([self._word("joins", room_id) for room_id in self._mine])
+        for ours in self._mine.values():
+            ours.said = True
+        self._say([self._joins(room_id, ours) for room_id, ours in self._mine.items()])
 
     def _say(self, payloads: Sequence[str]) -> None:
         async def say() -> None:
@@ -140,17 +171,29 @@ class JoinsElsewhere:
             )
         )
 
-    def _word(self, name: str, value: object) -> str:
-        return orjson.dumps({"origin": self._origin, name: value}).decode()
+    def _joins(self, room_id: str, ours: _Ours) -> str:
+        return self._word(joins=room_id, version=str(ours.version))
+
+    def _word(self, **words: object) -> str:
+        return orjson.dumps({"origin": self._origin, **words}).decode()
 
     # What is known
 
-    def under_way(self, room_id: str) -> Deferred[None] | None:
-        """Fires once no other process joins the room; None if none does."""
-        if room_id in self._theirs:
-            return self._ended(room_id)
-        unsure = self._sure_at - self._scheduler.seconds()
-        return Deferred.fromCoroutine(self._once_sure(room_id, unsure)) if unsure > 0 else None
+    def under_way(self, room_id: str) -> Deferred[Any] | None:
+        """Fires once no process joins the room or knocks on it; None if none does."""
+        ours, theirs = self._mine.get(room_id), self._under_way_elsewhere(room_id)
+        if ours is None:
+            return theirs
+        done: Deferred[None] = Deferred()
+        ours.waiting.append(done)
+        return done if theirs is None else DeferredList([done, theirs], consumeErrors=True)
+
+    def version(self, room_id: str) -> RoomVersion | None:
+        """The version of a room that is being joined or knocked on, as the server said that lets us in."""
+        ours, theirs = self._mine.get(room_id), self._theirs.get(room_id)
+        if ours is not None:
+            return ours.version
+        return None if theirs is None else theirs.version
 
     def heard(self, payload: str) -> None:
         """A notification, our own too."""
@@ -159,11 +202,17 @@ class JoinsElsewhere:
         if origin == self._origin:
             return
         if "joins" in message:
-            self._begin(message["joins"], origin)
+            self._begin(message["joins"], origin, ROOM_VERSIONS.get(message.get("version", "")))
         elif "ended" in message:
             self._end(message["ended"], origin)
         elif self._mine:
             self._say_all()
+
+    def _under_way_elsewhere(self, room_id: str) -> Deferred[None] | None:
+        if room_id in self._theirs:
+            return self._ended(room_id)
+        unsure = self._sure_at - self._scheduler.seconds()
+        return Deferred.fromCoroutine(self._once_sure(room_id, unsure)) if unsure > 0 else None
 
     async def _once_sure(self, room_id: str, seconds: float) -> None:
         await deferLater(self._scheduler, seconds)
@@ -175,8 +224,9 @@ class JoinsElsewhere:
         self._theirs[room_id].waiting.append(done)
         return done
 
-    def _begin(self, room_id: str, origin: str) -> None:
+    def _begin(self, room_id: str, origin: str, version: RoomVersion | None) -> None:
         room = self._theirs.setdefault(room_id, _Room())
+        room.version = version
         self._theirs.move_to_end(room_id)
         _let_go(room, origin)
         room.lasting[origin] = self._scheduler.callLater(LASTS, self._end, room_id, origin)
@@ -195,12 +245,16 @@ class JoinsElsewhere:
         room = self._theirs.pop(room_id)
         for origin in tuple(room.lasting):
             _let_go(room, origin)
-        for done in room.waiting:
-            if not done.called:
-                done.callback(None)
+        _fire(room.waiting)
 
 
 def _let_go(room: _Room, origin: str) -> None:
     lasting = room.lasting.pop(origin, None)
     if lasting is not None and lasting.active():
         lasting.cancel()
+
+
+def _fire(waiting: list[Deferred[None]]) -> None:
+    for done in waiting:
+        if not done.called:
+            done.callback(None)

@@ -12,7 +12,8 @@ from federation.membership.joining import spoken_version
 from federation.membership.templates import Templates
 from homeserver.errors import Forbidden
 from homeserver.needs import Protocol
-from homeserver.protocol.room_versions import ROOM_VERSIONS
+from homeserver.protocol.building import BuiltEvent
+from homeserver.protocol.room_versions import ROOM_VERSIONS, RoomVersion
 from homeserver.rooms.arrival import OutOfBand
 from homeserver.rooms.intake.incoming import Incoming
 from homeserver.rooms.refusals import unknown_room
@@ -30,15 +31,29 @@ class KnockCalls(Protocol):
     ) -> Sequence[Mapping[str, Any]]: ...
 
 
+class Elsewhere(Protocol):
+    """What all processes know of; `JoinsElsewhere` is one."""
+
+    async def tell(self, room_id: str, version: RoomVersion, handshake: object) -> None: ...
+    def end(self, room_id: str, handshake: object) -> None: ...
+
+
 class RemoteKnocking:
     """One per process."""
 
     def __init__(
-        self, *, calls: KnockCalls, out_of_band: OutOfBand, templates: Templates, server_name: str
+        self,
+        *,
+        calls: KnockCalls,
+        out_of_band: OutOfBand,
+        templates: Templates,
+        elsewhere: Elsewhere,
+        server_name: str,
     ) -> None:
         self._calls = calls
         self._out_of_band = out_of_band
         self._templates = templates
+        self._elsewhere = elsewhere
         self._server_name = server_name
 
     async def knock(
@@ -61,9 +76,19 @@ class RemoteKnocking:
         knock = self._templates.rebuild(
             server, template, version, room_id=room_id, user_id=user_id, content=content
         )
+        handshake = object()
+        try:
+            # Whoever turns the knock down may be heard before the answer to it, and by another process.
+            await self._elsewhere.tell(room_id, version, handshake)
+            await self._send(server, version, knock)
+        finally:
+            self._elsewhere.end(room_id, handshake)
+        return knock.event.event_id
+
+    async def _send(self, server: str, version: RoomVersion, knock: BuiltEvent) -> None:
+        room_id = knock.event.room_id
         shown = await self._calls.send_knock(server, room_id, knock.event.event_id, knock.event.pdu)
         # What is shown was signed by nobody we asked: it is shown, and never believed.
         of_the_room = [event for event in shown if event.get("room_id", room_id) == room_id]
         event = Incoming(knock.event, knock.json_bytes.decode())
         await self._out_of_band.knocked(version, event, of_the_room)
-        return knock.event.event_id

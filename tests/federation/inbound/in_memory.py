@@ -18,6 +18,7 @@ from federation.client.client import FederationClient
 from federation.client.metrics import ClientMetrics
 from federation.inbound.backlog import Backlog
 from federation.inbound.budgets import Budget, OriginCosts
+from federation.inbound.early import EarlyEvents
 from federation.inbound.edus import EduDispatcher, EduHandler
 from federation.inbound.gaps import GapFiller
 from federation.inbound.missing import EventFetcher
@@ -151,6 +152,9 @@ class NoArrivals:
     def under_way(self, room_id: str) -> Awaitable[object] | None:
         return None
 
+    def version(self, room_id: str) -> RoomVersion | None:
+        return None
+
 
 class NoStrays:
     """Nobody waits at a door."""
@@ -171,6 +175,7 @@ class Inbound:
         worker: str = "one",
         new_budget: Callable[[], Budget] | None = None,
         arrivals: Any = None,
+        strays: Any = None,
         verifier: EventVerifier | None = None,
     ) -> None:
         self.intake: MemoryIntake = intake or MemoryIntake()
@@ -208,6 +213,14 @@ class Inbound:
                 waiting=self.store,
                 server_name=OWN,
             ),
+            early=EarlyEvents(
+                store=self.store,
+                rooms=self.intake,
+                reader=self.reader,
+                arrivals=arrivals or NoArrivals(),
+                strays=strays or NoStrays(),
+                server_name=OWN,
+            ),
             rooms=self.intake,
             costs=self.costs,
             new_budget=budget,
@@ -221,7 +234,7 @@ class Inbound:
             intake=self.intake,
             backlog=self.backlog,
             arrivals=arrivals or NoArrivals(),
-            strays=NoStrays(),
+            strays=strays or NoStrays(),
             server_name=OWN,
         )
         self.transactions = InboundTransactions(

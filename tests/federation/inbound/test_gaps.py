@@ -494,7 +494,7 @@ async def test_a_server_that_never_answers_holds_up_no_other(
 async def test_servers_take_turns_among_what_waits(database: Database) -> None:
     """Each one's events least deep first; none may fill the place of all."""
     store = InboundPduStore(database)
-    bounds = {"per_room": 8, "per_origin": 5}
+    bounds: dict[str, Any] = {"per_room": 8, "per_origin": 5}
     many = [(f"$a{depth}", depth, "{}") for depth in (5, 4, 3, 2, 1, 0)]
     assert await store.keep(ROOM, HYDRA, many, **bounds) == {"$a5", "$a4", "$a3", "$a2", "$a1"}
     assert await store.keep(ROOM, HYDRA, many[:1], **bounds) == {"$a5"}

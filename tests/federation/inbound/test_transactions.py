@@ -15,6 +15,7 @@ from federation.inbound.assembly import FORGET_AFTER
 from federation.inbound.edus import EduDispatcher
 from homeserver.errors import BadJson, Forbidden, LimitExceeded
 from homeserver.protocol.events import Event
+from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming
 from storage.database import Database, DatabaseUnavailable
 from storage.inbound_transactions import InboundTransactionStore
@@ -458,6 +459,9 @@ async def test_events_of_a_room_that_is_being_joined_wait_for_it(database: Datab
     class Joining:
         def under_way(self, room_id: str) -> Deferred[None] | None:
             return joined if room_id == "!new:hydra.test" else None
+
+        def version(self, room_id: str) -> RoomVersion | None:
+            return None
 
     made = inbound(database, arrivals=Joining())
     one = event("a", room_id="!new:hydra.test")

@@ -14,12 +14,13 @@ from twisted.internet.task import Clock
 
 from federation.inbound.assembly import Inbound, new_fetcher
 from federation.inbound.budgets import OriginCosts
+from federation.inbound.strays import EndsOfInvitations
 from federation.membership.joins_elsewhere import ANSWERS, LASTS, MOST_ROOMS, REPEAT, JoinsElsewhere
 from homeserver.errors import RemoteServerFailed
 from homeserver.protocol.building import BuiltEvent
+from homeserver.protocol.room_versions import room_version
 from storage.database import Database
 from storage.notifications import NotificationStore
-from tests.federation.inbound.in_memory import NoStrays
 from tests.federation.membership.membership_fixture import Federation, Others
 from tests.federation.membership.resident import Resident
 from tests.federation.servers import RemoteServer
@@ -30,6 +31,7 @@ from tests.rooms.engine_fixture import ALICE, Engine
 from tests.rooms.services_fixture import User, alice, bob
 
 ROOM = "!room:hydra.test"
+VERSION = room_version("11")
 
 
 def fired(deferred: Deferred[Any]) -> bool:
@@ -49,10 +51,39 @@ class HeldBack(RemoteServer):
         self, method: str, target: str, headers: Mapping[str, str], body: bytes
     ) -> tuple[int, Any]:
         answer = await super().answer(method, target, headers, body)
-        if "/send_join/" in target:
+        if "/send_join/" in target or "/send_knock/" in target:
             self.let_in.callback(None)
             await self.answering
         return answer
+
+
+def inbound_of(database: Database, federation: Federation) -> Inbound:
+    """The door of a process for events."""
+    return Inbound.build(
+        reactor,
+        database=database,
+        rooms=federation.engine.cache,
+        intake=federation.intake.real,
+        reader=federation.reader,
+        fetcher=new_fetcher(
+            reactor,
+            database=database,
+            calls=federation.calls,
+            reader=federation.reader,
+            intake=federation.intake.real,
+        ),
+        arrivals=federation.joining,
+        strays=EndsOfInvitations(
+            cache=federation.engine.cache,
+            events=federation.engine.events,
+            doorway=federation.out_of_band,
+            server_name=OURS,
+        ),
+        costs=OriginCosts(reactor.seconds),
+        edu_handlers={},
+        server_name=OURS,
+        worker=federation.engine.stream.origin,
+    )
 
 
 class Processes:
@@ -64,22 +95,7 @@ class Processes:
         self.joining = joining
         self.other = other
         joining.others.has_others = other.others.has_others = True
-        self.inbound = Inbound.build(
-            reactor,
-            database=database,
-            rooms=other.engine.cache,
-            intake=other.intake.real,
-            reader=other.reader,
-            fetcher=new_fetcher(
-                reactor, database=database, calls=other.calls, reader=other.reader, intake=other.intake.real
-            ),
-            arrivals=other.joining,
-            strays=NoStrays(),
-            costs=OriginCosts(reactor.seconds),
-            edu_handlers={},
-            server_name=OURS,
-            worker="other",
-        )
+        self.inbound = inbound_of(database, other)
         self._heard: list[Deferred[None]] = []
 
     @classmethod
@@ -119,16 +135,20 @@ class Processes:
 
     async def send(self, *events: BuiltEvent) -> Json:
         """To the second; what it answers."""
-        pdus = [each.event.pdu for each in events]
-        body = {"origin": "hydra.test", "origin_server_ts": 1, "pdus": pdus}
-        answer = orjson.loads(await self.inbound.transactions.receive("hydra.test", "txn", body))
-        pdus_answered: Json = answer["pdus"]
-        return pdus_answered
+        return await send(self.inbound, *events)
 
     async def stop(self) -> None:
         await self.inbound.stop()
         for federation in (self.joining, self.other):
             await federation.membership.stop()
+
+
+async def send(inbound: Inbound, *events: BuiltEvent, txn_id: str = "txn") -> Json:
+    """What hydra is answered."""
+    pdus = [each.event.pdu for each in events]
+    body = {"origin": "hydra.test", "origin_server_ts": 1, "pdus": pdus}
+    answer: Json = orjson.loads(await inbound.transactions.receive("hydra.test", txn_id, body))["pdus"]
+    return answer
 
 
 @pytest.mark.parametrize("version", ["1", "12"])
@@ -261,14 +281,19 @@ class Told:
 
 
 async def test_a_process_by_itself_says_nothing() -> None:
-    """Neither of its joins nor of their end, nor does it wait for anybody."""
+    """Neither of its joins nor of their end, nor does it wait for anybody but itself."""
     told = Told(others=Others(has_others=False))
     process = told.process("a")
     await process.ask()
-    await process.tell(ROOM)
-    assert process.under_way(ROOM) is None
+    assert process.under_way("!other:hydra.test") is None
+    await process.tell(ROOM, VERSION, "join")
+    waiting = process.under_way(ROOM)
+    assert waiting is not None
     told.clock.advance(REPEAT)
-    process.end(ROOM)
+    assert not fired(waiting)
+    process.end(ROOM, "join")
+    assert fired(waiting)
+    assert process.under_way(ROOM) is None
     assert not told.said
     assert not told.clock.getDelayedCalls()
 
@@ -277,7 +302,7 @@ async def test_whoever_comes_later_is_told() -> None:
     """At once if they ask, which they do; until then it is not known of any room that nobody joins it."""
     told = Told()
     first = told.process("a")
-    await first.tell(ROOM)
+    await first.tell(ROOM, VERSION, "join")
     second = told.process("b")
     other = second.under_way("!other:hydra.test")
     assert other is None
@@ -289,7 +314,7 @@ async def test_whoever_comes_later_is_told() -> None:
     assert fired(other)
     assert not fired(one)
     assert second.under_way("!other:hydra.test") is None
-    first.end(ROOM)
+    first.end(ROOM, "join")
     assert fired(one)
     assert second.under_way(ROOM) is None
     assert not told.clock.getDelayedCalls()
@@ -301,7 +326,7 @@ async def test_what_was_missed_is_asked_for() -> None:
     first, second = told.process("a"), told.process("b")
     told.processes.remove(first)
     told.processes.remove(second)
-    await first.tell(ROOM)
+    await first.tell(ROOM, VERSION, "join")
     told.processes += [second]
     second.missed()
     waiting = second.under_way(ROOM)
@@ -309,7 +334,7 @@ async def test_what_was_missed_is_asked_for() -> None:
     first.heard(orjson.dumps(told.said[-1]).decode())
     told.clock.advance(ANSWERS)
     assert not fired(waiting)
-    first.end(ROOM)
+    first.end(ROOM, "join")
     assert fired(waiting)
 
 
@@ -317,7 +342,7 @@ async def test_a_join_is_said_again_while_it_lasts_and_ends_with_its_process() -
     """Others that came unasked hear of it so; of one that is not said any more nothing is left."""
     told = Told(others=Others(has_others=False))
     first, second = told.process("a"), told.process("b")
-    await first.tell(ROOM)
+    await first.tell(ROOM, VERSION, "join")
     told.others.has_others = True
     assert second.under_way(ROOM) is None
     for _ in range(10):
@@ -338,16 +363,16 @@ async def test_a_room_that_several_join_is_waited_for_until_none_does() -> None:
     """However often each says so."""
     told = Told()
     first, second, third = told.process("a"), told.process("b"), told.process("c")
-    await first.tell(ROOM)
-    await second.tell(ROOM)
-    await first.tell(ROOM)
+    await first.tell(ROOM, VERSION, "join")
+    await second.tell(ROOM, VERSION, "join")
+    await first.tell(ROOM, VERSION, "join")
     waiting = third.under_way(ROOM)
     assert waiting is not None
-    first.end(ROOM)
+    first.end(ROOM, "join")
     assert not fired(waiting)
-    second.end(ROOM)
+    second.end(ROOM, "join")
     assert fired(waiting)
-    third.end(ROOM)
+    third.end(ROOM, "join")
     assert told.said[-1] == {"origin": "b", "ended": ROOM}
 
 
@@ -355,7 +380,7 @@ async def test_rooms_remembered_are_bounded() -> None:
     """Those said last are."""
     told = Told()
     first, second = told.process("a"), told.process("b")
-    await first.tell("!0:hydra.test")
+    await first.tell("!0:hydra.test", VERSION, "join")
     waiting = second.under_way("!0:hydra.test")
     assert waiting is not None
     for number in range(1, MOST_ROOMS + 1):
