@@ -217,11 +217,13 @@ async def test_an_invite_is_rejected_there(database: Database, hydra: RemoteServ
     assert await federation.house.rooms.leaving.leave(alice, room.id) == ""
 
 
-@pytest.mark.parametrize("fault", ["dead", "refuses", "lies"])
+@pytest.mark.parametrize("fault", ["dead", "refuses", "forgot", "lies"])
 async def test_an_invite_is_rejected_without_them(
     database: Database, hydra: RemoteServer, fault: str
 ) -> None:
-    """The server is gone, does not want to know, or wants something else signed: the user is out all the same."""
+    """The server is gone, does not want to know, knows nothing of the room any more, or wants something else signed:
+    the user is out all the same.
+    """
     federation = await Federation.open(database, hydra)
     room = await invited_room(federation, hydra)
     resident = Resident(hydra, room)
@@ -232,6 +234,8 @@ async def test_an_invite_is_rejected_without_them(
             hydra.reachable = False
         case "refuses":
             refuse(hydra, "leave", 403, "M_FORBIDDEN")
+        case "forgot":
+            refuse(hydra, "leave", 404, "M_NOT_FOUND")
         case "lies":
             resident.twist_template = lambda answer: answer["event"].update(content={"membership": "join"})
     assert await federation.house.rooms.leaving.leave(alice, room.id)
