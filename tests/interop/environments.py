@@ -60,10 +60,13 @@ def js_client(scenario: str = "client") -> list[str]:
         )
 
     directory = ensured("js", [REQUIREMENTS, *(HERE / "js" / name for name in JS_PINS)], install)
-    # Node looks for packages beside the script's own path, so the scripts go where they are.
+    # Node looks for packages beside the script's own path, so the scripts go where they are. Another test's client may
+    # be reading them: each is there wholly at any time.
     with _locked("js"):
         for script in (HERE / "js").glob("*.mjs"):
-            shutil.copy2(script, directory)
+            whole = directory / f".{script.name}"
+            shutil.copy2(script, whole)
+            whole.replace(directory / script.name)
     return [str(tools / "node"), str(directory / f"{scenario}.mjs")]
 
 

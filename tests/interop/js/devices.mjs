@@ -24,7 +24,16 @@ export async function logIn(account, name) {
     await client.initRustCrypto({ useIndexedDB: false });
     await client.startClient({ initialSyncLimit: 50, lazyLoadMembers: true, threadSupport: true });
     await until(client, `the first sync of ${name}`, () => client.isInitialSyncComplete());
+    // The SDK uploads a device's keys by the way, and whatever else it says in between may be there before: a signature of
+    // them, which a server has no use for then, and which is never sent again.
+    await until(client, `the keys of ${name}`, () => isKnown(client));
     return client;
+}
+
+/** Whether the server has the keys of the client's own device. */
+async function isKnown(client) {
+    const answer = await client.downloadKeysForUsers([client.getUserId()]);
+    return answer.device_keys?.[client.getUserId()]?.[client.getDeviceId()];
 }
 
 /** The first device of an account makes its identity, its secret storage and its key backup. */
@@ -83,7 +92,10 @@ const spoken = (client, roomId) =>
         .filter((event) => event.isEncrypted() || event.getType() === "m.room.message")
         .filter((event) => !isVerification(event));
 
-/** What a device can read in the room, once it can read `count` messages; everything else is named as it is. */
+/**
+ * What a device can read in the room, once there are `count` messages and it can read all that is there: what a late device
+ * finds is opened piece by piece, as keys come, and what is still closed may be no message at all.
+ */
 export async function reads(client, roomId, count, what) {
     const isClear = (event) => event.isEncrypted() && event.getType() === "m.room.message" && !event.isDecryptionFailure();
     const view = () =>
@@ -91,15 +103,20 @@ export async function reads(client, roomId, count, what) {
             if (isClear(event)) return event.getContent().body;
             return event.isEncrypted() ? `${event.decryptionFailureReason}` : `not encrypted: ${event.getType()}`;
         });
-    const read = () => spoken(client, roomId).filter((event) => isClear(event) && event.status === null);
-    await until(client, what, () => read().length >= count, NEWS).catch((error) => {
+    const isRead = (event) => isClear(event) && event.status === null;
+    const readsAll = () => {
+        const events = spoken(client, roomId);
+        return events.length >= count && events.every(isRead);
+    };
+    await until(client, what, readsAll, NEWS).catch((error) => {
         throw new Error(`${error.message}; it sees ${JSON.stringify(view())}`);
     });
     return view();
 }
 
-/** One device says some things; all devices read all that was ever said. */
+/** One device says some things, once it knows of all that listen; all devices read all that was ever said. */
 export async function say(step, client, roomId, texts, said, devices) {
+    await knowsAll(client, Object.values(devices));
     for (const text of texts) await client.sendTextMessage(roomId, text);
     said.push(...texts);
     const views = {};
@@ -144,15 +161,25 @@ async function verify(ask, asked) {
 }
 
 async function knows(one, other) {
-    const found = await one.getCrypto().getUserDeviceInfo([other.getUserId()]);
+    // Whose devices are not followed yet is asked about before anything is said.
+    const found = await one.getCrypto().getUserDeviceInfo([other.getUserId()], true);
     return found.get(other.getUserId())?.has(other.getDeviceId());
+}
+
+/** Waits until a device has heard of others: what it says before that is not for them. */
+export async function knowsAll(client, others) {
+    const signals = [...NEWS, CryptoEvent.DevicesUpdated];
+    for (const other of others) {
+        if (other === client) continue;
+        await until(client, `the device ${other.getDeviceId()}`, () => knows(client, other), signals);
+    }
 }
 
 /** A second device of Bob's is verified by the first, and is given his secrets by it. */
 export async function verifyOwn(first, second) {
     const crypto = second.getCrypto();
     await crypto.userHasCrossSigningKeys(second.getUserId(), true);
-    await until(first, "the second device", () => knows(first, second), [...NEWS, CryptoEvent.DevicesUpdated]);
+    await knowsAll(first, [second]);
     const same = await verify(() => crypto.requestOwnUserVerification(), first);
     const ready = async () => (await crypto.isCrossSigningReady()) && (await crypto.getActiveSessionBackupVersion());
     await until(second, "the secrets", ready, [...NEWS, CryptoEvent.KeysChanged, CryptoEvent.KeyBackupStatus]);

@@ -4,7 +4,7 @@
 //     node history.mjs '{"baseUrl": …, "user": …, "password": …}' '{…}'
 //
 // Owns the scenario; it prints what is seen, one JSON object per line, and exits with 0 after the last step.
-import { backedUp, bootstrap, logIn, reads } from "./devices.mjs";
+import { backedUp, bootstrap, knowsAll, logIn, reads } from "./devices.mjs";
 import { refused, saw, until } from "./sdk.mjs";
 
 const [alice, bob] = process.argv.slice(2).map((argument) => JSON.parse(argument));
@@ -28,6 +28,7 @@ await until(bobFirst, "his own join", () => room.getLiveTimeline().getEvents().s
 await bobFirst.scrollback(room, 50);
 saw("before", { texts: await reads(bobFirst, roomId, 2, "what was said before he came") });
 await until(aliceFirst, "Bob", () => aliceFirst.getRoom(roomId)?.getMember(bobFirst.getUserId())?.membership === "join");
+for (const client of [aliceFirst, bobFirst]) await knowsAll(client, [aliceFirst, bobFirst]);
 await bobFirst.sendTextMessage(roomId, "not any more");
 await aliceFirst.sendTextMessage(roomId, "welcome");
 for (const client of [aliceFirst, bobFirst]) saw("after", { texts: (await reads(client, roomId, 4, "all")).sort() });
