@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A conversation of two accounts through matrix-nio, run by the Python of the clients' environment.
 
-    python nio_client.py http://127.0.0.1:8008 alice bob
+    python -m tests.interop.nio_client http://127.0.0.1:8008 alice bob
 
 Owns the scenario; judges nothing but that every request succeeded. It prints one JSON object per line,
 `{"step": NAME, …what the client saw…}`, and exits with 0 after the last step; `test_nio.py` compares the
-lines with what a server owes. It imports nothing of the project: its environment does not hold the project's
-packages.
+lines with what a server owes. It imports nothing of the project but the other nio scripts: its environment does not
+hold the project's packages.
 """
 
 import asyncio
-import json
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -19,7 +18,6 @@ from nio import (
     AsyncClient,
     AsyncClientConfig,
     EphemeralEvent,
-    ErrorResponse,
     Event,
     InviteMemberEvent,
     MessageDirection,
@@ -33,23 +31,11 @@ from nio import (
     TypingNoticeEvent,
 )
 
+from tests.interop.nio_encryption import PATIENCE, Client, checked, saw
+
 Seen = TypeVar("Seen")
 
-PATIENCE = 120.0
 PASSWORD = "correct horse battery staple"
-
-
-def saw(step: str, **what: object) -> None:
-    """Print one line of the record."""
-    sys.stdout.write(json.dumps({"step": step, **what}) + "\n")
-    sys.stdout.flush()
-
-
-def checked(response: Any) -> Any:
-    """The response of a request that must succeed."""
-    if isinstance(response, ErrorResponse):
-        raise AssertionError(f"{type(response).__name__}: {response.status_code} {response.message}")
-    return response
 
 
 def texts(events: list[Any]) -> list[str]:
@@ -66,7 +52,7 @@ class Person:
             max_timeouts=0, max_limit_exceeded=0, request_timeout=60, encryption_enabled=False
         )
         self.name = name
-        self.client = AsyncClient(base_url, name, config=config)
+        self.client = Client(base_url, name, config=config)
         self.events: list[Any] = []
         self.ephemeral: list[Any] = []
         self.left: set[str] = set()

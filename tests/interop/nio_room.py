@@ -90,7 +90,9 @@ def _all_are_in(client: Any, room_id: str, everybody: list[str]) -> bool:
         room is not None
         and room.encrypted
         and here.issuperset(everybody)
-        and (set(everybody) - {client.user_id} <= set(client.device_store.users))
+        and all(
+            any(client.device_store.active_user_devices(user)) for user in {*everybody} - {client.user_id}
+        )
     )
 
 

@@ -13,8 +13,6 @@ from tests.interop.environments import python
 from tests.interop.mixed_room import CLIENTS, assert_all_understand_each_other
 from tests.serving import ServerProcess
 
-NIO = Path(__file__).with_name("nio_encryption.py")
-
 
 def test_four_devices_talk_in_secret(lares_server: ServerProcess) -> None:
     """Verified by string, by a device of one's own and by the recovery key; late devices read from the backup."""
@@ -43,7 +41,8 @@ def test_nio_devices_talk_in_secret(lares_server: ServerProcess, tmp_path: Path)
         {"baseUrl": lares_server.base_url, "user": account.user_id, "password": account.password}
         for account in (lares_server.register(f"nio-secret-{name}") for name in ("alice", "bob"))
     ]
-    record = record_of([str(python()), str(NIO)], str(tmp_path), *map(json.dumps, accounts))
+    command = [str(python()), "-m", "tests.interop.nio_encryption"]
+    record = record_of(command, str(tmp_path), *map(json.dumps, accounts))
     assert record["gathered"] == [{"encrypted": [True, True]}]
     said = ["hello", "hello yourself", "how many are you?", "two"]
     assert record["heard"] == [

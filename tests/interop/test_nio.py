@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """matrix-nio holds a whole conversation: what each of two accounts sees is what the other did."""
 
-from pathlib import Path
-
 from tests.interop.conversation import record_of
 from tests.interop.environments import python
 from tests.interop.expected import MESSAGES, STATE
 from tests.serving import ServerProcess
 
-SCRIPT = Path(__file__).with_name("nio_client.py")
-
 
 def test_two_accounts_converse(lares_server: ServerProcess) -> None:
     """From registration to logged-out tokens, everything arrives, in order, once."""
-    record = record_of([str(python()), str(SCRIPT)], lares_server.base_url, "nio-alice", "nio-bob")
+    command = [str(python()), "-m", "tests.interop.nio_client"]
+    record = record_of(command, lares_server.base_url, "nio-alice", "nio-bob")
     alice, bob = (f"@nio-{name}:{lares_server.server_name}" for name in ("alice", "bob"))
     types = set(record["state"][0].pop("types"))
     assert types >= STATE
