@@ -302,10 +302,16 @@ def _take_events(view: RoomView, told: Json) -> None:
     if timeline.get("limited") or view.prev_batch is None:
         view.limited = bool(timeline.get("limited"))
         view.prev_batch = timeline.get("prev_batch", view.prev_batch)
-    for event in (*told.get("state", {}).get("events", ()), *timeline.get("events", ())):
+    events = timeline.get("events", ())
+    if timeline.get(
+        "limited"
+    ):  # what comes after a gap may begin before it, as where a room has become known wholly
+        again = {event["event_id"] for event in events}
+        view.timeline = [event for event in view.timeline if event["event_id"] not in again]
+    for event in (*told.get("state", {}).get("events", ()), *events):
         if "state_key" in event:
             view.state[event["type"], event["state_key"]] = event
-    view.timeline += timeline.get("events", ())
+    view.timeline += events
 
 
 def _segment(text: str) -> str:

@@ -143,12 +143,15 @@ class SynapseServer:
             "allow_public_rooms_without_auth": True,
             "room_list_publication_rules": [{"action": "allow"}],
             "experimental_features": {"msc3266_enabled": True},
+            # A server that comes back, or was slow once, is to be tried again within the patience of a test: by itself
+            # Synapse lets it alone for ten minutes.
             "federation": {
                 "client_timeout": "60s",
                 "max_short_retry_delay": "1s",
                 "max_long_retry_delay": "5s",
+                "destination_min_retry_interval": "1s",
+                "destination_max_retry_interval": "5s",
             },
-            # A server that comes back is to be tried again within the patience of a test.
             **SYNAPSE_RATE_LIMITS,
             "rc_federation": {
                 "window_size": 1000,
