@@ -57,12 +57,13 @@ class Device:
         self.problems: list[str] = []
         self.invited: list[str] = []
         self._password = account["password"]
+        self._seen: set[str] = set()
         self._news = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
         self.client.add_event_handler(EventType.ROOM_ENCRYPTED, self._read)
         self.client.add_event_handler(EventType.ROOM_MESSAGE, self._in_the_clear)
         self.client.add_event_handler(EventType.ROOM_MEMBER, self._member)
-        self.client.add_event_handler(InternalEventType.SYNC_SUCCESSFUL, self._wake)
+        self.client.add_event_handler(InternalEventType.SYNC_SUCCESSFUL, self._synced)
         self.client.add_event_handler(InternalEventType.SYNC_ERRORED, self._failed)
 
     async def _read(self, event: Any) -> None:
@@ -87,6 +88,15 @@ class Device:
 
     async def _failed(self, data: dict[str, Any]) -> None:
         self.problems.append(f"sync: {data['error']!r}")
+
+    async def _synced(self, update: dict[str, Any]) -> None:
+        """Before the events are looked at: what comes after a gap may have been told before, as clients know."""
+        for room in update["data"].get("rooms", {}).get("join", {}).values():
+            timeline = room.get("timeline", {})
+            if timeline.get("limited"):
+                timeline["events"] = [e for e in timeline["events"] if e["event_id"] not in self._seen]
+            self._seen.update(event["event_id"] for event in timeline.get("events", ()))
+        await self._wake()
 
     async def _wake(self, _data: object = None) -> None:
         self._news.set()

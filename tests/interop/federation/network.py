@@ -93,6 +93,10 @@ class Network:
         except OSError:
             writer.transport.abort()
             return
+        if pair in self._cut:  # meanwhile
+            writer.transport.abort()
+            far_writer.transport.abort()
+            return
         held = {writer, far_writer}
         self._passages.setdefault(pair, set()).update(held)
         try:

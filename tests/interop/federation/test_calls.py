@@ -38,7 +38,7 @@ def test_calls_that_ring_on_several_devices(federation: Federation, far: str) ->
 
 
 def chat(caller: Person, callee: Person) -> str:
-    """A chat of the two, of which both servers know."""
+    """A chat of the two, which both servers know wholly: when one comes to, it tells its people of the room anew."""
     room_id = caller.create_room(
         preset="trusted_private_chat", is_direct=True, invite=[callee.user_id], room_version="11"
     )
@@ -46,4 +46,5 @@ def chat(caller: Person, callee: Person) -> str:
     callee.join(room_id, caller.server.server_name)
     caller.sees_membership(room_id, callee, "join")
     callee.is_in(room_id)
+    callee.until(lambda me: me.state(room_id) == caller.state(room_id), "the whole of the room")
     return room_id

@@ -91,6 +91,8 @@ class Crowd:
                 person.join(self.room_id, first.server.server_name)
         self.said: list[str] = []
         self._known: dict[Person, set[str]] = {}
+        # Who came in last may know some members a moment later than the room, and cannot throw them out before.
+        self.agree()
 
     def act(self, name: str) -> None:
         """One of the things that a leader or a guest of that server may do; acknowledged or refused."""
