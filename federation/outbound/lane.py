@@ -215,6 +215,13 @@ class Lane:
         while self.fleeting:
             self.next_fleeting()
 
+    def retire(self) -> None:
+        """Nothing waits here any more; what is on its way is seen through by whoever sent it."""
+        self.retired = True
+        self._forget()
+        if not self.served:
+            self.close()
+
     def close(self) -> None:
         """Nothing is held any more."""
         self._forget()

@@ -220,9 +220,10 @@ class Leases:
         held = await self._store.hold(LEASE, marks, told, alone=self._alone)
         self._sender.booked(told)
         self._left_behind.clear()
-        self._sender.go_on(began + LEASE - MARGIN - self._clock.seconds())
         here = self._held | self._joining.keys() | self._leaving.keys()
         self._lose(here - held.shards.keys())
+        # Not before what was lost is forgotten: it begins transactions.
+        self._sender.go_on(began + LEASE - MARGIN - self._clock.seconds())
         gained = {shard: mark for shard, mark in held.shards.items() if shard not in here}
         if gained:
             await self._take_over(gained)

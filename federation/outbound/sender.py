@@ -279,9 +279,8 @@ class Sender:
                 self._keeping.add(name)
             if not load.items:
                 return
-            if (
-                self._now() >= self._ours_until
-            ):  # it took that long to load; another process may be sending it
+            if lane.retired or self._now() >= self._ours_until:
+                # It took that long to load; another process may be sending it.
                 self._take_back(lane, load)
                 return
             outcome = await self._delivery.deliver(name, load.items)
@@ -353,10 +352,8 @@ class Sender:
         for name in [name for name in self._names() if shard_of(name) in gone]:
             lane = self._lanes.pop(name, None)
             if lane is not None:
-                lane.retired = True
                 self._queued -= len(lane.pdus)
-                if not lane.served:
-                    lane.close()
+                lane.retire()
             self._owed.pop(name, None)
             self._recorded.pop(name, None)
             self._keeping.discard(name)

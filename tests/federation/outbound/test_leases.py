@@ -156,11 +156,13 @@ class Network:
     def leave(self, _shards: Collection[int]) -> None: ...
 
 
-def process(clock: Clock, table: Table, network: Network) -> tuple[Sender, Leases]:
+def process(
+    clock: Clock, table: Table, network: Network, events: MissedEvents | None = None
+) -> tuple[Sender, Leases]:
     sender = Sender(
         availability=network,
         delivery=network,
-        loader=Loader(events=cast(MissedEvents, None), edus=table),
+        loader=Loader(events=cast(MissedEvents, events), edus=table),
         progress=Progress(5),
         scheduler=clock,
         now=lambda: int(clock.seconds() * 1000),

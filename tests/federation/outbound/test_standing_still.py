@@ -15,6 +15,8 @@ from federation.outbound.leases import LEASE, RENEW
 from federation.outbound.transaction import Pdu
 from storage.database import Database
 from storage.destinations import SHARDS, DestinationStore, shard_of
+from storage.outbound import OutboundEvent, Place
+from storage.outbound_shards import Held as Shares
 from storage.outgoing_edus import FirstEdus
 from tests.federation.outbound.outbound_fixture import Others, Process
 from tests.federation.outbound.test_leases import Network, Table, process
@@ -40,7 +42,7 @@ async def test_nothing_is_missed_or_sent_twice_by_one_that_finds_its_shards_free
     await other.stop()
     others.away.clear()
     others.processes.append(still)
-    still.clock.advance(RENEW)
+    still.clock.advance(LEASE)
     await still.until(lambda: not still.outbound.sender.serves_any())
     await still.until(lambda: len(still.outbound.sender._shards) == SHARDS)
     await still.pass_time(75)
@@ -141,6 +143,77 @@ async def test_what_took_longer_to_load_than_the_lease_lasts_is_not_sent() -> No
     assert (network.got, sender._busy) == ([], set())
     sender.go_on(LEASE)
     assert network.got == [A]
+
+
+class _LostTable(_SlowTable):
+    """Once told so, all shards are another process's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = False
+
+    async def hold(self, *_: object, **__: object) -> Shares:
+        return Shares({}, SHARDS) if self.lost else await super().hold()
+
+
+async def test_nothing_is_sent_to_the_servers_of_shards_that_are_found_to_be_lost() -> None:
+    """What waited until it was known whose they are is the other process's, which may have sent it."""
+    clock, table, network = Clock(), _LostTable(), Network()
+    table.slow = None
+    sender, leases = process(clock, table, network)
+    started = Deferred.fromCoroutine(leases.start())
+    table.looks.pop().callback(None)
+    await started
+    clock.rightNow += LEASE
+    table.kept[A] += 1
+    sender.kept([A])
+    table.lost = True
+    clock.advance(0)
+    assert not sender.serves(A)
+    assert network.got == []
+
+
+async def test_what_is_loaded_when_its_shard_was_lost_is_not_sent() -> None:
+    """Though the leases of others can be relied on again by then."""
+    clock, table, network = Clock(), _LostTable(), Network()
+    sender, leases = process(clock, table, network)
+    table.kept[A] += 1
+    started = Deferred.fromCoroutine(leases.start())
+    table.looks.pop().callback(None)
+    await started
+    table.lost = True
+    clock.advance(RENEW)
+    assert not sender.serves(A)
+    slow, table.slow = cast("Deferred[None]", table.slow), None
+    slow.callback(None)
+    assert (network.got, sender._busy) == ([], set())
+
+
+class _SlowEvents:
+    """Nothing was missed, which is found out when the test says so."""
+
+    def __init__(self) -> None:
+        self.found: Deferred[list[Place]] = Deferred()
+
+    async def missed(self, _server_name: str, _after: int, _upto: int, _limit: int) -> list[Place]:
+        return await self.found
+
+    async def at(self, _places: Sequence[Place]) -> list[OutboundEvent]:
+        return []
+
+
+async def test_what_waits_for_a_server_that_is_lost_counts_no_more() -> None:
+    """Once, though its lane is just finding out what is to be sent."""
+    clock, network, events = Clock(), Network(), _SlowEvents()
+    sender, _ = process(clock, Table(), network, events)
+    sender.serve(range(SHARDS))
+    sender.go_on(LEASE)
+    sender.behind([(A, 3)])
+    sender.offer(Pdu(6, "$6", "{}"), [A])
+    assert sender.figures["queued"]() == 1
+    sender.drop(range(SHARDS))
+    events.found.callback([])
+    assert (sender.figures["queued"](), sender.weight, network.got) == (0, 0, [])
 
 
 def _positions(lane: Lane) -> Sequence[int]:
