@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 from storage.database import Database, JsonRows
 
 EARLY: Final = -1
-"""`attempts` of an event that came before this server was in its room. It is only handed out as such."""
+"""`attempts` of an event that came before this server was in its room. It is only handed out as such, and nothing but
+`admit` has it wait as others do."""
 
 
 class WaitingPdu(NamedTuple):
@@ -72,7 +73,7 @@ _DROP = "DELETE FROM inbound_pdus WHERE room_id = %s AND event_id = ANY (%s::tex
 _DROP_ROOM = "DELETE FROM inbound_pdus WHERE room_id = %s AND attempts >= 0"
 
 _POSTPONE = """UPDATE inbound_pdus SET attempts = attempts + %s, not_before = now() + make_interval(secs => %s)
-    WHERE room_id = %s AND event_id = ANY (%s::text[])"""
+    WHERE room_id = %s AND event_id = ANY (%s::text[]) AND attempts >= 0"""
 
 _LEASE = """INSERT INTO inbound_rooms AS r (room_id, worker, leased_until)
     VALUES (%s, %s, now() + make_interval(secs => %s))
@@ -90,7 +91,7 @@ _BEGINS = """SELECT min(g.depth) FROM rooms r JOIN event_gaps g USING (room) JOI
     WHERE r.room_id = %s AND (e.position <= 0 OR server_of(e.sender) = %s)"""
 
 _HASTEN = """UPDATE inbound_pdus SET not_before = now(), attempts = greatest(attempts - 1, 0)
-    WHERE origin = %s AND not_before > now() RETURNING room_id"""
+    WHERE origin = %s AND not_before > now() AND attempts >= 0 RETURNING room_id"""
 
 
 class InboundPduStore:

@@ -84,6 +84,7 @@ class Inbound(Struct, frozen=True):
                 fetcher=fetcher, intake=intake, known=pdus, waiting=pdus, server_name=server_name
             ),
             early=EarlyEvents(
+                reactor,
                 store=pdus,
                 rooms=rooms,
                 reader=reader,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
+from twisted.internet.task import deferLater
 
 from federation.inbound.live_rooms import Arrivals, LiveRoom, LiveRooms
 from federation.inbound.reading import PduReader
@@ -23,6 +24,9 @@ from storage.inbound_pdus import InboundPduStore, WaitingPdu
 log = logging.getLogger(__name__)
 
 _PORTION: Final = 50
+
+UNHEARD: Final = 30.0
+"""Seconds that early events are kept of a room that nobody is known to join: whoever does says so again by then."""
 
 
 class Strays(Protocol):
@@ -38,6 +42,7 @@ class EarlyEvents:
 
     def __init__(
         self,
+        scheduler: Any,
         *,
         store: InboundPduStore,
         rooms: LiveRooms,
@@ -46,6 +51,7 @@ class EarlyEvents:
         strays: Strays,
         server_name: str,
     ) -> None:
+        self._scheduler = scheduler
         self._store = store
         self._rooms = rooms
         self._reader = reader
@@ -55,10 +61,14 @@ class EarlyEvents:
 
     async def settled(self, room_id: str) -> None:
         """Wait until this server is in the room, or is not about to be."""
-        if await self._live(room_id) is None:
-            joining = self._arrivals.under_way(room_id)
-            if joining is not None:
-                await joining
+        if await self._live(room_id) is not None:
+            return
+        if self._arrivals.version(room_id) is None and await self._store.early(room_id, 1):
+            # Somebody knew of a join. To this process it may not have been said, or not yet.
+            await deferLater(self._scheduler, UNHEARD)
+        joining = self._arrivals.under_way(room_id)
+        if joining is not None:
+            await joining
 
     async def admit(self, room_id: str) -> None:
         """Have a room's early events wait as all others do, if it is the room's by now; otherwise they are dropped, and

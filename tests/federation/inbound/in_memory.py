@@ -203,6 +203,15 @@ class Inbound:
             known=self.intake,
             new_budget=budget,
         )
+        self.early = EarlyEvents(
+            reactor,
+            store=self.store,
+            rooms=self.intake,
+            reader=self.reader,
+            arrivals=arrivals or NoArrivals(),
+            strays=strays or NoStrays(),
+            server_name=OWN,
+        )
         self.backlog = Backlog(
             reactor,
             store=self.store,
@@ -213,14 +222,7 @@ class Inbound:
                 waiting=self.store,
                 server_name=OWN,
             ),
-            early=EarlyEvents(
-                store=self.store,
-                rooms=self.intake,
-                reader=self.reader,
-                arrivals=arrivals or NoArrivals(),
-                strays=strays or NoStrays(),
-                server_name=OWN,
-            ),
+            early=self.early,
             rooms=self.intake,
             costs=self.costs,
             new_budget=budget,

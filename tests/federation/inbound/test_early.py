@@ -10,6 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock, deferLater
 
 from federation.inbound import backlog, rooms
+from federation.inbound.early import UNHEARD
+from federation.membership.joins_elsewhere import REPEAT
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion, room_version
@@ -249,6 +251,63 @@ async def test_what_is_early_fills_no_gap(database: Database, monkeypatch: pytes
     second = event("second", prev=[first])
     assert await deliver(slow.inbound, second) == {second.event_id: None}
     assert second.event_id in slow.inbound.intake.flags
+
+
+async def test_who_has_not_heard_of_a_join_drops_nothing_of_it_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is new, or was not reached by what the joining one said: that one says it again."""
+    assert UNHEARD > REPEAT
+    slow = Slow(database, monkeypatch)
+    kept = event("kept")
+    await slow.send(kept)
+    await slow.inbound.backlog.stop()
+    other = Slow(database, monkeypatch)
+    other.joining.ended = True  # as far as known there
+    clock = other.inbound.early._scheduler = Clock()
+    await other.inbound.backlog._look()
+    while other.inbound.backlog._running and not clock.getDelayedCalls():
+        await deferLater(reactor, 0)
+    assert await waiting(database) == [(kept.event_id, -1)]
+    other.joining.ended = False
+    clock.advance(UNHEARD)
+    await deferLater(reactor, 0)
+    await other.joined()
+    assert kept.event_id in other.inbound.intake.flags
+
+
+async def test_what_nobody_says_to_be_joined_is_dropped_in_the_end(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that joined it is gone."""
+    slow = Slow(database, monkeypatch)
+    await slow.send(event())
+    await slow.inbound.backlog.stop()
+    other = Slow(database, monkeypatch)
+    other.joining.ended = True
+    clock = other.inbound.early._scheduler = Clock()
+    await other.inbound.backlog._look()
+    while other.inbound.backlog._running and not clock.getDelayedCalls():
+        await deferLater(reactor, 0)
+    clock.advance(UNHEARD)
+    await other.inbound.backlog.idle()
+    assert await waiting(database) == []
+
+
+async def test_what_is_early_stays_so_when_its_server_is_reached_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And when the same event, waiting in the room as it was before this server left, is put off: nothing but the
+    room's own rules has it wait with the others."""
+    slow = Slow(database, monkeypatch)
+    kept = event()
+    await slow.send(kept)
+    # The database's clock was set back.
+    await database.execute("later", "UPDATE inbound_pdus SET not_before = now() + interval '1 hour'")
+    assert await slow.inbound.store.hasten(HYDRA.name) == set()
+    await slow.inbound.store.postpone(ROOM, [kept.event_id], 60.0, attempts=1)
+    assert await waiting(database) == [(kept.event_id, -1)]
+    await slow.ended()
 
 
 def _text(event: Event) -> str:
