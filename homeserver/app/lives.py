@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from homeserver.needs import Protocol
 from homeserver.rooms.membership.departure import RoomDeparture
+
+logger = logging.getLogger(__name__)
 
 
 class Departing(Protocol):
@@ -21,7 +25,16 @@ class Departures:
         self._others = others
 
     async def depart(self, user_id: str, *, erase: bool) -> None:
-        """See `homeserver.accounts.DepartingUser`."""
-        await self._rooms.leave_all(user_id)
-        for other in self._others:
-            await other.depart(user_id, erase=erase)
+        """See `homeserver.accounts.DepartingUser`. What one fails at keeps no other from dropping what it has."""
+        failure: Exception | None = None
+        for service in (self._rooms, *self._others):
+            try:
+                await service.depart(user_id, erase=erase)
+            except Exception as error:
+                if failure is not None:
+                    logger.warning(
+                        "%s was not left by %s either", type(service).__name__, user_id, exc_info=error
+                    )
+                failure = failure or error
+        if failure is not None:
+            raise failure
