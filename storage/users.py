@@ -42,7 +42,14 @@ UPDATE users SET guest = false, password_hash = %(password_hash)s, terms_accepte
 WHERE user_id = %(user_id)s AND guest AND NOT deactivated
 """
 
-_SET_PASSWORD = "UPDATE users SET password_hash = %s WHERE user_id = %s AND NOT deactivated"  # noqa: S105
+# What the password before was given for must not let anybody in later.
+_SET_PASSWORD = """
+WITH changed AS (
+        UPDATE users SET password_hash = %s WHERE user_id = %s AND NOT deactivated RETURNING user_id),
+    s AS (DELETE FROM uia_sessions USING changed WHERE uia_sessions.user_id = changed.user_id),
+    l AS (DELETE FROM login_tokens USING changed WHERE login_tokens.user_id = changed.user_id)
+SELECT user_id FROM changed
+"""  # noqa: S105
 _REPLACE_HASH = "UPDATE users SET password_hash = %s WHERE user_id = %s AND password_hash = %s"
 
 _SET_FLAG: dict[Flag, str] = {
@@ -69,6 +76,7 @@ SELECT pg_notify('tokens_revoked', %(user_id)s)
 
 _DEPARTING = "SELECT user_id, erased FROM users WHERE departing ORDER BY user_id LIMIT %s"
 _DEPARTED = "UPDATE users SET departing = false WHERE user_id = %s"
+_DEPART_AGAIN = "UPDATE users SET departing = true WHERE user_id = %s AND deactivated"
 
 
 class User(Struct, frozen=True):
@@ -155,8 +163,9 @@ class UserStore:
         return await txn.execute("users_upgrade_guest", _UPGRADE_GUEST, _parameters(user, now)) == 1
 
     async def set_password_txn(self, txn: Transaction, user_id: str, password_hash: str) -> bool:
-        """Set the hash of an active user's password."""
-        return await txn.execute("users_set_password", _SET_PASSWORD, (password_hash, user_id)) == 1
+        """Set the hash of an active user's password; what was authorised by the one before and not used yet ends."""
+        params = (password_hash, user_id)
+        return await txn.fetch_one("users_set_password", _SET_PASSWORD, params) is not None
 
     async def replace_hash(self, user_id: str, old: str, new: str) -> None:
         """Store another hash of the same password, unless the password was changed meanwhile."""
@@ -190,6 +199,10 @@ class UserStore:
     async def departed(self, user_id: str) -> None:
         """Note that the user's departure is complete."""
         await self._database.execute("users_departed", _DEPARTED, (user_id,))
+
+    async def depart_again(self, user_id: str) -> bool:
+        """Whether the user's account is closed; if so their departure is due once more, at once."""
+        return await self._database.execute("users_depart_again", _DEPART_AGAIN, (user_id,)) == 1
 
 
 def _parameters(user: NewUser, now: int) -> dict[str, Any]:

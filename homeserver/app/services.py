@@ -224,6 +224,7 @@ def build_services(
         permissions=permissions,
         settings=CarryOver(data.account_data, data.push_rules),
         guests=users,
+        accounts=users,
         publication=config.room_directory.publication,
         remote=remote,
         remote_directories=elsewhere.directories,

@@ -18,7 +18,7 @@ from homeserver.rooms.membership.ban import Banning
 from homeserver.rooms.membership.changes import MembershipChanges
 from homeserver.rooms.membership.forget import Forgetting
 from homeserver.rooms.membership.invite import InvitePermissions, Inviting
-from homeserver.rooms.membership.join import Joining
+from homeserver.rooms.membership.join import ClosedAccounts, Joining
 from homeserver.rooms.membership.kick import Kicking
 from homeserver.rooms.membership.knock import Knocking
 from homeserver.rooms.membership.leave import Leaving
@@ -79,6 +79,7 @@ def build_room_services(
     permissions: InvitePermissions,
     settings: PersonalSettings,
     guests: Guests,
+    accounts: ClosedAccounts,
     publication: Publication,
     remote: RemoteRooms,
     remote_directories: RemoteDirectories,
@@ -107,6 +108,7 @@ def build_room_services(
         settings=settings,
         remote=remote,
         likely=likely,
+        accounts=accounts,
     )
     leaving, kicking = (
         Leaving(engine=engine, remote=remote, likely=likely),

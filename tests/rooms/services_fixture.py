@@ -47,6 +47,7 @@ class World:
     blocked: set[str] = field(default_factory=set)
     guests: set[str] = field(default_factory=set)
     carried: list[tuple[str, str, str]] = field(default_factory=list)
+    closed: set[str] = field(default_factory=set)
 
     async def member_profiles(self, user_ids: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         return {user: self.profiles[user] for user in user_ids if user in self.profiles}
@@ -56,6 +57,9 @@ class World:
 
     async def carry_over(self, user_id: str, old_room_id: str, new_room_id: str) -> None:
         self.carried.append((user_id, old_room_id, new_room_id))
+
+    async def depart_again(self, user_id: str) -> bool:
+        return user_id in self.closed
 
     async def guests_among(self, user_ids: Collection[str]) -> Collection[str]:
         return self.guests & set(user_ids)
@@ -107,6 +111,7 @@ class House:
             permissions=world,
             settings=world,
             guests=world,
+            accounts=world,
             publication=publication,
             remote=remote,
             remote_directories=remote_directories or NoRemoteDirectories(),

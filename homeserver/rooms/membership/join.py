@@ -2,7 +2,8 @@
 """Joining a room. Client-server API, "Joining rooms", "Restricted rooms", "Guest access", "Room upgrades".
 
 Owns the conditions of restricted joins and who vouches for them, which guests may come in, that joining twice is
-joining once, and which joins take another server: into rooms this server is not in, and where nobody here may vouch.
+joining once, which joins take another server: into rooms this server is not in, and where nobody here may vouch; and
+that such a join, which may take minutes, leaves nobody in the room who closed their account meanwhile.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from homeserver.errors import Forbidden, GuestAccessForbidden, RemoteServerFailed
+from homeserver.errors import Forbidden, GuestAccessForbidden, RemoteServerFailed, UserDeactivated
+from homeserver.needs import Protocol
 from homeserver.protocol.identifiers import domain_of
 from homeserver.rooms.actor import Actor, check_not_suspended
 from homeserver.rooms.engine import Draft, Room, RoomEngine, RoomHead
 from homeserver.rooms.locating import LikelyServers
+from homeserver.rooms.membership.leave import leave_plan
 from homeserver.rooms.membership.member_content import MemberProfiles, member_content
 from homeserver.rooms.membership.personal_settings import PersonalSettings, carry_settings_over
 from homeserver.rooms.membership.propagation import show_profile
@@ -28,6 +31,14 @@ logger = logging.getLogger(__name__)
 
 ROUNDS = 5
 """How often a room may turn out to be another than it was: joined by somebody else meanwhile, or left."""
+
+
+class ClosedAccounts(Protocol):
+    """Knows whose account is closed."""
+
+    async def depart_again(self, user_id: str) -> bool:
+        """Whether the user's account is closed; if so the user is taken out of everything once more, soon."""
+        ...
 
 
 class NobodyToVouch(Forbidden):
@@ -46,6 +57,7 @@ class Joining:
         settings: PersonalSettings,
         remote: RemoteRooms,
         likely: LikelyServers,
+        accounts: ClosedAccounts,
     ) -> None:
         self._engine = engine
         self._profiles = profiles
@@ -53,6 +65,7 @@ class Joining:
         self._settings = settings
         self._remote = remote
         self._likely = likely
+        self._accounts = accounts
 
     async def join(
         self,
@@ -67,7 +80,7 @@ class Joining:
 
         `servers` may be in the room, for one that this server is not in. `extra` (a content sent as state) always makes
         a new member event unless it is the present one's. Raises UserSuspended, Forbidden, NotFound for a room that
-        nobody knows, and what `RemoteRooms.join` raises.
+        nobody knows, UserDeactivated for who closed their account meanwhile, and what `RemoteRooms.join` raises.
         """
         check_not_suspended(actor)
         profile = await self._profile(actor.user_id)
@@ -95,9 +108,8 @@ class Joining:
         if actor.is_guest:  # whether the room is open to guests is known once one is in
             raise GuestAccessForbidden("Guests may not join rooms of other servers")
         likely = await self._likely.of(room_id, actor.user_id, servers)
-        event_id = await self._remote.join(actor.user_id, room_id, servers=likely, content=content)
+        event_id = await self._join_by(likely, actor.user_id, room_id, content, profile)
         if event_id is not None:
-            await self._show_later_profile(actor.user_id, room_id, profile)
             room = await self._engine.cache.get(room_id)
             if room is not None:
                 await self._carry_settings_over(actor.user_id, room.head)
@@ -119,12 +131,36 @@ class Joining:
             able = servers_that_may_invite(room.head, self._engine.server_name)
             if not able:
                 raise
-            event_id = await self._remote.join(actor.user_id, room.room_id, servers=able, content=content)
-            if event_id is not None:
-                await self._show_later_profile(actor.user_id, room.room_id, profile)
+            event_id = await self._join_by(able, actor.user_id, room.room_id, content, profile)
         if event_id is not None and not was_joined:
             await self._carry_settings_over(actor.user_id, room.head)
         return event_id
+
+    async def _join_by(
+        self,
+        servers: Sequence[str],
+        user_id: str,
+        room_id: str,
+        content: Mapping[str, Any],
+        profile: Mapping[str, str],
+    ) -> str | None:
+        """As `RemoteRooms.join`, which takes long: the user may be another by then, or nobody any more."""
+        event_id = await self._remote.join(user_id, room_id, servers=servers, content=content)
+        if await self._accounts.depart_again(user_id):
+            if event_id is not None:
+                await self._leave(user_id, room_id)
+            raise UserDeactivated
+        if event_id is not None:
+            await self._show_later_profile(user_id, room_id, profile)
+        return event_id
+
+    async def _leave(self, user_id: str, room_id: str) -> None:
+        """At once; should it fail, the departure that is due again sees to it."""
+        plan = leave_plan(user_id, {"membership": "leave"})
+        try:
+            await write_member(self._engine, room_id, user_id, user_id, plan)
+        except Exception:
+            logger.exception("%s closed their account and could not leave %s yet", user_id, room_id)
 
     async def _join_here(self, actor: Actor, room: Room, wanted: Mapping[str, Any], *, always: bool) -> str:
         user_id = actor.user_id
@@ -155,7 +191,7 @@ class Joining:
         return (await self._profiles.member_profiles((user_id,))).get(user_id, {})
 
     async def _show_later_profile(self, user_id: str, room_id: str, before: Mapping[str, str]) -> None:
-        """The user joined by way of another server, which takes long: names changed meanwhile did not reach the room.
+        """Names changed while the user joined by way of another server did not reach the room.
 
         The join stands; a failure is logged only.
         """

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from federation.membership.joining import MOST_SERVERS_IN_ROOM
+from federation.membership.progress import JoinProgress
 from homeserver.errors import (
     Forbidden,
     GuestAccessForbidden,
@@ -23,6 +24,7 @@ from homeserver.errors import (
     NotFound,
     RemoteServerFailed,
     UnableToGrantJoin,
+    UserDeactivated,
 )
 from storage.database import Database
 from tests.federation.membership.membership_fixture import Federation
@@ -115,6 +117,49 @@ FIGURES: dict[str, dict[str, str]] = {
 
 def _figure(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+@pytest.mark.parametrize("short", [False, True], ids=["whole", "short"])
+async def test_who_closes_the_account_meanwhile_is_not_left_in_the_room(
+    database: Database, hydra: RemoteServer, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    """Who joins leaves again; who waits for that join does not join."""
+    federation = await Federation.open(database, hydra)
+    house = federation.house
+    room = RemoteRoom(hydra)
+    room.fill(3, hydra)
+    Resident(hydra, room, short=short)
+    held: Deferred[None] = Deferred()
+
+    async def hold(_destination: str, _method: str, target: str) -> None:
+        if "/send_join/" in target:
+            await held
+
+    federation.network.before = hold
+    join = house.rooms.joining.join
+    joins = [Deferred.fromCoroutine(join(alice, room.id, servers=["hydra.test"]))]
+    while not (under_way := list(federation.joining.progress())) or under_way[0].stage != "sending":
+        await deferLater(reactor, 0)
+    waiting: list[JoinProgress] = []
+    ended = JoinProgress.ended
+
+    def noted(progress: JoinProgress) -> Deferred[None]:
+        waiting.append(progress)
+        return ended(progress)
+
+    monkeypatch.setattr(JoinProgress, "ended", noted)
+    joins.append(Deferred.fromCoroutine(join(bob, room.id, servers=["hydra.test"])))
+    while not waiting:
+        await deferLater(reactor, 0)
+    house.world.closed.update((ALICE, BOB))
+    held.callback(None)
+    for joined in joins:
+        with pytest.raises(UserDeactivated):
+            await joined
+    standings = (await house.engine.user_rooms.of(ALICE)).values()
+    assert [(standing.room_id, standing.membership) for standing in standings] == [(room.id, "leave")]
+    assert not (await house.head(room.id)).is_joined(ALICE)
+    assert not await house.engine.user_rooms.of(BOB), "who waited never was in the room"
 
 
 async def test_profile_and_reason_are_told(database: Database, hydra: RemoteServer) -> None:
