@@ -31,11 +31,15 @@ WITH gone AS (DELETE FROM devices WHERE user_id = %(user_id)s AND device_id = AN
 SELECT array_agg(device_id), pg_notify('tokens_revoked', %(user_id)s) FROM gone
 """
 
+# Log-ins under way share this lock: one that came before has its device by then, one that comes after finds what it
+# goes by (a login token, a password) as it then is.
+_LOCK_USER = "SELECT 1 FROM users WHERE user_id = %s FOR NO KEY UPDATE"
 _DELETE_OTHERS = """
 WITH gone AS (
     DELETE FROM devices d WHERE user_id = %(user_id)s AND device_id IS DISTINCT FROM %(kept)s
       AND NOT EXISTS (SELECT FROM dehydrated_devices z WHERE z.user_id = d.user_id AND z.device_id = d.device_id)
-    RETURNING device_id)
+    RETURNING device_id),
+    l AS (DELETE FROM login_tokens WHERE user_id = %(user_id)s)
 SELECT array_agg(device_id), pg_notify('tokens_revoked', %(user_id)s) FROM gone
 """
 
@@ -101,12 +105,20 @@ class DeviceStore:
         return [] if row is None or row[0] is None else row[0]
 
     async def delete_others(self, user_id: str, kept: str | None) -> Sequence[str]:
-        """Delete all of a user's devices but `kept`, as `delete` does.
+        """`delete_others_txn` in a transaction of its own."""
 
-        One that is dehydrated, with which nobody is logged in, stays to be sent room keys meanwhile.
+        async def work(txn: Transaction) -> Sequence[str]:
+            return await self.delete_others_txn(txn, user_id, kept)
+
+        return await self._database.transaction("devices_delete_others", work)
+
+    async def delete_others_txn(self, txn: Transaction, user_id: str, kept: str | None) -> Sequence[str]:
+        """Delete all of a user's devices but `kept`, as `delete` does, and every login token, also those of `kept`.
+
+        A device that is dehydrated, with which nobody is logged in, stays to be sent room keys meanwhile.
         """
-        params = {"user_id": user_id, "kept": kept}
-        row = await self._database.fetch_one("devices_delete_others", _DELETE_OTHERS, params)
+        await txn.fetch_one("devices_lock_user", _LOCK_USER, (user_id,))
+        row = await txn.fetch_one("devices_delete_others", _DELETE_OTHERS, {"user_id": user_id, "kept": kept})
         return [] if row is None or row[0] is None else row[0]
 
     async def record(self, sightings: Sequence[Sighting]) -> None:

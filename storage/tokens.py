@@ -43,10 +43,11 @@ WITH a AS (DELETE FROM access_tokens WHERE user_id = %(user_id)s AND device_id =
 SELECT pg_notify('tokens_revoked', %(user_id)s)
 """
 
+# The device first, as who ends it takes first the device and then its tokens.
 _LOCK_REFRESH = """
 SELECT r.user_id, r.device_id, r.replaces, u.deactivated, u.locked
-FROM refresh_tokens r JOIN users u USING (user_id)
-WHERE r.token_hash = %s FOR UPDATE OF r
+FROM refresh_tokens r JOIN users u USING (user_id) JOIN devices d USING (user_id, device_id)
+WHERE r.token_hash = %s FOR KEY SHARE OF d FOR UPDATE OF r
 """
 _DROP_UNUSED_SUCCESSOR = """
 WITH successor AS (DELETE FROM refresh_tokens WHERE replaces = %(hash)s RETURNING token_hash)

@@ -51,7 +51,7 @@ class OwnAccount:
     async def change_password(
         self, actor: Actor, new_password: str, *, logout_devices: bool, auth: Auth
     ) -> None:
-        """Set a new password; `logout_devices` ends every session but the requester's.
+        """Set a new password; `logout_devices` ends every session but the requester's, in the same transaction.
 
         Raises WeakPassword before, and UiaRequired while authentication is unfinished.
         """
@@ -60,12 +60,16 @@ class OwnAccount:
         hashed = await self._hasher.hash(new_password)
 
         async def work(txn: Transaction) -> bool:
-            return await self._users.set_password_txn(txn, actor.user_id, hashed)
+            if not await self._users.set_password_txn(txn, actor.user_id, hashed):
+                return False
+            if logout_devices:
+                await self._sessions.close_all_txn(txn, actor.user_id, but=actor.device_id)
+            return True
 
         if not await self._database.transaction("change_password", work):
             raise UserDeactivated
         if logout_devices:
-            await self._sessions.close_all(actor.user_id, but=actor.device_id)
+            await self._cache.revoke(actor.user_id)
 
     async def deactivate(self, actor: Actor, *, erase: bool, auth: Auth) -> None:
         """Close the requester's account for good. Raises UiaRequired while authentication is unfinished.

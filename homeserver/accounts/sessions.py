@@ -124,9 +124,13 @@ class Sessions:
             await self._cache.revoke(actor.user_id)
 
     async def close_all(self, user_id: str, *, but: str | None = None) -> None:
-        """Log out every device of a user except `but`."""
+        """Log out every device of a user except `but`; nobody is let in any more by login tokens of any of them."""
         await self._devices.delete_others(user_id, but)
         await self._cache.revoke(user_id)
+
+    async def close_all_txn(self, txn: Transaction, user_id: str, *, but: str | None = None) -> None:
+        """As `close_all`, within a transaction, after which the user's tokens are to be forgotten."""
+        await self._devices.delete_others_txn(txn, user_id, but)
 
     def _new_tokens(
         self, user_id: str, device_id: str, now: int, *, refresh: bool
