@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens of `m.login.token`, each good for one log-in. Owns the table; expired rows are swept by `storage.expiry`."""
+"""Tokens of `m.login.token`, each good for one log-in. Owns the table.
+
+A token goes with the device whose session asked for it, by reference; expired rows are swept by `storage.expiry`.
+"""
 
 from __future__ import annotations
 
 from storage.database import Database, Transaction
 
-# Whoever ends the session at the same time is waited for: a token is not made after it.
+# Whoever ends the session at the same time is waited for: a token never outlives it.
 _ADD = """
-INSERT INTO login_tokens (token_hash, user_id, expires_ts)
-SELECT %s, user_id, %s FROM devices WHERE user_id = %s AND device_id = %s FOR KEY SHARE
+INSERT INTO login_tokens (token_hash, user_id, device_id, expires_ts)
+SELECT %s, user_id, device_id, %s FROM devices WHERE user_id = %s AND device_id = %s FOR KEY SHARE
 """
 _OWNER = "SELECT user_id FROM login_tokens WHERE token_hash = %s"
 _TAKE = "DELETE FROM login_tokens WHERE token_hash = %s RETURNING expires_ts"
@@ -21,7 +24,7 @@ class LoginTokenStore:
         self._database = database
 
     async def add(self, token_hash: bytes, user_id: str, device_id: str | None, expires_ts: int) -> bool:
-        """Keep a new token until `expires_ts` (ms since 1970); False if the device that asks is gone."""
+        """Keep a new token until `expires_ts` (ms since 1970), or its device's end; False if that is gone."""
         params = (token_hash, expires_ts, user_id, device_id)
         return await self._database.execute("login_tokens_add", _ADD, params) == 1
 

@@ -39,7 +39,8 @@ VALUES (%s, %s, %s, %s, %s, %s, %s)
 
 _CLEAR_DEVICE = """
 WITH a AS (DELETE FROM access_tokens WHERE user_id = %(user_id)s AND device_id = %(device_id)s),
-    r AS (DELETE FROM refresh_tokens WHERE user_id = %(user_id)s AND device_id = %(device_id)s)
+    r AS (DELETE FROM refresh_tokens WHERE user_id = %(user_id)s AND device_id = %(device_id)s),
+    l AS (DELETE FROM login_tokens WHERE user_id = %(user_id)s AND device_id = %(device_id)s)
 SELECT pg_notify('tokens_revoked', %(user_id)s)
 """
 
@@ -118,7 +119,7 @@ class TokenStore:
     async def replace_txn(
         self, txn: Transaction, user_id: str, device_id: str, tokens: IssuedTokens, now: int
     ) -> None:
-        """End every token of an existing device and give it these."""
+        """End every token of an existing device, those by which it would let others in too, and give it these."""
         params = {"user_id": user_id, "device_id": device_id}
         await txn.fetch_one("tokens_clear_device", _CLEAR_DEVICE, params)
         await self.issue_txn(txn, user_id, device_id, tokens, now)

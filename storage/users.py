@@ -62,7 +62,7 @@ SELECT pg_notify('tokens_revoked', user_id) FROM changed
 
 _DEACTIVATE = """
 UPDATE users SET deactivated = true, departing = true, erased = erased OR %(erase)s, password_hash = NULL,
-    admin = false
+    admin = false, closed_ts = %(now)s, depart_ts = %(until)s
 WHERE user_id = %(user_id)s AND NOT deactivated
 """
 _FORGET = """
@@ -74,9 +74,19 @@ WITH d AS (DELETE FROM devices WHERE user_id = %(user_id)s),
 SELECT pg_notify('tokens_revoked', %(user_id)s)
 """
 
-_DEPARTING = "SELECT user_id, erased FROM users WHERE departing ORDER BY user_id LIMIT %s"
-_DEPARTED = "UPDATE users SET departing = false WHERE user_id = %s"
-_DEPART_AGAIN = "UPDATE users SET departing = true WHERE user_id = %s AND deactivated"
+_CLAIM_DEPARTING = """
+UPDATE users u SET depart_ts = %(until)s FROM (
+    SELECT user_id FROM users WHERE departing AND coalesce(depart_ts, 0) <= %(now)s
+    ORDER BY depart_ts NULLS FIRST, user_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+) AS due
+WHERE u.user_id = due.user_id RETURNING u.user_id, u.erased, u.closed_ts, u.depart_ts
+"""
+# Whoever asked meanwhile that the departure be taken up anew changed `depart_ts`, and is heeded.
+_DEPARTED = """
+UPDATE users SET departing = %(next)s::bigint IS NOT NULL, depart_ts = %(next)s
+WHERE user_id = %(user_id)s AND depart_ts = %(claimed)s
+"""
+_DEPART_AGAIN = "UPDATE users SET departing = true, depart_ts = 0 WHERE user_id = %s AND deactivated"
 
 
 class User(Struct, frozen=True):
@@ -113,10 +123,14 @@ class NewUser(Struct, frozen=True, kw_only=True):
 
 
 class Departure(Struct, frozen=True):
-    """A deactivated user who is not yet out of every room."""
+    """A deactivated user who is not yet out of everything, claimed by whoever takes that up."""
 
     user_id: str
     erase: bool
+    closed_ts: int | None
+    """When the account was closed (ms since 1970); None if it was before that was noted."""
+    claimed_until: int
+    """When somebody else may take it up, if it is not reported by then."""
 
 
 class UserStore:
@@ -176,29 +190,42 @@ class UserStore:
         rows = await self._database.fetch("users_set_flag", _SET_FLAG[flag], (value, user_id))
         return bool(rows)
 
-    async def deactivate(self, user_id: str, *, erase: bool) -> bool:
-        """Close the account and drop everything that logs in as it; False if it was closed before.
+    async def deactivate(self, user_id: str, *, erase: bool, now: int, until: int) -> Departure | None:
+        """Close the account and drop everything that logs in as it; None if it was closed before.
 
-        The user is `departing` from then on, until `departed`.
+        The user is departing from then on, which the caller has claimed until `until` and ends by `departed`.
         """
 
-        async def work(txn: Transaction) -> bool:
-            params = {"user_id": user_id, "erase": erase}
+        async def work(txn: Transaction) -> Departure | None:
+            params = {"user_id": user_id, "erase": erase, "now": now, "until": until}
             if await txn.execute("users_deactivate", _DEACTIVATE, params) == 0:
-                return False
+                return None
             await txn.fetch_one("users_forget", _FORGET, params)
-            return True
+            return Departure(user_id, erase, now, until)
 
         return await self._database.transaction("users_deactivate", work)
 
-    async def departing(self, limit: int) -> list[Departure]:
-        """Up to `limit` users whose departure was begun and not reported done."""
-        rows = await self._database.fetch("users_departing", _DEPARTING, (limit,))
+    async def forget(self, user_id: str) -> None:
+        """Drop once more what `deactivate` dropped: requests that were under way may have written some of it since."""
+        await self._database.fetch_one("users_forget", _FORGET, {"user_id": user_id}, retry=False)
+
+    async def claim_departing(self, now: int, until: int, limit: int) -> list[Departure]:
+        """Up to `limit` users whose departure is due; until `until` it is nobody else's. Those due longest first."""
+        params = {"now": now, "until": until, "limit": limit}
+        rows = await self._database.fetch("users_claim_departing", _CLAIM_DEPARTING, params, retry=False)
         return [Departure(*row) for row in rows]
 
-    async def departed(self, user_id: str) -> None:
-        """Note that the user's departure is complete."""
-        await self._database.execute("users_departed", _DEPARTED, (user_id,))
+    async def departed(self, departure: Departure, *, again_ts: int | None) -> None:
+        """Note that the user left everything, and is to do so again at `again_ts`, or (None) is done with it.
+
+        No effect once it is somebody else's, or is wanted again already.
+        """
+        params = {
+            "user_id": departure.user_id,
+            "claimed": departure.claimed_until,
+            "next": again_ts,
+        }
+        await self._database.execute("users_departed", _DEPARTED, params)
 
     async def depart_again(self, user_id: str) -> bool:
         """Whether the user's account is closed; if so their departure is due once more, at once."""

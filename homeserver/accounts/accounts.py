@@ -142,6 +142,7 @@ def build_accounts(
         hasher=hasher,
         uia=uia,
         departures=departures,
+        clock=clock,
     )
     return Accounts(
         database=database,

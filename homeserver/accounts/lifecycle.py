@@ -18,5 +18,5 @@ class DepartingUser(Protocol):
         """Leave every room, reject every invite, withdraw every knock, remove the profile.
 
         `erase`: also delete the user's data that is not events (account data and the like). Must do no harm when
-        called again after it failed half-way or succeeded: it is called until it returns.
+        called again after it failed half-way or succeeded: it is called until it returns, and once more later.
         """

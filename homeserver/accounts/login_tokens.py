@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Login tokens: a logged-in client lets another one in. Client-server API, `POST /login/get_token`.
 
-Owns their making and spending: each is good for one log-in, within two minutes. Logging out everywhere and a new
-password end them all.
+Owns their making and spending: each is good for one log-in, within two minutes and while the session that asked for
+it lasts. A new password ends them all.
 """
 
 from typing import Final

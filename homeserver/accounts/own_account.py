@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users do with their own account: change the password, close it.
 
-Owns both, each behind user-interactive authentication, and the completion of departures that an outage cut short.
-Client-server API, "Password management" and "Account deactivation".
+Owns both, each behind user-interactive authentication, and the completion of departures. Client-server API, "Password
+management" and "Account deactivation".
+
+Requests that were let in before an account was closed may still write when it has left everything. None of them asks
+again on whose behalf it writes, which would cost every request something: the departure is instead gone through once
+more when none of them can be under way any more. What may take longer, joining by way of other servers, looks itself
+when it ends (`homeserver/rooms/membership/join.py`).
 """
 
 from typing import Final
@@ -10,6 +15,7 @@ from typing import Final
 from twisted.logger import Logger
 
 from homeserver.accounts.actor import Actor
+from homeserver.accounts.credentials import Clock
 from homeserver.accounts.lifecycle import DepartingUser
 from homeserver.accounts.passwords import PasswordHasher, check_password
 from homeserver.accounts.sessions import Sessions
@@ -19,9 +25,13 @@ from homeserver.accounts.uia import Auth, Operation, Uia
 from homeserver.errors import UserDeactivated
 from homeserver.protocol.identifiers import localpart_of
 from storage.database import Database, Transaction
-from storage.users import UserStore
+from storage.users import Departure, UserStore
 
-_DEPARTURES_AT_ONCE: Final = 20
+_DEPARTURES_AT_ONCE: Final = 100
+RETRY_MS: Final = 5 * 60_000
+"""When a departure that failed, or whose process died, is taken up again."""
+SETTLED_MS: Final = 15 * 60_000
+"""How long after an account was closed a request from before may still write: a departure after that is the last."""
 
 
 class OwnAccount:
@@ -39,6 +49,7 @@ class OwnAccount:
         hasher: PasswordHasher,
         uia: Uia,
         departures: DepartingUser,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._users = users
@@ -47,6 +58,7 @@ class OwnAccount:
         self._hasher = hasher
         self._uia = uia
         self._departures = departures
+        self._clock = clock
 
     async def change_password(
         self, actor: Actor, new_password: str, *, logout_devices: bool, auth: Auth
@@ -78,25 +90,31 @@ class OwnAccount:
         `finish_departures`.
         """
         await self._uia.require(_operation("POST account/deactivate", actor), auth)
-        await self._users.deactivate(actor.user_id, erase=erase)
+        now = self._clock()
+        departure = await self._users.deactivate(actor.user_id, erase=erase, now=now, until=now + RETRY_MS)
         await self._cache.revoke(actor.user_id)
-        await self._depart(actor.user_id, erase=erase)
+        if departure is not None:
+            await self._depart(departure)
 
     async def finish_departures(self) -> int:
-        """Take up departures that were begun and not finished; returns how many there were."""
-        departing = await self._users.departing(_DEPARTURES_AT_ONCE)
+        """Take up departures that are due, be it once more; returns how many there were."""
+        now = self._clock()
+        departing = await self._users.claim_departing(now, now + RETRY_MS, _DEPARTURES_AT_ONCE)
         for departure in departing:
-            await self._depart(departure.user_id, erase=departure.erase)
+            await self._users.forget(departure.user_id)
+            await self._depart(departure)
         return len(departing)
 
-    async def _depart(self, user_id: str, *, erase: bool) -> None:
+    async def _depart(self, departure: Departure) -> None:
+        began = self._clock()
         try:
-            await self._departures.depart(user_id, erase=erase)
+            await self._departures.depart(departure.user_id, erase=departure.erase)
         except Exception:
             # The account is closed, which is what was asked for: the rest is tried again by housekeeping.
-            self._log.failure("{user_id} could not leave everything yet", user_id=user_id)
+            self._log.failure("{user_id} could not leave everything yet", user_id=departure.user_id)
             return
-        await self._users.departed(user_id)
+        settled = (departure.closed_ts or 0) + SETTLED_MS
+        await self._users.departed(departure, again_ts=None if began >= settled else settled)
 
 
 def _operation(name: str, actor: Actor) -> Operation:

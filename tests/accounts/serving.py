@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -46,11 +46,12 @@ class StandingClock:
 
 @dataclass
 class Comings:
-    """Notes who arrives and departs; `failing` departures raise."""
+    """Notes who arrives and departs; `failing` departures raise, and `meanwhile` is what happens during one."""
 
     arrived: list[tuple[str, str | None]] = field(default_factory=list)
     departed: list[tuple[str, bool]] = field(default_factory=list)
     failing: bool = False
+    meanwhile: Callable[[], Awaitable[object]] | None = None
 
     async def arrive(self, user_id: str, display_name: str | None) -> None:
         self.arrived.append((user_id, display_name))
@@ -58,6 +59,8 @@ class Comings:
     async def depart(self, user_id: str, *, erase: bool) -> None:
         if self.failing:
             raise ConnectionError("the rooms are away")
+        if self.meanwhile is not None:
+            await self.meanwhile()
         self.departed.append((user_id, erase))
 
 

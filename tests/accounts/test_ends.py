@@ -10,9 +10,10 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from homeserver.accounts.own_account import RETRY_MS, SETTLED_MS
 from homeserver.accounts.sessions import DeviceRequest
 from homeserver.accounts.stages import PASSWORD as PASSWORD_STAGE
-from homeserver.errors import Forbidden, MatrixError, UiaRequired, UnknownToken, UserLocked
+from homeserver.errors import Forbidden, MatrixError, NotFound, UiaRequired, UnknownToken, UserLocked
 from storage.database import Transaction
 from storage.users import UserStore
 from tests.accounts.serving import Setting, actor_of, password_auth, session_of
@@ -46,6 +47,17 @@ async def change_the_password(accounts: Setting, actor: Any) -> None:
     )
 
 
+async def delete_the_device(accounts: Setting, actor: Any) -> None:
+    """From another device."""
+    other = await accounts.log_in("alice")
+    await accounts.accounts.own_devices.delete(actor_of(other), [actor.device_id], password_auth("alice"))
+
+
+async def log_in_anew_on_the_device(accounts: Setting, actor: Any) -> None:
+    """Which ends the session that was there."""
+    await accounts.log_in("alice", device_id=actor.device_id)
+
+
 async def close_the_account(accounts: Setting, actor: Any) -> None:
     await accounts.accounts.own_account.deactivate(actor, erase=False, auth=password_auth("alice"))
 
@@ -53,20 +65,33 @@ async def close_the_account(accounts: Setting, actor: Any) -> None:
 @pytest.mark.parametrize(
     "end",
     [
+        log_out,
         log_out_everywhere,
         log_out_the_others,
         change_the_password,
+        delete_the_device,
+        log_in_anew_on_the_device,
         close_the_account,
     ],
 )
 async def test_a_login_token_ends_with_what_it_was_given_for(accounts: Setting, end: Ending) -> None:
-    """All sessions, or the password that authorised it."""
+    """The session that asked for it, or the password that authorised it."""
     actor = actor_of(await accounts.register("alice"))
     token = (await accounts.accounts.login_tokens.make(actor, password_auth("alice"))).token
     await end(accounts, actor)
     with pytest.raises(Forbidden):
         await accounts.accounts.login.by_token(token, DeviceRequest())
     assert await accounts.database.fetch("tokens", "SELECT FROM login_tokens") == []
+
+
+async def test_a_login_token_outlives_the_end_of_other_sessions(accounts: Setting) -> None:
+    """And it may log in on the very device that asked for it, whose session it then replaces."""
+    actor = actor_of(await accounts.register("alice"))
+    other = actor_of(await accounts.log_in("alice"))
+    token = (await accounts.accounts.login_tokens.make(actor, password_auth("alice"))).token
+    await accounts.accounts.sessions.close(other)
+    again = await accounts.accounts.login.by_token(token, DeviceRequest(device_id=actor.device_id))
+    assert again.device_id == actor.device_id
 
 
 async def test_a_locked_user_does_not_log_in_by_a_login_token(accounts: Setting) -> None:
@@ -182,13 +207,61 @@ async def test_a_refresh_token_exchanged_while_its_session_ends(accounts: Settin
         await accounts.accounts.authentication.owner_of(refreshed.access_token)
 
 
+async def test_what_was_under_way_when_the_account_was_closed_goes_later(accounts: Setting) -> None:
+    """Requests let in before write after everything was left: it is left once more, and then no more."""
+    made = await accounts.register("alice")
+    await close_the_account(accounts, actor_of(made))
+    late = await accounts.accounts.filters.put(made.user_id, {"room": {}})
+    await accounts.database.execute(
+        "late", "INSERT INTO devices (user_id, device_id, created_ts) VALUES (%s, 'LATE', 0)", (made.user_id,)
+    )
+    housekeeping, departed = accounts.accounts.housekeeping, accounts.comings.departed
+    accounts.clock.advance(SETTLED_MS / 1000 - 1)
+    await housekeeping.run()
+    assert len(departed) == 1
+    accounts.clock.advance(1)
+    await housekeeping.run()
+    assert departed == [(made.user_id, False)] * 2
+    with pytest.raises(NotFound):
+        await accounts.accounts.filters.get(made.user_id, late)
+    assert await accounts.accounts.own_devices.list(made.user_id) == []
+    accounts.clock.advance(SETTLED_MS / 1000)
+    await housekeeping.run()
+    assert len(departed) == 2
+
+
 async def test_who_finds_the_account_closed_has_it_depart_again(accounts: Setting) -> None:
-    """What was under way when it was closed has written after everything was left."""
+    """Also while a departure is under way, which may have passed already what is to be left."""
     made = await accounts.register("alice")
     users, housekeeping = UserStore(accounts.database), accounts.accounts.housekeeping
     assert not await users.depart_again(made.user_id)
+    await housekeeping.run()
+    assert accounts.comings.departed == []
     await close_the_account(accounts, actor_of(made))
+    accounts.clock.advance(SETTLED_MS / 1000)
+    await housekeeping.run()
+    accounts.comings.meanwhile = lambda: users.depart_again(made.user_id)
     assert await users.depart_again(made.user_id)
     await housekeeping.run()
+    accounts.comings.meanwhile = None
     await housekeeping.run()
-    assert len(accounts.comings.departed) == 2
+    await housekeeping.run()
+    assert len(accounts.comings.departed) == 4
+
+
+async def test_departures_that_fail_do_not_keep_others_waiting(accounts: Setting) -> None:
+    """What failed is tried again after those that wait already; what one process took up, no other does."""
+    users, now = UserStore(accounts.database), accounts.clock.now
+    for name in ("alice", "bob"):
+        made = await accounts.register(name)
+        await users.deactivate(made.user_id, erase=False, now=now, until=now)
+    claimed = [await users.claim_departing(now, now + RETRY_MS, 1) for _ in range(3)]
+    assert [[each.user_id for each in some] for some in claimed] == [
+        ["@alice:example.org"],
+        ["@bob:example.org"],
+        [],
+    ]
+    again = await users.claim_departing(now + RETRY_MS, now + 2 * RETRY_MS, 10)
+    assert len(again) == 2
+    await users.departed(claimed[0][0], again_ts=None)
+    assert len(await users.claim_departing(now + 2 * RETRY_MS, now + 3 * RETRY_MS, 10)) == 2

@@ -3,6 +3,7 @@
 
 import pytest
 
+from homeserver.accounts.own_account import RETRY_MS
 from homeserver.errors import Forbidden, NotFound, TooLarge, UnknownToken, WeakPassword
 from homeserver.protocol.filters import FilterError
 from storage.filters import MOST_PER_USER
@@ -53,9 +54,11 @@ async def test_a_departure_cut_short_is_taken_up_again(accounts: Setting) -> Non
     await accounts.accounts.own_account.deactivate(actor_of(made), erase=True, auth=password_auth("alice"))
     with pytest.raises(Forbidden):
         await accounts.log_in("alice")
+    accounts.clock.advance(RETRY_MS / 1000)
     await accounts.accounts.housekeeping.run()
     assert accounts.comings.departed == []
     accounts.comings.failing = False
+    accounts.clock.advance(RETRY_MS / 1000)
     await accounts.accounts.housekeeping.run()
     await accounts.accounts.housekeeping.run()
     assert accounts.comings.departed == [(made.user_id, True)]

@@ -139,7 +139,7 @@ async def test_a_closed_account_has_no_profile(database: Database) -> None:
     """Neither as data nor to look at; unknown users are answered alike."""
     world = await World.open(database)
     await world.profiles.arrive(ALICE, None)
-    await world.users.deactivate(ALICE, erase=False)
+    await world.users.deactivate(ALICE, erase=False, now=0, until=0)
     for _ in range(2):
         await world.profiles.depart(ALICE, erase=False)
     errors = []
