@@ -102,7 +102,7 @@ async def test_the_best_come_first_and_closed_accounts_not_at_all(database: Data
     assert await found(database, "anna") == [users[0], users[3], users[1], users[2]]
     result = await UserSearch(UserDirectoryStore(database), search_all=True).search(ALICE, "anna", 2)
     assert (len(result.users), result.limited) == (2, True)
-    await UserStore(database).deactivate(users[1], erase=False)
+    await UserStore(database).deactivate(users[1], erase=False, now=0, until=0)
     assert await found(database, "anna") == [users[0], users[3], users[2]]
 
 
