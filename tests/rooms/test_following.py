@@ -174,6 +174,24 @@ async def test_what_is_told_while_a_room_is_read_up_goes_on_from_there(
     assert [entry.event.content.get("body") for entry in room.recent][-2:] == ["one", "two"]
 
 
+async def test_what_was_told_of_a_room_and_read_up_besides_is_not_kept(database: Database) -> None:
+    """Nothing would ever ask for it, and it would be weighed with each message that is said here."""
+    here, there = await Engine.open(database, tells=True), await Engine.open(database, tells=True)
+    room = await here.new_room()
+    await there.cache.get(room.room_id)
+    await there.join(
+        room.room_id, BOB
+    )  # which is not told in few words, and what follows does not go on without it
+    for body in ("one", "two"):
+        await there.send(room.room_id, BOB, body)
+    await heard(here, there)
+    assert room.told
+    await here.cache.get(room.room_id)
+    assert [entry.event.content.get("body") for entry in room.recent][-2:] == ["one", "two"]
+    assert not room.told
+    assert room.weight == room.measure()
+
+
 async def test_news_of_many_rooms_cost_one_query_whoever_asks(database: Database, database_url: str) -> None:
     """And the rooms' members none, however many there are; what is known of them stays."""
     other = Database(reactor, database_url)

@@ -88,18 +88,15 @@ def lines_of(
 class Told:
     """The lines about one commit to a room, `before` the position before the commit's first."""
 
-    __slots__ = ("before", "expected", "lines")
+    __slots__ = ("before", "expected", "lines", "weight")
 
     def __init__(self, lines: Sequence[str], before: int) -> None:
         self.lines = lines
         self.before = before
         self.expected = int(lines[0].split(" ", 2)[1])
         """The counter of the head it goes on."""
-
-    @property
-    def weight(self) -> int:
+        self.weight = 300 + sum(map(getsizeof, lines))
         """About how many bytes of memory it takes."""
-        return 300 + sum(map(getsizeof, self.lines))
 
 
 def read(told: Iterable[Told], held: RoomHead) -> NewsOfRoom | None:

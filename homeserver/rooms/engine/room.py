@@ -146,19 +146,24 @@ class Room:
             self._forget_recent(head.position)
         else:
             self.remember(events)
-        self.head = head
+        self._go_to(head)
 
     def follow(self, head: RoomHead, events: Iterable[RoomEvent]) -> None:
         """Another process wrote these on top of the head."""
-        self.head = head
+        self._go_to(head)
         self.remember(events)
 
     def replace(self, head: RoomHead) -> None:
         """The room was loaded again."""
         if head.head > self.head.head:
-            self.head = head
+            self._go_to(head)
             self.read_at = head.position
             self._forget_recent(head.position)
+
+    def _go_to(self, head: RoomHead) -> None:
+        self.head = head
+        if self.told:  # of what the head has by now nobody makes any use
+            self.told = [each for each in self.told if each.expected >= head.head]
 
     def remember(self, events: Iterable[RoomEvent]) -> None:
         """Events that go on from the most recent ones."""
