@@ -27,7 +27,8 @@ MAX_CONTENT_BYTES = 512 * 1024
 MAX_USER_BYTES = 16 * 1024 * 1024
 """Of all that clients may keep for one user: it is read into memory as a whole, and sent in one first sync."""
 MAX_TYPE_BYTES = 255
-TRIES = 10
+TRIES = 100
+"""Attempts at a change: who comes too late does so because another's was made, so of as many at once all are."""
 
 
 class Store(Protocol):

@@ -27,8 +27,8 @@ from storage.receipts import Receipt, ReceiptStore
 
 FULLY_READ = "m.fully_read"
 MAX_THREAD_BYTES = 255
-TRIES = 10
-"""Looks at where a marker is that others move meanwhile."""
+TRIES = 100
+"""Looks at where a marker is that others move meanwhile: who comes too late does so because another moved it."""
 
 Kind = Literal["m.read", "m.read.private", "m.fully_read"]
 KINDS: Final[tuple[Kind, ...]] = ("m.read", "m.read.private", "m.fully_read")

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 
 from homeserver.errors import InvalidParam, NotFound, TooLarge, Unknown
 from homeserver.protocol.push_rules import DEFAULT_COMPILED, NO_RULES, PUSH_RULES, Kind, PushRule
 from homeserver.push_rules import AccountDataWithRules
+from storage.account_data import AccountDataStore
 from storage.database import Database
 from tests.push_rules.rules_fixture import Process
 from tests.rooms.engine_fixture import ALICE, BOB
@@ -85,6 +88,29 @@ async def test_simultaneous_changes_are_all_made(database: Database) -> None:
     assert {rule.rule_id for rule in fresh.own[Kind.SENDER]} == {
         f"@{at}.{n}:x" for n in range(12) for at in range(2)
     }
+
+
+async def test_who_is_overtaken_again_and_again_makes_the_change_all_the_same(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has a dozen changes for each that is tried here, and is always sooner."""
+    here, there = await Process.open(database), await Process.open(database)
+    one, overtaken = AccountDataStore.one, 0
+
+    async def too_late(store: AccountDataStore, user_id: str, room: int, event_type: str) -> Any:
+        nonlocal overtaken
+        found = await one(store, user_id, room, event_type)
+        if overtaken < 40:
+            overtaken += 1
+            with monkeypatch.context() as undisturbed:
+                undisturbed.setattr(AccountDataStore, "one", one)
+                await there.push_rules.put(ALICE, "sender", PushRule(f"@there.{overtaken}:x", ()))
+        return found
+
+    monkeypatch.setattr(AccountDataStore, "one", too_late)
+    await here.push_rules.put(ALICE, "sender", PushRule("@here:x", ()))
+    own = (await (await Process.open(database)).push_rules.rules(ALICE)).own[Kind.SENDER]
+    assert {rule.rule_id for rule in own} == {"@here:x", *(f"@there.{n}:x" for n in range(1, 41))}
 
 
 async def test_what_makes_no_sense_is_refused(database: Database) -> None:
