@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 from twisted.internet.defer import DeferredSemaphore
 
+from federation.discovery.name_ports import NamePorts
 from federation.discovery.steps import MAX_TARGETS, Service, SrvRecord, is_dns_name
 from homeserver.outgoing.single_flight import SingleFlight
 
@@ -120,7 +121,7 @@ class SrvLookup:
         # One resolver per question: it keeps a connection for itself once an answer was too long for a datagram.
         servers = list(self._name_servers())[:MAX_SERVERS]
         resolver: Any = Resolver(  # type: ignore[no-untyped-call]
-            servers=servers, timeout=self._timeouts, reactor=self._reactor
+            servers=servers, timeout=self._timeouts, reactor=NamePorts(self._reactor)
         )
         try:
             answers, _, _ = await resolver.lookupService(name)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,23 @@ async def test_a_failure_is_said_and_the_records_stand(
     found = await lookup.look_up(Service.CURRENT, "example.org")
     assert found.records == (RECORD,)
     assert found.problem is not None
+
+
+async def test_a_port_that_is_taken_leaves_nothing_open(
+    name_server: NameServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ports are tried at random until one is free; a socket that got none is closed, and not when memory is short."""
+    name_server.records[NAME] = [RECORD]
+    ports = [name_server.port] * 2
+    monkeypatch.setattr("twisted.names.dns.randomSource", lambda: ports.pop(0) if ports else 0)
+    gc.collect()
+    with warnings.catch_warnings(record=True) as left_open:
+        warnings.simplefilter("always")
+        found = await lookup_of(("127.0.0.1", name_server.port)).look_up(Service.CURRENT, "example.org")
+        gc.collect()
+    assert found == Srv((RECORD,))
+    assert not ports
+    assert not left_open
 
 
 async def test_a_silent_name_server_is_passed_over(name_server: NameServer) -> None:
