@@ -14,7 +14,7 @@ Owns the steps every request takes:
 8. its reply or error becomes a response, a line in the access log and an observation.
 
 A failure that is not a refusal is logged with the request's id and answered 500 M_UNKNOWN, saying nothing of itself;
-503 where the database could not be had, so that nothing was done.
+503 where the database could not be had, or gave up on a statement, so that nothing was done.
 """
 
 import itertools
@@ -62,7 +62,7 @@ from homeserver.web.routing import Auth, Match, Route, Router
 from homeserver.web.senders import Sender
 from homeserver.web.signals import Signal
 from homeserver.web.upgrades import WEBSOCKET_VERSION, handshake_problem, request_head
-from storage.database import DatabaseUnavailable
+from storage.database import DatabaseUnavailable, LockTimeout, StatementTimeout
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,8 @@ _UNPROVEN_BYTES: Final = 256 * 1024
 MOST_BUFFERED: Final = 256 * 1024 * 1024
 #: One part of how many of it is made free at once.
 _ROOM: Final = 8
+#: What says that the database did nothing, and may do it later. Of a transaction all is undone with the statement.
+_NOT_DONE: Final = (DatabaseUnavailable, StatementTimeout, LockTimeout)
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
 
@@ -503,7 +505,7 @@ class Site(ServerFactory):
             log.info("the stop cut a request off: %s %s: %r", exchange.method, exchange.label, error)
             self._record(exchange, _CLIENT_GONE, self.clock.seconds())
             return
-        if isinstance(error, DatabaseUnavailable):  # nothing was done
+        if isinstance(error, _NOT_DONE):
             log.warning("no database for %s %s: %s", exchange.method, exchange.label, error)
             self._finish(exchange, 503, *unavailable())
             return

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests over HTTP to a server that has too much to do: whose turn they take, and how they are refused."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from homeserver.web.kinds import Kind
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route
-from storage.database import DatabaseOverloaded
+from storage.database import DatabaseOverloaded, LockTimeout, StatementTimeout
 from tests.overload.test_admission import Busy
 from tests.reactor import reactor, run
 from tests.web.loopback import Connection, Loopback, request_bytes
@@ -45,12 +46,16 @@ class Handlers:
     async def no_database(self, _request: MatrixRequest) -> Reply:
         raise DatabaseOverloaded("2000 operations wait for the database already")
 
+    async def slow_database(self, request: MatrixRequest) -> Reply:
+        raise {"lock": LockTimeout, "statement": StatementTimeout}[request.param("what")]("canceled by 57014")
+
     def routes(self) -> list[Route]:
         return [
             Route("PUT", "/rooms/{room_id}/send/{event_type}/{txn_id}", self.send, limit="messages"),
             Route("GET", "/account/whoami", self.at_once),
             Route("POST", "/upload", self.at_once, spool=True, limit="uploads"),
             Route("GET", "/no_database", self.no_database, auth=Auth.NONE),
+            Route("GET", "/slow_database/{what}", self.slow_database, auth=Auth.NONE),
         ]
 
 
@@ -168,6 +173,20 @@ async def test_without_a_database_it_is_the_servers_fault_and_may_be_tried_again
     assert (answer.status, answer.errcode) == (503, "M_UNKNOWN")
     assert int(answer.headers["retry-after"]) >= 2
     assert "2000" not in answer.json["error"]
+
+
+@pytest.mark.parametrize("what", ["lock", "statement"])
+async def test_so_it_is_where_the_database_gave_up(
+    world: World, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Nothing of it was done. One line in the log for each, while they are many."""
+    answer = await world.site.request("GET", f"/_matrix/client/v3/slow_database/{what}")
+    assert (answer.status, answer.errcode) == (503, "M_UNKNOWN")
+    assert int(answer.headers["retry-after"]) >= 2
+    assert "57014" not in answer.json["error"]
+    (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert record.levelno == logging.WARNING and record.exc_info is None
+    assert "57014" in record.getMessage()
 
 
 async def test_places_are_given_back(world: World) -> None:
