@@ -272,14 +272,18 @@ class Committer:
         try:
             await self._recovery.resync()
         except Exception as unavailable:
-            self._unsure = True
-            rooms, self._rooms = self._rooms, []
-            writes, self._writes = self._writes, []
-            _fail(rooms, writes, unavailable)
-            self._fire_turns()  # what they plan fails as well
+            self._give_up(unavailable)
         else:
             self._unsure = False
         return not self._unsure
+
+    def _give_up(self, unavailable: Exception) -> None:
+        """Fail all who wait, so that nobody waits for the database twice; before the next commit it is tried again."""
+        self._unsure = True
+        self._fire_turns()  # what they plan at once fails as well
+        rooms, self._rooms = self._rooms, []
+        writes, self._writes = self._writes, []
+        _fail(rooms, writes, unavailable)
 
     async def _commit(
         self, rooms: list[PendingRoom], writes: list[PendingWrite], tries: int = MAX_TRIES
@@ -348,8 +352,8 @@ class Committer:
         try:
             await self._recovery.resync()
         except Exception as unavailable:
-            self._unsure = True
             _fail(rooms, writes, unavailable)
+            self._give_up(unavailable)
             return
         for write in writes:
             write.tries += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from time import monotonic
 
 from homeserver.needs import Protocol
 from storage.database import DatabaseClosed, DatabaseFailure
@@ -13,7 +14,9 @@ logger = logging.getLogger(__name__)
 
 PAUSE = 0.5
 """Seconds between attempts to reach the database."""
-ATTEMPTS = 120
+LONGEST = 60.0
+"""Seconds after which no further attempt is begun. Attempts are not counted: each may wait for a connection or a lock
+for half a minute, or fail at once."""
 
 
 class Settled(Protocol):
@@ -27,23 +30,33 @@ class Missed(Protocol):
 class Recovery:
     """Reads the stream up to where it stands and has everything in memory brought up to date."""
 
-    def __init__(self, store: Settled, stream: Missed, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        store: Settled,
+        stream: Missed,
+        sleep: Callable[[float], Awaitable[None]],
+        *,
+        now: Callable[[], float] = monotonic,
+    ) -> None:
+        """`now` is in seconds."""
         self._store = store
         self._stream = stream
         self._sleep = sleep
+        self._now = now
 
     async def resync(self) -> None:
-        """Returns once the database answered. Raises DatabaseFailure after a minute or more without it.
+        """Returns once the database answered. Raises DatabaseFailure after a minute without it, and one attempt more.
 
         Who gives up then must come back: until it succeeds, the stream may have a hole that nothing else will fill.
         """
-        for attempt in range(ATTEMPTS):
+        until = self._now() + LONGEST
+        while True:
             try:
                 position = await self._store.settled_position()
             except DatabaseClosed:
                 raise
             except DatabaseFailure:  # a timeout among them: the lost commit's lock may outlive its connection
-                if attempt == ATTEMPTS - 1:
+                if self._now() + PAUSE >= until:
                     raise
                 await self._sleep(PAUSE)
             else:

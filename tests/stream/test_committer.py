@@ -62,9 +62,14 @@ class Resync:
     def __init__(self) -> None:
         self.times = 0
         self.failing = False
+        self.under_way: Deferred[None] | None = None
+        """What the next one waits for."""
 
     async def resync(self) -> None:
         self.times += 1
+        under_way, self.under_way = self.under_way, None
+        if under_way is not None:
+            await under_way
         if self.failing:
             raise DatabaseUnavailable("still gone")
 
@@ -298,6 +303,32 @@ def test_an_outcome_that_stays_unknown_is_found_out_before_the_next_commit() -> 
     house.door.accept()
     assert result_of(room) == RoomCommit(0, 100)
     assert house.resync.times == 3
+
+
+def test_nobody_waits_twice_for_a_database_that_is_away() -> None:
+    """Whoever comes while a lost commit's outcome is looked up is told with those of that commit; so are those who come
+    while it is looked up again, and what is planned in a turn that was waited for."""
+    house = House()
+    house.resync.failing = True
+
+    async def planned_in_turn() -> None:
+        await house.committer.turn()
+        await house.room()
+
+    lost: list[Deferred[Any]] = [house.room()]
+    for times in (1, 2):
+        gone = house.resync.under_way = Deferred()
+        if lost:
+            house.door.refuse(ConnectionLost("gone"))
+        planned = Deferred.fromCoroutine(planned_in_turn())
+        waiting: list[Deferred[Any]] = [*lost, house.room(), house.write(), planned]
+        gone.callback(None)
+        for deferred in waiting:
+            with pytest.raises(DatabaseUnavailable):
+                result_of(deferred).raiseException()
+        assert house.resync.times == times
+        lost = []
+    assert len(house.door.batches) == 1
 
 
 def test_processes_that_commit_without_a_pause_take_turns() -> None:
