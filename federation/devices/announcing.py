@@ -25,6 +25,8 @@ from storage.device_lists import Announcement, DeviceListStore
 PORTION: Final = 100
 UNITS_AT_ONCE: Final = 500
 ROUND_SECONDS: Final = 60.0
+RETRY_SECONDS: Final = 1.0
+"""Until it is tried again where another process is announcing: it may have read what there was before we were due."""
 UPDATE: Final = "m.device_list_update"
 
 
@@ -62,12 +64,15 @@ class DeviceAnnouncer:
         neighbours: Neighbours,
         outbox: Outbox,
     ) -> None:
+        self._reactor = reactor
         self._database = database
         self._store = store
         self._keys = keys
         self._neighbours = neighbours
         self._outbox = outbox
         self._again = False
+        self._stopped = False
+        self._retry_call: Any = None
         self._working: Deferred[None] | None = None
         self._loop = LoopingCall(self.due)
         self._loop.clock = reactor
@@ -80,12 +85,16 @@ class DeviceAnnouncer:
         """Begin nothing more, and wait for what is under way."""
         if self._loop.running:
             self._loop.stop()
+        self._stopped = True
         self._again = False
+        self._forget_retry()
         if self._working is not None:
             await self._working
 
     def due(self) -> None:
         """There may be something to announce."""
+        if self._stopped:
+            return
         if self._working is not None:
             self._again = True
             return
@@ -119,8 +128,12 @@ class DeviceAnnouncer:
         try:
             while True:
                 self._again = False
-                while await self._database.transaction("announce_devices", self._portion) == PORTION:
+                while (announced := await self._announce()) == PORTION:
                     pass
+                self._forget_retry()
+                if announced is None:
+                    self._try_later()
+                    break
                 if not self._again:
                     break
         except Exception:
@@ -128,10 +141,30 @@ class DeviceAnnouncer:
         finally:
             self._working = None
 
-    async def _portion(self, txn: Transaction) -> int:
-        """Announce the oldest changes; how many. The lock is held meanwhile, so that their order stays."""
+    def _try_later(self) -> None:
+        """Whoever is announcing need not look again; what became due here meanwhile would lie until the next round."""
+        if not self._stopped:
+            self._retry_call = self._reactor.callLater(RETRY_SECONDS, self._tried_later)
+
+    def _tried_later(self) -> None:
+        self._retry_call = None
+        self.due()
+
+    def _forget_retry(self) -> None:
+        if self._retry_call is not None:
+            self._retry_call.cancel()
+            self._retry_call = None
+
+    async def _announce(self) -> int | None:
+        return await self._database.transaction("announce_devices", self._portion)
+
+    async def _portion(self, txn: Transaction) -> int | None:
+        """Announce the oldest changes; how many, or None where another process is announcing.
+
+        The lock is held meanwhile, so that their order stays.
+        """
         if not await self._store.lock_announcing_txn(txn):
-            return 0
+            return None
         announcements = await self._store.announcements_txn(txn, PORTION)
         if announcements:
             await self._outbox.keep(await self._edus(announcements))

@@ -6,9 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
+from federation.devices.announcing import RETRY_SECONDS
 from homeserver.devices.messages import digest
-from storage.database import Database, DatabaseUnavailable
+from storage.database import Database, DatabaseUnavailable, Transaction
+from storage.device_lists import DeviceListStore
 from tests.devices.devices_fixture import Identity
 from tests.devices.test_messages import Client
 from tests.federation.devices.neighbourhood import THEIRS, XENIA, YVES, Neighbourhood
@@ -82,6 +85,66 @@ async def test_a_database_that_takes_nothing_for_a_while_stops_no_announcement(
     await here.process.upload(await here.process.log_in(ALICE, "PHONE"))
     await here.quiet()
     assert len(_updates(here)) == 1
+
+
+class _Elsewhere:
+    """Another process that has read what it announces and is not done with it."""
+
+    def __init__(self, database: Database) -> None:
+        self._store = DeviceListStore(database)
+        self._begun: Deferred[None] = Deferred()
+        self._finish: Deferred[None] = Deferred()
+        self._done = Deferred.fromCoroutine(database.transaction("elsewhere", self._announce))
+
+    @classmethod
+    async def begin(cls, database: Database) -> _Elsewhere:
+        elsewhere = cls(database)
+        await elsewhere._begun
+        return elsewhere
+
+    async def end(self) -> None:
+        self._finish.callback(None)
+        await self._done
+
+    async def _announce(self, txn: Transaction) -> None:
+        assert await self._store.lock_announcing_txn(txn)
+        assert await self._store.announcements_txn(txn, 1) == []
+        self._begun.callback(None)
+        await self._finish
+
+
+async def test_what_is_due_while_another_process_announces_is_tried_until_it_is_done(
+    database: Database,
+) -> None:
+    """The other does not look again; the round would find it much later."""
+    here = await Neighbourhood.open(database)
+    elsewhere = await _Elsewhere.begin(database)
+    await here.process.upload(await here.process.log_in(ALICE, "PHONE"))
+    await here.quiet()
+    here.clock.advance(RETRY_SECONDS)
+    await here.quiet()
+    assert _updates(here) == []
+    await elsewhere.end()
+    here.clock.advance(RETRY_SECONDS)
+    await here.quiet()
+    assert len(_updates(here)) == 1
+    assert here.clock.getDelayedCalls() == []
+
+
+async def test_whoever_stops_does_not_wait_for_the_turn_to_announce(database: Database) -> None:
+    """Neither what was due before nor what becomes due meanwhile; the next round of another process has it."""
+    here = await Neighbourhood.open(database)
+    elsewhere = await _Elsewhere.begin(database)
+    await here.process.upload(await here.process.log_in(ALICE, "PHONE"))
+    await here.quiet()
+    assert len(here.clock.getDelayedCalls()) == 1
+    here.announcer.due()
+    await here.announcer.stop()
+    assert here.clock.getDelayedCalls() == []
+    await elsewhere.end()
+    here.announcer.due()
+    await here.quiet()
+    assert _updates(here) == []
 
 
 async def test_cross_signing_keys_are_announced_without_the_private_one(database: Database) -> None:
