@@ -17,6 +17,7 @@ from homeserver.config import Config
 from homeserver.protocol.signing import SigningKey
 from homeserver.rooms.access import RoomGate
 from homeserver.rooms.engine import RoomCache, RoomEngine
+from homeserver.rooms.engine.head import host_of
 from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.rooms.engine.recommending import PolicyServers
 from homeserver.rooms.engine.working import Signer
@@ -153,7 +154,11 @@ async def build_core(
     shares = shares_of(config.memory_budget)
     member_events = MemberEvents(events, shares.member_events)
     cache = RoomCache(rooms, member_events, shares.rooms, stream.listeners)
-    user_rooms = UserRooms(memberships, capacity=shares.standings)
+    user_rooms = UserRooms(
+        memberships,
+        is_ours=lambda user_id: host_of(user_id) == config.server_name,
+        capacity=shares.standings,
+    )
     stream.subscribe(member_events)
     stream.subscribe(cache)
     stream.subscribe(user_rooms)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rooms a user is in, kept in memory for users who are about.
+"""Which rooms a user is in, kept in memory for users of this server who are about.
 
-Loaded in one query when first asked for, dropped when a commit changes it, here or in another process.
+Loaded in one query when first asked for, dropped when a commit changes it, here or in another process. Commits do not
+name users of other servers, so those are read each time.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 
 from homeserver.stream.changes import Change
 from storage.memberships import MembershipStore, Standing
@@ -19,8 +20,12 @@ CAPACITY = 100_000
 class UserRooms:
     """One per process; subscribes to the stream."""
 
-    def __init__(self, store: MembershipStore, *, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, store: MembershipStore, *, is_ours: Callable[[str], bool], capacity: int = CAPACITY
+    ) -> None:
+        """`is_ours`: whether a user id is of this server."""
         self._store = store
+        self._is_ours = is_ours
         self._by_user: OrderedDict[str, Mapping[int, Standing]] = OrderedDict()
         self._capacity = capacity
         self.size = 0
@@ -37,6 +42,8 @@ class UserRooms:
             return known
         generation = self._generation
         rooms = {standing.room: standing for standing in await self._store.standing(user_id)}
+        if not self._is_ours(user_id):
+            return rooms
         if generation == self._generation:  # nobody's memberships changed while the query ran
             self._drop(user_id)
             self._by_user[user_id] = rooms

@@ -69,7 +69,7 @@ class Engine:
         events, memberships = EventStore(database), MembershipStore(database)
         member_events = MemberEvents(events, budget // 4)
         cache = RoomCache(RoomStore(database), member_events, budget, stream.listeners)
-        user_rooms = UserRooms(memberships)
+        user_rooms = UserRooms(memberships, is_ours=lambda user_id: user_id.endswith(":localhost"))
         stream.subscribe(member_events)
         stream.subscribe(cache)
         stream.subscribe(user_rooms)

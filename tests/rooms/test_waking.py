@@ -49,7 +49,7 @@ class Standings:
 async def test_who_has_to_do_with_a_room_is_known_of_those_who_are_in_memory() -> None:
     """Whoever came, changed or had to make room for others; who is not in memory may be anywhere."""
     chance = Random(1)
-    rooms = UserRooms(Standings(), capacity=60)  # type: ignore[arg-type]
+    rooms = UserRooms(Standings(), is_ours=lambda _: True, capacity=60)  # type: ignore[arg-type]
     waiting = {f"@{number}": None for number in range(1, 31)}.keys()
     for step in range(300):
         user_id = chance.choice(list(waiting))
