@@ -287,21 +287,19 @@ class Committer:
 
     async def _commit(
         self, rooms: list[PendingRoom], writes: list[PendingWrite], tries: int = MAX_TRIES
-    ) -> None:
+    ) -> Exception | None:
+        """Commit those and answer them; returns why the database can't be had, if that is so."""
         try:
             batch, starts = assemble(rooms, writes)
             if rooms and self._others is not None and self._others.has_others:
                 batch.news = news_of(rooms, starts)
             result = await self._store.commit(batch)
         except ConnectionLost as error:
-            await self._recover(rooms, writes, error)
-            return
+            return await self._recover(rooms, writes, error)
         except Exception as error:
             if is_retryable(error) and tries > 1:  # it had to give way to others, and is as it was before
-                await self._commit(rooms, writes, tries - 1)
-            else:
-                await self._separate(rooms, writes, error)
-            return
+                return await self._commit(rooms, writes, tries - 1)
+            return await self._separate(rooms, writes, error)
         _BATCH.observe(batch.count)
         has_others = self._others is not None and self._others.has_others
         if has_others:
@@ -311,6 +309,7 @@ class Committer:
         if self._stream.position < self._end and not (has_others or self._watching or self._later is None):
             self._watching = True
             Deferred.fromCoroutine(self._close_hole(self._later))
+        return None
 
     async def _close_hole(self, later: Callable[[float, Callable[[], None]], DelayedCall]) -> None:
         """Have memory brought up to date if something below our last commit is never told of.
@@ -333,33 +332,40 @@ class Committer:
         finally:
             self._watching = False
 
-    async def _separate(self, rooms: list[PendingRoom], writes: list[PendingWrite], error: Exception) -> None:
+    async def _separate(
+        self, rooms: list[PendingRoom], writes: list[PendingWrite], error: Exception
+    ) -> Exception | None:
         """The database refused the batch: whatever is wrong with one part of it must not fail the others."""
         of_the_database = isinstance(error, DatabaseFailure) and not isinstance(error, UnstorableText)
         if of_the_database or len(rooms) + len(writes) == 1:
             _fail(rooms, writes, error)
-            return
+            return error if of_the_database else None
         logger.warning("a batch was refused and is committed part by part", exc_info=error)
-        for room in rooms:
-            await self._commit([room], [])
-        for write in writes:
-            await self._commit([], [write])
+        while rooms or writes:
+            room, rooms = rooms[:1], rooms[1:]
+            write, writes = ([], writes) if room else (writes[:1], writes[1:])
+            unavailable = await self._commit(room, write)
+            if unavailable is not None:  # each of the others would wait for the database anew
+                _fail(rooms, writes, unavailable)
+                return unavailable
+        return None
 
     async def _recover(
         self, rooms: list[PendingRoom], writes: list[PendingWrite], error: ConnectionLost
-    ) -> None:
+    ) -> Exception | None:
         """Nobody knows whether it was committed. Rooms find out by their events; writes may be done again."""
         try:
             await self._recovery.resync()
         except Exception as unavailable:
             _fail(rooms, writes, unavailable)
             self._give_up(unavailable)
-            return
+            return unavailable
         for write in writes:
             write.tries += 1
         again = [write for write in writes if write.tries < MAX_TRIES]
         self._writes[:0] = again
         _fail(rooms, [write for write in writes if write.tries >= MAX_TRIES], error)
+        return None
 
     def _take(self) -> tuple[list[PendingRoom], list[PendingWrite]]:
         budget = MAX_POSITIONS

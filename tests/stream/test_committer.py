@@ -225,6 +225,25 @@ def test_an_overloaded_database_is_not_asked_again_for_each_part() -> None:
     assert len(house.door.batches) == 2
 
 
+@pytest.mark.parametrize("error", [DatabaseUnavailable("gone"), ConnectionLost("gone")])
+def test_a_database_that_goes_away_part_by_part_is_not_waited_for_by_each(error: Exception) -> None:
+    """What stood already stands; the parts that are left are told with the first."""
+    house = House()
+    house.resync.failing = True
+    house.room()
+    first = house.room()
+    left: list[Deferred[Any]] = [house.room(), house.room(), house.write(), house.write()]
+    house.door.accept()
+    house.door.refuse(ValueError("bad data somewhere"))
+    house.door.accept()
+    house.door.refuse(error)
+    assert result_of(first) == RoomCommit(1, 100)
+    for deferred in left:
+        with pytest.raises(DatabaseUnavailable):
+            result_of(deferred).raiseException()
+    assert len(house.door.batches) == 4
+
+
 def test_a_lost_connection_is_found_out_about() -> None:
     """Writes are done again, rooms are told that nobody knows; both after memory was brought up to date."""
     house = House()
