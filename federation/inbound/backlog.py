@@ -101,6 +101,9 @@ class Backlog:
         """Those that it is waited for first whether this server comes into the room."""
         self._news: dict[str, Deferred[None]] = {}
         """Fired when something new is kept for a room that is being worked on."""
+        self._again: set[str] = set()
+        """Those for which something was kept since they were last begun with, at a moment when nobody listened to that:
+        it may have been looked already whether anything is left."""
         self._stopping = False
         self._loop: LoopingCall = LoopingCall(lambda: Deferred.fromCoroutine(self._look()))
         self._loop.clock = reactor
@@ -173,7 +176,9 @@ class Backlog:
             return
         if room_id in self._running:
             news = self._news.get(room_id)
-            if news is not None and not news.called:
+            if news is None:
+                self._again.add(room_id)
+            elif not news.called:
                 news.callback(None)
             return
         running = Deferred.fromCoroutine(self._work_in(room_id))
@@ -187,8 +192,9 @@ class Backlog:
             while going_on:
                 await self._settled(room_id)
                 await self._slots.acquire()
+                self._again.discard(room_id)
                 try:
-                    going_on = await self._work_leased(room_id)
+                    going_on = await self._work_leased(room_id) or room_id in self._again
                 finally:
                     self._slots.release()
         except CancelledError:
@@ -198,6 +204,7 @@ class Backlog:
             log.exception("working on waiting events of %s failed; it is tried again", room_id)
         finally:
             self._running.pop(room_id, None)
+            self._again.discard(room_id)
 
     async def _work_leased(self, room_id: str) -> bool:
         """Whether there is more to do afterwards."""
@@ -242,16 +249,21 @@ class Backlog:
                 work.cancel()
 
     async def _next(self, slow: Mapping[str, Deferred[None]], news: Deferred[None]) -> None:
-        """Wait until one of the slow is done or, where there is room for one more, something new is there to do."""
+        """Wait until one of the slow is done or, where there is room for one more, something new may be there to do:
+        what another process kept, which nobody tells here, is looked for."""
+        if len(slow) < SLOW_AT_ONCE:
+            await self._soon(*slow.values(), news)
+            return
         done: Deferred[None] = Deferred()
-        for work in (*slow.values(), news) if len(slow) < SLOW_AT_ONCE else slow.values():
+        for work in slow.values():
             work.addBoth(_passing_on(done))
         await done
 
-    async def _soon(self, work: Deferred[None]) -> None:
-        """Wait for work to end, but not for long."""
+    async def _soon(self, *works: Deferred[None]) -> None:
+        """Wait for one of these to end, but not for long."""
         done: Deferred[None] = Deferred()
-        work.addBoth(_passing_on(done))
+        for work in works:
+            work.addBoth(_passing_on(done))
         try:
             await done.addTimeout(NEXT_AFTER, self._reactor)
         except TookTooLong:
