@@ -91,7 +91,12 @@ class Tap:
     def _accept(self) -> None:
         front, _ = self._listening.accept()
         back = socket.socket(socket.AF_UNIX)
-        back.connect(str(self._target))
+        try:
+            back.connect(str(self._target))
+        except OSError:  # the database ends
+            front.close()
+            back.close()
+            return
         line = _Line(front, back)
         self._lines.add(line)
 

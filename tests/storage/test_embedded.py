@@ -21,6 +21,7 @@ import pytest
 
 from storage import embedded
 from storage.embedded import DataDirectoryInUse, EmbeddedPostgres, EmbeddedPostgresError
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -142,12 +143,48 @@ def test_a_server_that_died_is_revived_in_place(data_dir: Path, deep: bool) -> N
     try:
         dsn = server.start()
         ask(dsn, "CREATE TABLE kept AS SELECT 42 AS n")
-        assert not server.revive_if_dead()
+        assert not server.revive()
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         wait_until_ended(server.pid)
-        assert server.revive_if_dead()
+        wait_until(server.revive, "it answers")
         assert ask(dsn, "SELECT n FROM kept") == 42
+        assert not server.revive()
+    finally:
+        server.stop()
+
+
+def test_a_server_that_recovers_is_not_waited_for(data_dir: Path) -> None:
+    """A look at one that is starting again is over at once, however long that takes; in the end it is there."""
+    server = EmbeddedPostgres(data_dir)
+    try:
+        dsn = server.start()
+        died = server.pid
+        assert died is not None
+        os.kill(died, signal.SIGKILL)
+        wait_until_ended(died)
+        assert not server.revive()
+        assert server.pid not in {None, died}
+        os.kill(server.pid or 0, signal.SIGSTOP)
+        assert not any(server.revive() for _ in range(20))
+        os.kill(server.pid or 0, signal.SIGCONT)
+        wait_until(server.revive, "it answers")
+        assert ask(dsn, "SELECT 1") == 1
+    finally:
+        server.stop()
+
+
+def test_a_server_that_does_not_come_back_says_why(data_dir: Path) -> None:
+    """What keeps Postgres from starting at all is no better at the next look."""
+    server = EmbeddedPostgres(data_dir)
+    try:
+        server.start()
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until_ended(server.pid)
+        (data_dir / "postgres" / "global" / "pg_control").unlink()
+        with pytest.raises(EmbeddedPostgresError, match="pg_control"):
+            wait_until(server.revive, "it does not start")
     finally:
         server.stop()
 

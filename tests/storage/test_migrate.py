@@ -12,11 +12,15 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
+from storage.database import Database
 from storage.migrate import (
     DatabaseTooNew,
+    DatabaseTooOld,
     Migration,
     MigrationError,
     OthersLeftBehind,
+    check_version,
+    known_version,
     load_migrations,
     migrate,
 )
@@ -111,6 +115,21 @@ def test_a_newer_database_is_refused_only_if_it_says_so(empty_database_url: str)
     assert migrate(empty_database_url, [*old, Migration(2, "added", "", 0)]) == 3
     with pytest.raises(DatabaseTooNew, match="knows 1"):
         migrate(empty_database_url, old)
+
+
+async def test_code_of_another_release_is_told_from_what_can_go_on(database: Database) -> None:
+    """Without applying anything: code with migrations that are missing, and code that the schema has left behind."""
+    newest = known_version()
+    assert newest == len(load_migrations())
+    await check_version(database)
+    with pytest.raises(DatabaseTooOld, match=f"at version {newest}, and the code on disk knows {newest + 1}"):
+        await check_version(database, newest + 1)
+    add = "INSERT INTO schema_version (number, name, oldest_code) VALUES (%s, 'later', %s)"
+    await database.execute("later", add, (newest + 1, newest))
+    await check_version(database)
+    await database.execute("later", add, (newest + 2, newest + 1))
+    with pytest.raises(DatabaseTooNew, match=f"knows {newest}"):
+        await check_version(database)
 
 
 def test_databases_of_another_encoding_are_refused(empty_database_url: str) -> None:

@@ -265,7 +265,11 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _any(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length)
+        if len(body) < length:  # hung up in between
+            self.close_connection = True
+            return
         status, value = _finish(self.server.server.answer(self.command, self.path, dict(self.headers), body))
         if callable(value):
             value(Connection(self, self.server.ended))

@@ -82,6 +82,16 @@ class Network:
     async def _enter(
         self, owner: str, behind: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        try:
+            await self._let_through(owner, behind, reader, writer)
+        except BaseException:
+            # The network closed before it was told whose connection this is: nobody else would end it.
+            writer.transport.abort()
+            raise
+
+    async def _let_through(
+        self, owner: str, behind: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         theirs, ours = (writer.get_extra_info(name)[1] for name in ("peername", "sockname"))
         caller = await self._loop.run_in_executor(None, self._caller, theirs, ours)
         pair = frozenset((owner, caller))

@@ -72,7 +72,7 @@ async def test_a_read_is_sent_again_once(single: Database, database_url: str) ->
     kill_others(database_url)
     assert await read == [(7,)]
 
-    read = Deferred.fromCoroutine(single.fetch("read", "SELECT 8 FROM pg_sleep(5)"))
+    read = Deferred.fromCoroutine(single.fetch("read", "SELECT 8 FROM pg_sleep(120)"))
     for _ in range(2):
         await until_running(database_url, "SELECT 8%")
         kill_others(database_url)
@@ -84,13 +84,13 @@ async def test_a_read_is_sent_again_once(single: Database, database_url: str) ->
 @pytest.mark.parametrize("kind", ["execute", "returning", "function"])
 async def test_a_write_is_never_sent_twice(single: Database, database_url: str, kind: str) -> None:
     await single.execute("create", "CREATE TABLE t (a int)")
-    statement = "INSERT INTO t SELECT 1 FROM pg_sleep(5)"
+    statement = "INSERT INTO t SELECT 1 FROM pg_sleep(120)"
     if kind == "execute":
         write = Deferred.fromCoroutine(single.execute("write", statement))
     elif kind == "returning":
         write = Deferred.fromCoroutine(single.fetch("write", statement + " RETURNING a"))  # type: ignore[arg-type]
     else:
-        statement = "SELECT pg_sleep(5)"
+        statement = "SELECT pg_sleep(120)"
         write = Deferred.fromCoroutine(single.fetch("write", statement, retry=False))  # type: ignore[arg-type]
     await until_running(database_url, statement + "%")
     kill_others(database_url)
@@ -110,7 +110,7 @@ async def test_a_transaction_starts_over_before_its_commit(
     async def work(txn: Transaction) -> int:
         nonlocal attempts
         attempts += 1
-        sleep = f"SELECT pg_sleep({5 if attempts == 1 else 0})"
+        sleep = f"SELECT pg_sleep({120 if attempts == 1 else 0})"
         if moment == "first":
             await txn.execute("sleep", sleep)
         await txn.execute("insert", "INSERT INTO t VALUES (1)")
@@ -124,7 +124,7 @@ async def test_a_transaction_starts_over_before_its_commit(
 
     transaction = Deferred.fromCoroutine(single.transaction("work", work))
     if moment != "between":
-        await until_running(database_url, "%pg_sleep(5)%")
+        await until_running(database_url, "%pg_sleep(120)%")
         kill_others(database_url)
     assert await transaction == 2
     assert await single.fetch("read", "SELECT a FROM t") == [(1,)]
@@ -135,7 +135,8 @@ async def test_a_transaction_lost_in_its_commit_is_reported(single: Database, da
     await single.execute("create", "CREATE TABLE t (a int)")
     await single.execute(
         "slow",
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(5); RETURN NULL; END $$;"
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(120); RETURN NULL; END $$;"
         "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED"
         " FOR EACH ROW EXECUTE FUNCTION slow()",
     )
@@ -223,7 +224,8 @@ def own_server() -> Iterator[tuple[EmbeddedPostgres, str]]:
 async def test_a_killed_database_loses_nothing_acknowledged(own_server: tuple[EmbeddedPostgres, str]) -> None:
     """kill -9 of the whole server under load, several times: the pool recovers by itself, each time."""
     server, url = own_server
-    database = Database(reactor, url, pool=PoolSettings(size=4))
+    # Recovery stops this process, too: what is late afterwards is not to be given up at once.
+    database = Database(reactor, url, pool=PoolSettings(size=4, wait_timeout=300))
     await database.execute("create", "CREATE TABLE t (a int PRIMARY KEY)")
     acknowledged: list[int] = []
     unknown: list[int] = []

@@ -159,26 +159,27 @@ async def test_settings_reach_the_session(database_url: str) -> None:
     database = Database(
         reactor,
         database_url,
-        connection=ConnectionSettings(application_name="it's me", statement_timeout=0.05),
+        connection=ConnectionSettings(application_name="it's me", statement_timeout=1.0),
     )
     for name, expected in {
         "application_name": "it's me", "client_encoding": "UTF8", "jit": "off", "synchronous_commit": "on",
-        "statement_timeout": "50ms", "lock_timeout": "20s", "search_path": "public",
+        "statement_timeout": "1s", "lock_timeout": "20s", "search_path": "public",
     }.items():  # fmt: skip
         assert await database.fetch_one("setting", "SELECT current_setting(%s)", (name,)) == (expected,)
     with pytest.raises(StatementTimeout):
-        await database.fetch("sleep", "SELECT pg_sleep(10)")
+        await database.fetch("sleep", "SELECT pg_sleep(60)")
     await database.close()
 
 
 async def test_locks_are_not_waited_for_without_end(database_url: str) -> None:
+    # A session has its own locks as often as it asks for them.
+    holder = Database(reactor, database_url, pool=PoolSettings(size=1))
+    await holder.execute("lock", "SELECT pg_advisory_lock(1)")
     database = Database(reactor, database_url, connection=ConnectionSettings(lock_timeout=0.05))
-    await database.execute("lock", "SELECT pg_advisory_lock(1)")
-    blocked = Deferred.fromCoroutine(database.fetch("sleep", "SELECT pg_sleep(0.2)"))
     with pytest.raises(LockTimeout):
         await database.execute("lock", "SELECT pg_advisory_lock(1)")
-    await blocked
     await database.close()
+    await holder.close()
 
 
 async def test_metrics_are_readable(database: Database) -> None:
