@@ -75,6 +75,7 @@ def test_every_request_is_answered_well(fuzzed: World, endpoint: Endpoint) -> No
         max_examples=EXAMPLES,
         deadline=None,
         database=None,
+        derandomize="LARES_FUZZ" not in os.environ,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )

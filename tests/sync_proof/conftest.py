@@ -9,7 +9,7 @@ from hypothesis import settings
 from tests.serving import ServerProcess, logs_of_running_servers, serving
 from tests.sync_proof.running import Runner
 
-settings.register_profile("thorough", max_examples=3000)
+settings.register_profile("thorough", max_examples=3000, derandomize=False)
 
 
 @pytest.fixture(scope="session")
