@@ -103,6 +103,7 @@ def build_user_data(
     sharing = Sharing()
     for subscriber in (kept, recent_receipts, typing_news, sharing):
         stream.subscribe(subscriber)
+    core.cache.on_remote(sharing.moved)
     presence = Presence(
         enabled=config.presence.enabled,
         origin=core.origin,

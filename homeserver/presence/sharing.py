@@ -37,7 +37,7 @@ class Sharing:
         self.stale: set[str] = set()
         """Users whose rooms are to be loaded."""
         self.placed: set[int] = set()
-        """Rooms that were put in place as a whole, with members of whom each was not told; see `found`."""
+        """Rooms to which came users of whom not each was told, as when one is put in place as a whole; see `found`."""
         self._finding: set[int] = set()
 
     def track(self, user_id: str) -> bool:
@@ -159,7 +159,21 @@ class Sharing:
         if change.unknown:
             self.stale.update(self._tracked)
         elif change.rooms:
-            self.stale.update(self._tracked.intersection(change.users))
+            if change.users:
+                self.moved(change.users)
+            if change.remote:
+                self.moved(change.remote)
             if change.whole and change.count:  # only users of this server are named
-                self.placed.update(change.rooms)
+                self._crowded(change.rooms)
+            elif change.crowded:
+                self._crowded(change.crowded)
         return ()
+
+    def moved(self, users: Iterable[str]) -> None:
+        """The rooms of these users are others now."""
+        self.stale.update(self._tracked.intersection(users))
+
+    def _crowded(self, rooms: Iterable[int]) -> None:
+        """Users of whom not each was told came to these rooms, or left them."""
+        self.placed.update(rooms)
+        self.stale |= self.present(rooms) | self._loading  # of these it may be read that they are still there

@@ -23,6 +23,8 @@ class Change(Struct, frozen=True):
     `foreign` is set when another process wrote it, `unknown` when what it touched was not told, `whole` when the rooms
     did not simply go on from where they were. `lost` are rooms that the writer tried to write, too late. `news` says of
     some of the rooms, in the words of their writer, what was written there.
+    `remote` are users of other servers whose membership another process wrote, `crowded` rooms where it was that of too
+    many to name; those that this process writes `RoomCache.on_remote` tells.
     """
 
     before: int
@@ -35,6 +37,8 @@ class Change(Struct, frozen=True):
     whole: bool = False
     lost: Sequence[int] = ()
     news: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    remote: Sequence[str] = ()
+    crowded: Sequence[int] = ()
 
     @property
     def position(self) -> int:

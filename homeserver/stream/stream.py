@@ -18,9 +18,11 @@ from twisted.internet.defer import Deferred
 
 from homeserver.needs import Protocol
 from homeserver.siblings import Neighbourhood, NoSiblings
+from homeserver.stream import remote_members
 from homeserver.stream.changes import Change, LatestPositions
 from homeserver.stream.listeners import Listener, Listeners
 from homeserver.stream.positions import Positions
+from homeserver.stream.remote_members import NO_ROOM
 from homeserver.stream.waiting import Waiting
 
 logger = logging.getLogger(__name__)
@@ -164,6 +166,7 @@ def _foreign(news: Mapping[str, Any], parts: Sequence[str]) -> Change:
             lists += 1
         else:
             told.setdefault(int(line[: line.index(" ")]), []).append(line)
+    remote, crowded = remote_members.read(told.pop(NO_ROOM)) if NO_ROOM in told else ((), ())
     return Change(
         before=news["before"],
         count=news["count"],
@@ -175,4 +178,6 @@ def _foreign(news: Mapping[str, Any], parts: Sequence[str]) -> Change:
         whole=not news["origin"] or news.get("whole") is True,
         lost=lost,
         news=told,
+        remote=remote,
+        crowded=crowded,
     )

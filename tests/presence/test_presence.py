@@ -95,6 +95,7 @@ class Process:
             most_remote=most_remote,
         )
         engine.stream.subscribe(sharing)
+        engine.cache.on_remote(sharing.moved)
         await presence.start()
         return cls(engine, time, clock, presence, told, elsewhere, failing)
 

@@ -79,6 +79,39 @@ def test_who_is_in_a_room_that_was_put_in_place_is_looked_at_again() -> None:
     assert sharing.take_placed() == [], "history moves nobody"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        Change(before=6, count=1, rooms=(7,), foreign=True, whole=True),
+        Change(before=6, count=1, rooms=(7, 8), foreign=True, crowded=(7,)),
+    ],
+)
+def test_who_left_a_room_unnamed_is_looked_at_again(change: Change) -> None:
+    """Though they are not among its members any more; and so is whose rooms are read just then."""
+    sharing = Sharing()
+    for user_id, room in (("@left:b", 7), ("@elsewhere:c", 8), ("@coming:b", 9)):
+        sharing.track(user_id)
+        sharing.take()
+        if room != 9:
+            sharing.loaded(user_id, {room: 1})
+    sharing.changed(change)
+    assert sharing.take_placed() == [7]
+    sharing.loaded("@coming:b", {7: 1})
+    sharing.found([])
+    assert sorted(sharing.take()) == ["@coming:b", "@left:b"]
+
+
+def test_users_of_other_servers_who_moved_are_looked_at_again() -> None:
+    """Of those who are about."""
+    sharing = Sharing()
+    for user_id in ("@here:a", "@there:b"):
+        sharing.track(user_id)
+    for user_id in sharing.take():
+        sharing.loaded(user_id, {})
+    sharing.changed(Change(before=5, count=1, rooms=(7,), foreign=True, remote=("@there:b", "@unknown:b")))
+    assert sharing.take() == ["@there:b"]
+
+
 def test_news_of_few_do_not_walk_over_all_who_wait() -> None:
     sharing = Sharing()
     for number in range(1000):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 
 from prometheus_client import Counter, Gauge
@@ -72,6 +72,7 @@ class RoomCache:
         """Loads on their way."""
         self._moved: dict[int, int] = {}
         """What to set `beyond` to when they arrive: they may have read the room as it was before."""
+        self._tell_remote: Callable[[Sequence[str]], object] = lambda _users: None
         self._holes = 0
         """How often it was not told which rooms had moved."""
         _ROOMS.set_function(lambda: len(self._by_id))
@@ -263,8 +264,20 @@ class RoomCache:
         self._weigh(room)
         return room
 
-    def advanced(self, room: Room, head: RoomHead, events: Sequence[RoomEvent]) -> None:
-        """A commit of ours landed in the room: its head moves and its new events are remembered."""
+    def on_remote(self, tell: Callable[[Sequence[str]], object]) -> None:
+        """Have told, before it is shown, which users of other servers came to rooms or left them by what is written
+        here. What other processes write a `Change` says."""
+        self._tell_remote = tell
+
+    def advanced(
+        self, room: Room, head: RoomHead, events: Sequence[RoomEvent], remote: Sequence[str] = ()
+    ) -> None:
+        """A commit of ours landed in the room: its head moves and its new events are remembered.
+
+        `remote` are the users of other servers who came or left by it.
+        """
+        if remote:
+            self._tell_remote(remote)
         room.advance(head, events)
         for entry in events:
             if entry.stored.type == "m.room.member":

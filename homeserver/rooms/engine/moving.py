@@ -26,6 +26,7 @@ from homeserver.rooms.engine.news import lines_of
 from homeserver.rooms.engine.rows import Rows, RowsMark, current_row, event_row, placed_row, relation_row
 from homeserver.rooms.engine.snapshots import NOTHING, State, checkpoint_due, checkpoint_of
 from homeserver.stream.batches import RoomBatch, Row
+from homeserver.stream.remote_members import line_of
 from storage.events import StoredEvent
 from storage.rooms import Member
 
@@ -122,13 +123,27 @@ class MovingHead:
         )
 
     def _news(self, start: int) -> Sequence[str]:
-        return lines_of(self.head, self._expected, start, self.rows, self.appended)
+        lines = lines_of(self.head, self._expected, start, self.rows, self.appended)
+        if not lines and (remote := self.remote):
+            return (line_of(self.head.room, remote),)
+        return lines
 
     def _users(self) -> list[str]:
         """Our users whose own list of rooms changes."""
         rows, own = self.rows, self._own_server
+        if not (rows.intervals or rows.renewed or rows.ended):
+            return []
         users = {row["user_id"] for row in rows.intervals} | rows.renewed.keys() | rows.ended.keys()
         return sorted(user for user in users if host_of(user) == own)
+
+    @property
+    def remote(self) -> Sequence[str]:
+        """Users of other servers who come or go."""
+        rows, own = self.rows, self._own_server
+        if not (rows.intervals or rows.ended):
+            return ()
+        users = {row["user_id"] for row in rows.intervals} | rows.ended.keys()
+        return [user for user in users if host_of(user) != own]
 
     def landed(self, before: int, room: int) -> RoomHead:
         """The head to publish, now that the batch stands: positions and the room's key are known."""

@@ -333,7 +333,8 @@ class RoomWriter:
 
     def _land(self, room: Room, working: WorkingRoom, commit: RoomCommit) -> Iterable[str]:
         head = working.moving.landed(commit.before, commit.room)
-        self._tools.cache.advanced(room, head, [e for e in working.appended if not e.stored.flags])
+        shown = [e for e in working.appended if not e.stored.flags]
+        self._tools.cache.advanced(room, head, shown, working.moving.remote)
         for entry in working.appended:
             if entry.stored.flags and entry.stored.outbound:
                 room.unshown = max(room.unshown, entry.stored.position)

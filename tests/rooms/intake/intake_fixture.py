@@ -36,7 +36,12 @@ class Process:
 
     @classmethod
     async def open(cls, database: Database, policy_servers: PolicyServers | None = None) -> Process:
-        engine = await Engine.open(database, clock=clock, policy_servers=policy_servers)
+        return cls.on(await Engine.open(database, clock=clock, policy_servers=policy_servers))
+
+    @classmethod
+    def on(cls, engine: Engine) -> Process:
+        """With that engine."""
+        database = engine.database
         states = States(RoomHistoryStore(database))
         engine.stream.subscribe(states)
         store = ArrivalStore(database)
