@@ -37,9 +37,14 @@ MAX_DEPTH: Final = 200
 _SHALLOW: Final = 20
 """What costs little to find out; at most half of MAX_DEPTH."""
 _LARGEST: Final = 2**53 - 1
-#: How many values may be in any JSON of other servers, and how many bytes each of the others must take.
+#: How many values may be in any JSON that is looked at, and how many bytes each of the others must take: events of
+#: other servers are shorter than what clients bring much of, which is keys and ciphertexts.
 _MOST_SMALL_VALUES: Final = 1 << 17
 _LEAST_BYTES: Final = 12
+_LEAST_BYTES_OF_CLIENTS: Final = 48
+_ANYTHING: Final = 512 * 1024
+"""Bytes of a client's body that may be values and nothing else, as account data may."""
+_TOO_MANY: Final = "The JSON has too many values for its size"
 _PORTION: Final = 1 << 20
 #: Every digit to 0 and every e to e: in this form it takes a tenth of a regular expression's time to find a number
 #: that may be long, in a body that a request about many devices has.
@@ -47,6 +52,7 @@ _SHAPE: Final = bytes(
     48 if chr(byte) in "0123456789" else 101 if chr(byte) in "eE" else 32 for byte in range(256)
 )
 _BESIDE_STRUCTURE: Final = bytes(byte for byte in range(256) if byte not in b'"\\[]{}')
+_BESIDE_MARKS: Final = bytes(byte for byte in range(256) if byte not in b'",[{')
 _LONG: Final = b"0" * 16
 _SMALL: Final = 4096
 _DEEPEST: Final = 254
@@ -64,8 +70,11 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True):
 def parse_json(raw: bytes) -> Any:
     """The value of a body. Raises NotJson and BadJson.
 
-    Integers are within ±(2^53 − 1), containers at most MAX_DEPTH deep.
+    Integers are within ±(2^53 − 1), containers at most MAX_DEPTH deep. A large body that would take many times its size
+    in memory, and hold everybody up while it is decoded, is BadJson: no API has such bodies.
     """
+    if len(raw) > _ANYTHING and _is_dense(raw, _LEAST_BYTES_OF_CLIENTS):
+        raise BadJson(_TOO_MANY)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -124,8 +133,8 @@ def parse_signed(raw: bytes) -> Any:
     come out exactly, however long. Containers are at most MAX_DEPTH deep. Twelve megabytes of `[],` would take a second
     and four hundred megabytes to decode: what has far more values than events and keys of its size is BadJson.
     """
-    if _is_dense(raw):
-        raise BadJson("The JSON has too many values for its size")
+    if len(raw) > _MOST_SMALL_VALUES and _is_dense(raw, _LEAST_BYTES):
+        raise BadJson(_TOO_MANY)
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -140,32 +149,35 @@ def parse_signed(raw: bytes) -> Any:
     return value
 
 
-def _is_dense(raw: bytes) -> bool:
+def _is_dense(raw: bytes, least_bytes: int) -> bool:
     """Whether decoding would fill memory out of proportion; cheap for what is not suspicious.
 
-    Looking beside the strings costs by their number: so that has the same limit, and is asked first.
+    Most bodies have too few quotes, commas and brackets for that, wherever these stand. Looking beside the strings
+    costs by their number: so that has the same limit, and is asked first.
     """
-    most = _MOST_SMALL_VALUES + len(raw) // _LEAST_BYTES
-    if len(raw) <= _MOST_SMALL_VALUES:
+    most = _MOST_SMALL_VALUES + len(raw) // least_bytes
+    if len(raw.translate(None, _BESIDE_MARKS)) <= most:
         return False
     if (raw.count(b'"') - raw.count(b'\\"')) // 2 > most:
         return True
-    return _separators(raw) > most and _separators_beside_strings(raw) > most
+    return _separators(raw) > most and _has_more_beside_strings(raw, most)
 
 
 def _separators(raw: bytes) -> int:
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
-def _separators_beside_strings(raw: bytes) -> int:
+def _has_more_beside_strings(raw: bytes, most: int) -> bool:
     """Texts may well be full of commas. A string without end goes to the end, which is for the parser to refuse."""
     bare = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     found, inside = 0, 0
     for start in range(0, len(bare), _PORTION):
         parts = bare[start : start + _PORTION].split(b'"')
         found += _separators(b"".join(parts[inside::2]))
+        if found > most:
+            return True
         inside ^= (len(parts) - 1) & 1
-    return found
+    return False
 
 
 def parse_object(raw: bytes, *, empty_ok: bool = False) -> dict[str, Any]:
