@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from homeserver.devices.messages import ToDevice
+from homeserver.devices.messages import Messages, ToDevice
 from homeserver.errors import BadJson, InvalidParam
 from homeserver.protocol.identifiers import is_valid_user_id
 from homeserver.rooms.engine import SendTransaction
@@ -27,14 +27,6 @@ class ToDeviceEndpoints:
 
     async def send(self, request: MatrixRequest) -> Reply:
         """`PUT /sendToDevice/{eventType}/{txnId}`."""
-        messages = request.json_object().get("messages")
-        if type(messages) is not dict:
-            raise BadJson("messages must be an object")
-        for user_id, devices in messages.items():
-            if not is_valid_user_id(user_id):
-                raise InvalidParam("Messages are sent by user id")
-            if type(devices) is not dict:
-                raise BadJson("messages must map user ids to device ids to contents")
         requester, event_type = request.requester, request.param("event_type")
         transaction = SendTransaction(
             requester.user_id,
@@ -42,5 +34,19 @@ class ToDeviceEndpoints:
             f"sendToDevice/{event_type}",
             request.param("txn_id"),
         )
-        await self._to_device.send(requester.user_id, event_type, messages, transaction.key)
+        # Not held here as well: only who sends them knows how long they are needed.
+        await self._to_device.send(requester.user_id, event_type, _messages_of(request), transaction.key)
         return {}
+
+
+def _messages_of(request: MatrixRequest) -> Messages:
+    """User → device → content. Raises BadJson and InvalidParam."""
+    messages = request.json_object().get("messages")
+    if type(messages) is not dict:
+        raise BadJson("messages must be an object")
+    for user_id, devices in messages.items():
+        if not is_valid_user_id(user_id):
+            raise InvalidParam("Messages are sent by user id")
+        if type(devices) is not dict:
+            raise BadJson("messages must map user ids to device ids to contents")
+    return messages

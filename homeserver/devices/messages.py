@@ -111,12 +111,17 @@ class ToDevice:
             others = {each: messages[each] for each in messages if not self._is_local(each)}
             local = {each: messages[each] for each in messages if each not in others}
             _check_for_servers(others)
+        encoded = _encoded(sender, event_type, local)
+        note = bool(others)
+        if note:
             if await self._store.is_done(transaction):
                 return
             # Before our own, with which the transaction is noted: if this fails in between, all of it is repeated, and
             # the other servers know the messages again.
             await self._remote.send(MessagesOut(sender, event_type, transaction, others))
-        await self._keep(sender, event_type, local, transaction, note=bool(others))
+        # As values they take many times the bytes, and their commits may have to wait.
+        del messages, local, others
+        await self._keep(sender, event_type, encoded, transaction, note=note)
 
     async def receive(
         self, server_name: str, message_id: str, sender: str, event_type: str, messages: Messages
@@ -124,13 +129,12 @@ class ToDevice:
         """Messages from another server, whose user the sender is known to be. Raises as `send`."""
         check_messages(event_type, messages)
         local = {each: devices for each, devices in messages.items() if self._is_local(each)}
-        await self._keep(sender, event_type, local, digest("edu", server_name, message_id), note=False)
+        encoded = _encoded(sender, event_type, local)
+        await self._keep(sender, event_type, encoded, digest("edu", server_name, message_id), note=False)
 
     async def _keep(
-        self, sender: str, event_type: str, messages: Messages, transaction: str, *, note: bool
+        self, sender: str, event_type: str, encoded: Sequence[_Message], transaction: str, *, note: bool
     ) -> None:
-        around = {"content": {}, "sender": sender, "type": event_type}
-        encoded = _encoded(messages, MAX_MESSAGE_BYTES - len(orjson.dumps(around)) + len("{}"))
         # Those for all devices of a user apart, since a device has one message of a position.
         everywhere = [each for each in encoded if each[1] == "*"]
         named = [each for each in encoded if each[1] != "*"] if everywhere else encoded
@@ -234,8 +238,10 @@ def digest(*parts: str) -> str:
     return str(uuid.UUID(bytes=blake2b(text, digest_size=16).digest()))
 
 
-def _encoded(messages: Messages, most: int) -> list[_Message]:
-    """Each content as JSON of at most so many bytes."""
+def _encoded(sender: str, event_type: str, messages: Messages) -> Sequence[_Message]:
+    """Each content as JSON. Raises BadJson, and TooLarge for one whose message would be too long."""
+    around = {"content": {}, "sender": sender, "type": event_type}
+    most = MAX_MESSAGE_BYTES - len(orjson.dumps(around)) + len("{}")
     try:
         encoded = [
             (user_id, device_id, orjson.dumps(content))

@@ -44,10 +44,10 @@ class MatrixRequest:
 
     __slots__ = (
         "_exchange",
-        "_json",
         "_parameters",
         "_query",
         "_sender",
+        "_signed",
         "content",
         "id",
         "method",
@@ -70,7 +70,7 @@ class MatrixRequest:
         self._sender = sender
         self._parameters = match.parameters
         self._query: Query | None = None
-        self._json: Any = _UNREAD
+        self._signed: Any = _UNREAD
         self.id = exchange.id
         """Names the request in logs."""
         self.method = exchange.method
@@ -163,7 +163,7 @@ class MatrixRequest:
         return self._sender.user_agent
 
     def json_object(self, *, empty_ok: bool = False) -> dict[str, Any]:
-        """The body as a JSON object, parsed once; `empty_ok`: no body is `{}`. Raises NotJson and BadJson."""
+        """The body as a JSON object; `empty_ok`: no body is `{}`. Raises NotJson and BadJson."""
         if not self.content and empty_ok:
             return {}
         value = self.json()
@@ -172,14 +172,17 @@ class MatrixRequest:
         return value
 
     def json(self) -> Any:
-        """The body as JSON of any kind, parsed once. Raises NotJson and BadJson.
+        """The body as JSON of any kind. Raises NotJson and BadJson.
 
-        What another server signed is taken with any integer, exactly: old room versions allow it in events.
+        What another server signed is taken with any integer, exactly: old room versions allow it in events. It is
+        parsed once, for its signature and its handler. A client's body is not kept: it may take many times its bytes,
+        which are all that is counted, and the request may have to wait.
         """
-        if self._json is _UNREAD:
-            parse = bodies.parse_signed if self.route.auth is Auth.SERVER else bodies.parse_json
-            self._json = parse(self.content)
-        return self._json
+        if self.route.auth is not Auth.SERVER:
+            return bodies.parse_json(self.content)
+        if self._signed is _UNREAD:
+            self._signed = bodies.parse_signed(self.content)
+        return self._signed
 
     def body(self, kind: type[T], *, empty_ok: bool = False) -> T:
         """The body as a declared type (see `bodies`). Raises NotJson and BadJson, naming the field."""

@@ -261,6 +261,20 @@ async def test_what_servers_cannot_sign_is_refused_where_a_server_would_have_to(
     assert events[0]["content"] == content and len(remote.sent) == 1
 
 
+async def test_what_is_too_long_for_a_device_here_goes_to_no_server(database: Database) -> None:
+    """A request is refused as a whole."""
+    remote = RemoteDevices()
+    remote.failing = False
+    process = await Process.open(database, devices=remote)
+    contents: dict[str, dict[str, Any]] = {
+        BOB: {"B1": {"x": "y" * 66_000}},
+        "@x:elsewhere": {"X": {}},
+    }
+    with pytest.raises(TooLarge):
+        await process.devices.to_device.send(ALICE, "m.test", contents, digest("t"))
+    assert remote.sent == []
+
+
 async def test_a_message_to_all_and_one_to_a_device_both_come(database: Database) -> None:
     """Though a device is in the request twice."""
     process = await Process.open(database)
