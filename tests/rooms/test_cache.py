@@ -14,6 +14,7 @@ from homeserver.rooms.engine.member_events import MemberEvents
 from homeserver.stream.changes import Change
 from storage.database import Database
 from storage.rooms import LoadedRoom, NewsOfRoom, RoomStore
+from storage.stream import CommitResult, StreamBatch, StreamStore
 from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, Engine, heard, member
 
@@ -231,3 +232,56 @@ async def test_what_is_told_of_rooms_that_nobody_asks_for_is_weighed_and_takes_n
     assert here.cache.held(idle.room_id) is None
     assert here.cache.peek(used.room_id) is used
     assert here.cache.weight == used.measure()
+
+
+class LateAnswer(StreamStore):
+    """Commits, and lets something happen before the answer arrives."""
+
+    def __init__(self, database: Database, origin: str, meanwhile: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(database, origin)
+        self._meanwhile = meanwhile
+
+    async def commit(self, batch: StreamBatch) -> CommitResult:
+        result = await super().commit(batch)
+        await self._meanwhile()
+        return result
+
+
+async def test_what_is_written_to_a_new_room_before_its_creator_knows_of_it_is_not_missed(
+    database: Database,
+) -> None:
+    """Another process' news may be heard before the answer to our own commit."""
+    here, there = await Engine.open(database), await Engine.open(database)
+
+    async def join() -> None:
+        ((room_id,),) = await database.fetch("test", "SELECT room_id FROM rooms")
+        await there.join(room_id, BOB)
+        while here.stream._positions.newest < there.stream.position:
+            await deferLater(reactor, 0)
+
+    here.committer._store = LateAnswer(database, here.stream.origin, join)
+    room = await here.new_room()
+    assert here.stream.position == there.stream.position > room.head.position
+    assert here.cache.peek(room.room_id) is None
+    assert await here.cache.get(room.room_id) is room
+    assert room.head.is_joined(BOB)
+    assert room.recent[-1].stored.state_key == BOB
+    assert here.cache._moved == {}
+
+
+async def test_a_room_created_while_news_were_missed_is_looked_at_again(database: Database) -> None:
+    """Once; and one that was created in peace never."""
+    engine = await Engine.open(database)
+    quiet = await engine.new_room()
+    assert engine.cache.peek(quiet.room_id) is quiet
+    store = engine.committer._store
+
+    async def miss() -> None:
+        engine.stream.missed(await StreamStore(database, "test").position())
+
+    engine.committer._store = LateAnswer(database, engine.stream.origin, miss)
+    room = await engine.new_room()
+    engine.committer._store = store
+    assert engine.cache.peek(room.room_id) is None
+    assert await engine.cache.get(room.room_id) is room
+    assert engine.cache.peek(room.room_id) is room

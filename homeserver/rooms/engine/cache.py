@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import monotonic
 
 from prometheus_client import Counter, Gauge
@@ -69,7 +70,7 @@ class RoomCache:
             listening=listening,
         )
         self._loads = 0
-        """Loads on their way."""
+        """Loads on their way, and new rooms."""
         self._moved: dict[int, int] = {}
         """What to set `beyond` to when they arrive: they may have read the room as it was before."""
         self._tell_remote: Callable[[Sequence[str]], object] = lambda _users: None
@@ -229,10 +230,13 @@ class RoomCache:
                         room.doubt()
                     rooms.append(room)
         finally:
-            self._loads -= 1
-            if not self._loads:
-                self._moved.clear()
+            self._load_ended()
         return rooms
+
+    def _load_ended(self) -> None:
+        self._loads -= 1
+        if not self._loads:
+            self._moved.clear()
 
     def _install(self, loaded: LoadedRoom) -> Room | None:
         try:
@@ -250,8 +254,29 @@ class RoomCache:
         self._weigh(room)
         return room
 
-    def add(self, head: RoomHead, events: Sequence[RoomEvent]) -> Room:
-        """A room that was just created here."""
+    @contextmanager
+    def adding(self) -> Iterator[Callable[[RoomHead, Sequence[RoomEvent]], Room]]:
+        """While a new room is being committed here. Gives what takes it in when it stands.
+
+        Another process may have written it by then, and that have been heard before the answer to our commit. Such news
+        are kept as for a room that is being loaded.
+        """
+        holes = self._holes
+
+        def add(head: RoomHead, events: Sequence[RoomEvent]) -> Room:
+            room = self._add(head, events)
+            room.beyond = max(room.beyond, self._moved.get(room.key, 0))
+            if holes != self._holes:
+                room.doubt()
+            return room
+
+        self._loads += 1
+        try:
+            yield add
+        finally:
+            self._load_ended()
+
+    def _add(self, head: RoomHead, events: Sequence[RoomEvent]) -> Room:
         room = self._by_id.get(head.room_id)
         if room is None:
             room = Room(head)

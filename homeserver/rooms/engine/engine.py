@@ -214,18 +214,19 @@ class RoomEngine:
         if working.guarded:
             for refusal in (await sign_guarded(tools.policy_servers, working, working.guarded)).values():
                 raise refusal
-        rooms: list[Room] = []
-
-        def landed(commit: RoomCommit) -> list[str]:
-            head = working.moving.landed(commit.before, commit.room)
-            rooms.append(tools.cache.add(head, working.appended))
-            return concerned(head, tools.listening.users)
-
         batch = working.moving.batch()
         if directory is not None:
             batch.room.update(directory.row())
-        if await tools.committer.commit_room(batch, landed) is None:
-            return None
+        rooms: list[Room] = []
+        with tools.cache.adding() as add:
+
+            def landed(commit: RoomCommit) -> list[str]:
+                head = working.moving.landed(commit.before, commit.room)
+                rooms.append(add(head, working.appended))
+                return concerned(head, tools.listening.users)
+
+            if await tools.committer.commit_room(batch, landed) is None:
+                return None
         for entry in working.appended:
             if entry.stored.type == "m.room.member":
                 tools.member_events.put(entry)
