@@ -311,6 +311,15 @@ class RoomCache:
             return  # it went out of memory meanwhile; what took its place, if anything, is out of date
         self._weigh(room)
 
+    def history_landed(self, room: Room, head: RoomHead) -> None:
+        """A commit of ours placed events below the newest; nobody is told of it here."""
+        room.advance(head, ())
+        held = self._by_id.get(room.room_id)
+        if held is not room:  # what took its place may have been read before, and so may what is being loaded
+            self._holes += 1
+            if held is not None:
+                held.doubt()
+
     def mark_stale(self, room_id: str) -> None:
         """The room's head had moved elsewhere."""
         room = self._by_id.get(room_id)

@@ -280,7 +280,7 @@ class HistoryDeed:
         head.next_ordinal = moving.head.next_ordinal
         head.next_snapshot = moving.head.next_snapshot
         head.oldest_position = moving.head.oldest_position
-        room.advance(head, ())
+        self._cache.history_landed(room, head)
         for placed in placing.placed.values():
             if placed.found.known is not None:
                 self._cache.copies.placed(room, placed.entry)

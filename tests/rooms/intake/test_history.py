@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+
 from homeserver.rooms.engine import Room
 from homeserver.rooms.intake.incoming import Incoming, Outcome
 from storage.database import Database
 from storage.events import OUTLIER, REJECTED, TimelinePlace
+from storage.received import ReceivedStore
+from storage.rooms import LoadedRoom, RoomStore
 from tests.rooms.intake.dag import Dag, ids
 from tests.rooms.intake.intake_fixture import DAVE, ERIN, FRED, Process, ends
 
@@ -174,3 +182,55 @@ async def test_outliers_that_do_not_stand(database: Database) -> None:
     )
     (verdict,) = await process.intake.receive_outliers(room.room_id, dag.version, [named])
     assert verdict.outcome is Outcome.MISSING and list(verdict.missing_auth) == ids(hidden)
+
+
+class LateRooms(RoomStore):
+    """Reads rooms at once, and answers when it is let."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.read: Deferred[None] = Deferred()
+        self.go: Deferred[None] = Deferred()
+
+    async def load(self, *, rooms: Sequence[int] = (), room_ids: Sequence[str] = ()) -> list[LoadedRoom]:
+        loaded = await super().load(rooms=rooms, room_ids=room_ids)
+        self.read.callback(None)
+        await self.go
+        return loaded
+
+
+@pytest.mark.parametrize("answered", ["before it is written", "after"])
+async def test_a_room_that_is_loaded_anew_meanwhile_is_not_shown_as_it_was(
+    database: Database, monkeypatch: pytest.MonkeyPatch, answered: str
+) -> None:
+    """It went out of memory while history was written, and what was read for its place is of before."""
+    process = await Process.open(database)
+    room, _, line, _ = await gapped(process, 2)
+    other, cache = await process.engine.new_room(), process.engine.cache
+    rooms = LateRooms(database)
+    monkeypatch.setattr(cache, "_store", rooms)
+    commit = ReceivedStore.commit_history
+    loading: list[Deferred[Room | None]] = []
+
+    async def meanwhile(self: ReceivedStore, *rows: Any) -> bool:
+        with monkeypatch.context() as small:
+            small.setattr(cache, "_budget", 1)
+            cache._weigh(other)
+        assert cache.held(room.room_id) is None
+        loading.append(Deferred.fromCoroutine(cache.get(room.room_id)))
+        await rooms.read
+        if answered != "after":
+            rooms.go.callback(None)
+        return await commit(self, *rows)
+
+    monkeypatch.setattr(ReceivedStore, "commit_history", meanwhile)
+    await process.intake.receive_history(room.room_id, line)
+    monkeypatch.setattr(cache, "_store", RoomStore(database))
+    if answered == "after":
+        rooms.go.callback(None)
+    again = await loading[0]
+    assert again is not None and again is not room
+    assert cache.peek(room.room_id) is None
+    assert await cache.get(room.room_id) is again
+    assert again.head.head == room.head.head and again.head.oldest_position == room.head.oldest_position
+    assert cache.peek(room.room_id) is again
