@@ -33,8 +33,10 @@ _MOST: Final = 2**63 - 1
 class EventVerifier(Protocol):
     """Checks signatures; knows or fetches the keys."""
 
-    async def verify_events(self, events: Sequence[Event]) -> list[SignatureError | None]:
-        """For each event, why its signatures do not hold; None if they do."""
+    async def verify_events(
+        self, events: Sequence[Event], *, asker: str | None = None, fetch_keys: bool = True
+    ) -> list[SignatureError | None]:
+        """For each event, why its signatures do not hold; None if they do. For the rest see `PduReader.read`."""
         ...
 
 
@@ -64,10 +66,19 @@ class PduReader:
         return found
 
     async def read(
-        self, version: RoomVersion, pdus: Sequence[Mapping[str, Any]], *, room_id: str | None = None
+        self,
+        version: RoomVersion,
+        pdus: Sequence[Mapping[str, Any]],
+        *,
+        room_id: str | None = None,
+        asker: str | None = None,
+        fetch_keys: bool = True,
     ) -> list[Read]:
         """One answer per PDU, in their order; with `room_id`, events of other rooms are refused. Never raises for what
         a PDU is.
+
+        `asker`: the server that sends them of its own accord, which shares in the turns of fetching keys as one.
+        `fetch_keys`: False to make do with those that are here.
         """
         reads: list[Read] = []
         for start in range(0, len(pdus), PORTION):
@@ -76,7 +87,9 @@ class PduReader:
             reads.extend(read_unverified(pdu, version, room_id) for pdu in pdus[start : start + PORTION])
         unproven = [(place, read.incoming) for place, read in enumerate(reads) if read.incoming is not None]
         if unproven:
-            errors = await self._verifier.verify_events([incoming.event for _, incoming in unproven])
+            errors = await self._verifier.verify_events(
+                [incoming.event for _, incoming in unproven], asker=asker, fetch_keys=fetch_keys
+            )
             for (place, incoming), error in zip(unproven, errors, strict=True):
                 if error is not None:
                     reads[place] = Read(incoming.event.event_id, None, str(error))

@@ -11,7 +11,7 @@ error for what other servers do: a key that cannot be had is a signature that ca
 """
 
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
@@ -19,13 +19,13 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gath
 from federation.client.errors import RemoteFailure
 from federation.client.wire import Wire
 from federation.keys.errors import KeyExpired, KeyUnknown
+from federation.keys.fetch_turns import Fetches, FetchTurns
 from federation.keys.fetching import BATCH, fetch_direct, fetch_notarised, log_failure
 from federation.keys.known import MOST_KNOWN, Attempts, KnownKeys, Need
 from federation.keys.own import OwnKeys
 from federation.keys.published import LONGEST_MS, Published
 from federation.keys.verification import Claim, Task, Verification
 from homeserver.outgoing.errors import Overloaded
-from homeserver.outgoing.single_flight import SingleFlight
 from homeserver.protocol.canonical_json import encode_canonical
 from homeserver.protocol.errors import IdentifierError, SignatureError
 from homeserver.protocol.events import Event
@@ -46,7 +46,8 @@ MOST_SIGNATURES: Final = 8
 #: From so many unknown servers on, notaries are asked first.
 CROWD: Final = 16
 #: Servers asked at once for events' keys, and as many for requests', which must not wait for them; for one caller; and
-#: those for whose turn somebody waits. Whoever names servers that answer slowly takes up no more than his share.
+#: those for whose turn somebody waits. Whoever names servers that answer slowly takes up no more than his share, see
+#: `fetch_turns`.
 _AT_ONCE: Final = 96
 _BY_ONE_CALLER: Final = 32
 _MOST_WAITING: Final = 20_000
@@ -79,9 +80,9 @@ class Keyring:
         """Servers whose keys are being read, by the number of the load."""
         self._begun_loads = 0
         self._attempts = Attempts()
-        self._flights: SingleFlight[str, None] = SingleFlight(_MOST_WAITING)
-        self._turns = DeferredSemaphore(_AT_ONCE)
-        self._request_turns = DeferredSemaphore(_AT_ONCE)
+        self._fetches = Fetches(_MOST_WAITING)
+        self._turns = FetchTurns(_AT_ONCE)
+        self._request_turns = FetchTurns(_AT_ONCE)
         self._verification = Verification()
 
     @property
@@ -91,12 +92,17 @@ class Keyring:
 
     # Events
 
-    async def verify_events(self, events: Sequence[Event]) -> list[SignatureError | None]:
+    async def verify_events(
+        self, events: Sequence[Event], *, asker: str | None = None, fetch_keys: bool = True
+    ) -> list[SignatureError | None]:
         """For each event, why its signatures do not hold; None if those of all servers that must have signed do.
 
         KeyUnknown and KeyExpired tell what is wrong with the key rather than the signature. Keys must have been valid
         at `origin_server_ts` where the room version enforces that. Of a server's signatures those by unknown keys are
         passed over, as long as one is left.
+
+        All calls of one `asker` fetch keys by the same turns; one without has turns of its own. Without `fetch_keys`
+        those in memory must do.
         """
         read = [self._needs(event) for event in events]
         readable = [need for needs in read if not isinstance(needs, SignatureError) for need in needs]
@@ -105,7 +111,8 @@ class Keyring:
         names = {need.server_name for need in readable}
         self._known.hold(names)
         try:
-            await self._obtain(readable, self._turns)
+            if fetch_keys:
+                await self._obtain(readable, self._turns, asker or object())
             for place, (event, needs) in enumerate(zip(events, read, strict=True)):
                 task = needs if isinstance(needs, SignatureError) else self._task(event, needs)
                 if isinstance(task, SignatureError):
@@ -170,7 +177,8 @@ class Keyring:
         """Those that are valid now, asking the server if that may help. Never raises for what another server does."""
         self._known.hold((server_name,))
         try:
-            await self._obtain([Need(server_name, tuple(key_ids), self._now())], self._request_turns)
+            need = Need(server_name, tuple(key_ids), self._now())
+            await self._obtain([need], self._request_turns, server_name)
             return self._known.in_use(server_name, key_ids, self._now())
         finally:
             self._known.release((server_name,))
@@ -185,7 +193,7 @@ class Keyring:
         """As `request_keys`, asking the server although the keys are known: it may have another under the same id."""
         self._known.hold((server_name,))
         try:
-            await self._ask_servers([server_name], self._request_turns)
+            await self._ask_servers([server_name], self._request_turns, server_name)
             return self._known.in_use(server_name, key_ids, self._now())
         finally:
             self._known.release((server_name,))
@@ -224,9 +232,9 @@ class Keyring:
     async def refresh(self, server_names: Iterable[str]) -> None:
         """Ask these servers for their keys, those whose time has come. Never raises for what they do."""
         due = [name for name in set(server_names) if is_valid_server_name(name) and self.may_renew(name)]
-        await self._ask_servers(due, self._request_turns)
+        await self._ask_servers(due, self._request_turns, object())
 
-    async def _obtain(self, needs: Iterable[Need], turns: DeferredSemaphore) -> None:
+    async def _obtain(self, needs: Iterable[Need], turns: FetchTurns, asker: Hashable) -> None:
         """Have what can be had of these keys in memory."""
         needs = [need for need in self._unmet(needs) if is_valid_server_name(need.server_name)]
         if not needs:
@@ -241,7 +249,7 @@ class Keyring:
         if crowd:
             await self._ask_notaries(needs)
             needs = self._unmet(needs)
-        await self._ask_servers({need.server_name for need in needs}, turns)
+        await self._ask_servers({need.server_name for need in needs}, turns, asker)
         if not crowd:
             await self._ask_notaries(self._unmet(needs))
 
@@ -264,10 +272,10 @@ class Keyring:
                 overtaken.difference_update(wanted)
         self._known.put(wanted, [key for key in keys if key.server_name in wanted])
 
-    async def _ask_servers(self, server_names: Collection[str], turns: DeferredSemaphore) -> None:
+    async def _ask_servers(self, server_names: Collection[str], turns: FetchTurns, asker: Hashable) -> None:
         share = DeferredSemaphore(_BY_ONE_CALLER)
         asked = [
-            share.run(_started, self._ask_server, name, turns)
+            share.run(_started, self._ask_server, name, turns, asker)
             for name in server_names
             if name != self._own.server_name
         ]
@@ -276,12 +284,9 @@ class Keyring:
         except FirstError as error:
             error.subFailure.raiseException()
 
-    async def _ask_server(self, server_name: str, turns: DeferredSemaphore) -> None:
-        async def work() -> None:
-            await turns.run(_started, self._fetch, server_name)
-
+    async def _ask_server(self, server_name: str, turns: FetchTurns, asker: Hashable) -> None:
         try:
-            await self._flights.do(server_name, work)
+            await self._fetches.do(server_name, self._fetch, turns, asker)
         except Overloaded:
             log.warning("too many servers' keys are being fetched", extra={"fields": {"server": server_name}})
 

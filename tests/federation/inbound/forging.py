@@ -29,7 +29,9 @@ class KnownKeys:
         self._keys: Mapping[str, Mapping[str, VerifyKey]] = {each.name: each.verify_keys for each in servers}
         self.batches: list[int] = []
 
-    async def verify_events(self, events: Sequence[Event]) -> list[SignatureError | None]:
+    async def verify_events(
+        self, events: Sequence[Event], *, asker: str | None = None, fetch_keys: bool = True
+    ) -> list[SignatureError | None]:
         self.batches.append(len(events))
         outcomes: list[SignatureError | None] = []
         for event in events:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Signatures of others are checked with keys that are theirs, were valid, and were fetched no oftener than needed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 
+from federation.client.errors import Unreachable
 from federation.keys.errors import KeyExpired, KeyUnknown
 from federation.keys.known import LONGEST_PAUSE
 from federation.keys.own import OldKey
@@ -84,7 +85,7 @@ async def test_many_ask_at_once_and_the_server_is_asked_once(database: Database)
 
     world.network.before = hold
     asked = [Deferred.fromCoroutine(world.keyring.verify_events([message(hydra)])) for _ in range(20)]
-    while len(world.keyring._flights) == 0:
+    while len(world.keyring._fetches) == 0:
         await world.store.get([])
     world.network.before = None
     gate.callback(None)
@@ -119,6 +120,109 @@ async def test_who_gives_up_waiting_takes_nothing_from_others(database: Database
     assert await second == [None] * 5
     assert await world.keyring.verify_events(events) == [None] * 40
     assert [asked_for_keys(server) for server in servers] == [1] * 40
+
+
+class Hanging:
+    """A network in which some servers accept connections and do not answer."""
+
+    def __init__(self, world: World, *live: RemoteServer) -> None:
+        self.world = world
+        self.asked: list[str] = []
+        self._live = {server.name for server in live}
+        self._held: list[Deferred[None]] = []
+        world.network.before = self._before
+
+    async def _before(self, destination: str, *_request: str) -> None:
+        self.asked.append(destination)
+        if destination not in self._live:
+            held: Deferred[None] = Deferred()
+            self._held.append(held)
+            await held
+
+    def break_off(self) -> None:
+        """Let all who have been asked until now be given up."""
+        held, self._held = self._held, []
+        for each in held:
+            each.errback(Unreachable("evil.test", "it did not answer"))
+
+    async def settle(self) -> None:
+        """Until whatever can be begun has been."""
+        for _ in range(50):
+            await self.world.store.get([])
+
+
+async def flood(hanging: Hanging, world: World, askers: int) -> list[Deferred[Any]]:
+    """Each with fifty events of servers that do not answer."""
+    made = [
+        Deferred.fromCoroutine(
+            world.keyring.verify_events(
+                [message(RemoteServer(f"s{n}.a{asker}.evil.test")) for n in range(50)],
+                asker=f"a{asker}.evil.test",
+            )
+        )
+        for asker in range(askers)
+    ]
+    await hanging.settle()
+    return made
+
+
+def drop(made: Sequence[Deferred[Any]]) -> None:
+    """Wait for it no longer."""
+    for each in made:
+        each.addErrback(lambda _: None)
+        each.cancel()
+
+
+async def test_servers_that_never_answer_keep_nobody_from_asking_others(database: Database) -> None:
+    """However many servers name them in their events, and however many such events there are."""
+    hydra, other = RemoteServer("hydra.test"), RemoteServer("other.test")
+    world = World(database, hydra, other)
+    hanging = Hanging(world, hydra, other)
+    made = await flood(hanging, world, 16)
+    hanging.break_off()
+    await hanging.settle()
+    told = Deferred.fromCoroutine(world.keyring.verify_events([message(hydra)], asker=hydra.name))
+    joining = Deferred.fromCoroutine(world.keyring.verify_events([message(other)]))
+    assert await told == await joining == [None]
+    drop(made)
+
+
+async def test_who_names_servers_alone_leaves_most_to_others(database: Database) -> None:
+    """In however many calls."""
+    world = World(database)
+    hanging = Hanging(world)
+    made = await flood(hanging, world, 1)
+    more = [message(RemoteServer(f"more{n}.test")) for n in range(50)]
+    made.append(Deferred.fromCoroutine(world.keyring.verify_events(more, asker="a0.evil.test")))
+    await hanging.settle()
+    assert len(hanging.asked) == 32
+    drop(made)
+
+
+async def test_what_nobody_waits_for_any_more_is_not_asked(database: Database) -> None:
+    """Else who gives up and comes again with other names would fill what others wait in."""
+    world = World(database)
+    hanging = Hanging(world)
+    drop(await flood(hanging, world, 16))
+    await hanging.settle()
+    assert len(hanging.asked) <= 96
+    assert len(world.keyring._fetches) == len(hanging.asked)
+
+
+async def test_a_request_waits_for_no_event_that_names_its_server(database: Database) -> None:
+    """The server is asked in the turn of whoever comes first, and once."""
+    hydra = RemoteServer("hydra.test")
+    world = World(database, hydra)
+    hanging = Hanging(world, hydra)
+    made = await flood(hanging, world, 1)
+    made.append(Deferred.fromCoroutine(world.keyring.verify_events([message(hydra)], asker="a0.evil.test")))
+    await hanging.settle()
+    assert hydra.name not in hanging.asked
+    asking = Deferred.fromCoroutine(world.keyring.request_keys(hydra.name, ["ed25519:test"]))
+    assert set(await asking) == {"ed25519:test"}
+    assert await made.pop() == [None]
+    assert asked_for_keys(hydra) == 1
+    drop(made)
 
 
 async def test_a_server_that_is_away_is_left_alone_for_a_while(database: Database) -> None:
