@@ -12,6 +12,7 @@ from collections.abc import Iterable, Set
 from twisted.internet.defer import Deferred
 
 from homeserver.needs import Protocol
+from homeserver.stream.places import Places, refusal
 
 
 class Waking(Protocol):
@@ -27,12 +28,13 @@ class Waking(Protocol):
 class Listener:
     """One waiter of one user. `wait` gives a Deferred that fires at the next wake-up after it is called."""
 
-    __slots__ = ("_deferred", "_listeners", "_woken", "user_id")
+    __slots__ = ("_counted", "_deferred", "_listeners", "_woken", "user_id")
 
     def __init__(self, listeners: Listeners, user_id: str) -> None:
         self._listeners = listeners
         self._deferred: Deferred[None] | None = None
         self._woken = False
+        self._counted = False
         self.user_id = user_id
 
     def wake(self) -> None:
@@ -44,12 +46,19 @@ class Listener:
             deferred.callback(None)
 
     def wait(self) -> Deferred[None]:
-        """Fires at once if a wake-up came since the last wait. Cancelling it leaves the listener usable."""
+        """Fires at once if a wake-up came since the last wait. Cancelling it leaves the listener usable.
+
+        Raises LimitExceeded if too much waits for the user already.
+        """
         if self._woken:
             self._woken = False
             done: Deferred[None] = Deferred()
             done.callback(None)
             return done
+        if not self._counted:
+            if not self._listeners.places.take(self.user_id, self):
+                raise refusal()
+            self._counted = True
         self._deferred = Deferred(self._cancelled)
         return self._deferred
 
@@ -59,12 +68,17 @@ class Listener:
     def close(self) -> None:
         """Stop listening."""
         self._listeners.remove(self)
+        if self._counted:
+            self._counted = False
+            self._listeners.places.leave(self.user_id, self)
 
 
 class Listeners:
     """All who wait in this process."""
 
     def __init__(self) -> None:
+        self.places = Places()
+        """What those who come from outside must have to wait."""
         self._by_user: dict[str, set[Waking]] = {}
         self._shown = self._newest = 0
         """How far the stream is shown and known."""

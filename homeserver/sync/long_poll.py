@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 
 from homeserver.needs import Protocol
 from homeserver.protocol.tokens import SyncToken
+from homeserver.stream.places import Places, refusal
 from homeserver.sync.deadlines import Clock, Deadlines
 from homeserver.sync.request import SyncRequest, SyncResponse
 
@@ -45,6 +46,9 @@ class Syncing(Protocol):
 
 class Listening(Protocol):
     """Wakes whom a commit concerns; `Stream.listeners` is one."""
+
+    @property
+    def places(self) -> Places: ...
 
     def add(self, listener: Wait) -> None: ...
 
@@ -100,6 +104,10 @@ class Wait:
         self._over = False
         self._task: Deferred[SyncResponse | None] | None = None
         """A look that takes more than a moment."""
+
+    @property
+    def device_id(self) -> str | None:
+        return self._request.device_id
 
     def begin(self, seconds: float) -> None:
         """Answer now if that can be, or wait so long."""
@@ -196,6 +204,7 @@ class LongPoll:
     def __init__(self, syncing: Syncing, listeners: Listening, clock: Clock) -> None:
         self.syncing = syncing
         self.listeners = listeners
+        self.places = listeners.places
         self.deadlines = Deadlines(clock)
         self._clock = clock
         self._woken: list[Wait] = []
@@ -229,9 +238,10 @@ class LongPoll:
         return self.syncing.at_once(request)
 
     async def respond(self, request: SyncRequest, timeout: float, ending: Ending) -> SyncResponse:
-        """The response of `wait`, or the one there is when the server ends.
+        """The response of `wait`, or the one there is when the server ends, or when another wait needs the place.
 
-        Cancelling the coroutine leaves nothing behind, which is how an aborted connection ends its work.
+        Cancelling the coroutine leaves nothing behind, which is how an aborted connection ends its work. Raises
+        LimitExceeded if it would have to wait and too much of the user's waits already.
         """
         if timeout <= 0 or request.since is None or request.full_state or ending.fired:
             return await self.syncing.sync(request)
@@ -239,11 +249,18 @@ class LongPoll:
         wait = self.wait(request, timeout, answer.callback, answer.errback)
         if answer.called:
             return await answer
+        if not self.places.take(request.user_id, wait, wait):
+            wait.expire()
+            response = await answer
+            if not response.has_news:
+                raise refusal()
+            return response
         unsubscribe = ending.subscribe(wait.expire)
         try:
             return await answer
         finally:
             unsubscribe()
+            self.places.leave(request.user_id, wait)
 
     def turn_to(self, wait: Wait) -> None:
         """Have it look in the next turn of the reactor."""

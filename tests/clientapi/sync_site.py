@@ -39,7 +39,7 @@ PATH = "/_matrix/client/ws/r0"
 
 
 class Sessions:
-    """Tokens are names; one may be revoked, and who watches its user is told."""
+    """Tokens are names, perhaps with a dot and a device; one may be revoked, and who watches its user is told."""
 
     def __init__(self) -> None:
         self.revoked: set[str] = set()
@@ -47,9 +47,10 @@ class Sessions:
         self.watchers: dict[str, list[Callable[[], None]]] = {}
 
     async def authenticate(self, token: str, request: MatrixRequest) -> Requester:
-        if token in self.revoked or token not in ("alice", "bob", "guest"):
+        name, _, device = token.partition(".")
+        if token in self.revoked or name not in ("alice", "bob", "guest"):
             raise UnknownToken
-        return Requester(user_id=f"@{token}:localhost", device_id="DEVICE", is_guest=token == "guest")
+        return Requester(user_id=f"@{name}:localhost", device_id=device or "DEVICE", is_guest=name == "guest")
 
     def watch(self, user_id: str, callback: Callable[[], None]) -> Callable[[], None]:
         self.watchers.setdefault(user_id, []).append(callback)

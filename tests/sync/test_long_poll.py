@@ -11,6 +11,8 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
+from homeserver.errors import LimitExceeded
+from homeserver.protocol.tokens import SyncToken
 from homeserver.sync.foreign_wakes import ForeignWakes
 from homeserver.sync.long_poll import LONGEST_WAIT, LongPoll
 from homeserver.sync.request import SyncRequest, SyncResponse
@@ -71,7 +73,8 @@ class Waiting:
         return await waiter
 
     def check_nothing_left(self) -> None:
-        assert len(self.process.engine.stream.listeners) == 0
+        listeners = self.process.engine.stream.listeners
+        assert len(listeners) == 0 and len(listeners.places) == 0
         assert self.clock.getDelayedCalls() == [] and self.ending.subscribers == []
 
 
@@ -217,3 +220,92 @@ async def test_an_invitation_wakes_the_invited(database: Database) -> None:
     waiter = waiting.respond(await waiting.first(BOB))
     await waiting.process.write(room.room_id, member(BOB, "invite", ALICE))
     assert list(orjson.loads((await waiting.settle(waiter)).body)["rooms"]["invite"]) == [room.room_id]
+
+
+def of_device(request: SyncRequest, device_id: str | None) -> SyncRequest:
+    return SyncRequest(user_id=request.user_id, device_id=device_id, since=request.since)
+
+
+async def test_one_user_cannot_wait_without_end(database: Database) -> None:
+    """Beyond a hundred a wait is refused, whatever is answered without one is not, and nobody else is concerned."""
+    waiting = await Waiting.open(database)
+    room = await waiting.process.engine.new_room()
+    await waiting.process.engine.join(room.room_id, BOB)
+    await waiting.process.send(room.room_id, ALICE, "before")
+    request, others = await waiting.first(), await waiting.first(BOB)
+    waiters = [waiting.respond(of_device(request, f"D{number}")) for number in range(100)]
+    late = of_device(request, "LATE")
+    waiter = waiting.respond(late)
+    assert waiter.called
+    with pytest.raises(LimitExceeded) as refused:
+        await waiter
+    assert refused.value.retry_after_ms > 0
+    assert not (await waiting.respond(late, 0)).has_news
+    assert (await waiting.respond(SyncRequest(user_id=ALICE, device_id="NEW"))).has_news
+    other = waiting.respond(others)
+    waiting.process.engine.cache._by_id.clear()  # so that a look for news takes more than a moment
+    waiting.process.engine.cache._by_key.clear()
+    behind = waiting.respond(SyncRequest(user_id=ALICE, device_id="BEHIND", since=SyncToken(1)))
+    assert not behind.called
+    assert (await waiting.settle(behind)).has_news
+    assert not other.called and not any(waiter.called for waiter in waiters)
+    await waiting.process.send(room.room_id, ALICE, "news")
+    assert [bodies(await waiting.settle(waiter)) for waiter in (*waiters, other)] == [["news"]] * 101
+    waiting.check_nothing_left()
+
+
+async def test_the_oldest_wait_of_a_device_is_answered_in_favour_of_the_newest(database: Database) -> None:
+    """Its client has given it up and asks anew, and what stands between does not let go of it."""
+    waiting = await Waiting.open(database)
+    room = await waiting.process.engine.new_room()
+    request = await waiting.first()
+    waiters = [waiting.respond(of_device(request, "OTHER" if n < 50 else "D")) for n in range(100)]
+    newest = waiting.respond(of_device(request, "D"))
+    assert [n for n, waiter in enumerate(waiters) if waiter.called] == [50]
+    assert not (await waiters[50]).has_news
+    assert not newest.called
+    await waiting.process.send(room.room_id, ALICE, "news")
+    assert bodies(await waiting.settle(newest)) == ["news"]
+    for waiter in waiters:
+        await waiting.settle(waiter)
+    waiting.check_nothing_left()
+
+
+async def test_a_place_is_given_back_however_the_wait_ends(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With news, in time, by the server's end, by the client's, and by a failure."""
+    waiting = await Waiting.open(database)
+    room = await waiting.process.engine.new_room()
+    request = await waiting.first()
+    places = waiting.process.engine.stream.listeners.places
+
+    def begin() -> Deferred[SyncResponse]:
+        waiter = waiting.respond(request)
+        assert not waiter.called and len(places) == 1
+        return waiter
+
+    waiter = begin()
+    await waiting.process.send(room.room_id, ALICE, "news")
+    await waiting.settle(waiter)
+    assert len(places) == 0
+    request = await waiting.first()
+    waiter = begin()
+    waiting.clock.advance(31)
+    assert waiter.called and len(places) == 0
+    waiter = begin()
+    waiter.cancel()
+    with pytest.raises(CancelledError):
+        await waiter
+    assert len(places) == 0
+    waiter = begin()
+    monkeypatch.setattr(waiting.process.sync, "news", lambda *_: 1 / 0)
+    monkeypatch.setattr(waiting.process.sync, "at_once", lambda *_: 1 / 0)
+    waiting.process.engine.stream.listeners.wake([ALICE])
+    with pytest.raises(ZeroDivisionError):
+        await waiting.settle(waiter)
+    monkeypatch.undo()
+    waiter = begin()
+    waiting.ending.fire()
+    assert waiter.called
+    waiting.check_nothing_left()

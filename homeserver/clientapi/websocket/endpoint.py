@@ -17,6 +17,7 @@ from homeserver.clientapi.websocket.frames import SUBPROTOCOL
 from homeserver.clientapi.websocket.methods import Methods
 from homeserver.clientapi.websocket.session import Peer, Session
 from homeserver.errors import InvalidParam
+from homeserver.stream.places import refusal
 from homeserver.sync.long_poll import LongPoll
 from homeserver.sync.wanted_filters import WantedFilters
 from homeserver.web.replies import Reply, Upgrade
@@ -90,6 +91,9 @@ class WebSocketEndpoints:
             )
 
         wires = await self._speaking()
+        # Nothing is awaited between this look and `Session.start`, which takes the place.
+        if not self._updates.places.has_room(requester.user_id, requester.device_id):
+            raise refusal()
         return Upgrade(lambda _peer: wires(make_session))
 
     async def _speaking(self) -> Wires:

@@ -37,6 +37,7 @@ LONGEST_QUEUE = 32
 GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
 TOKEN_ENDED = 4001
+REPLACED = 4002
 
 
 class Peer(Protocol):
@@ -87,8 +88,21 @@ class Wait(Protocol):
     def close(self) -> None: ...
 
 
+class Places(Protocol):
+    """What bounds the connections of one user; `stream.places.Places` is one."""
+
+    def take(self, user_id: str, holder: object, yielding: Session) -> bool:
+        """Have a place; False if there is none. It may be taken back by `Session.expire`."""
+        ...
+
+    def leave(self, user_id: str, holder: object) -> None: ...
+
+
 class Updates(Protocol):
     """Makes responses; `LongPoll` does."""
+
+    @property
+    def places(self) -> Places: ...
 
     def wait(
         self,
@@ -157,6 +171,9 @@ class Session:
 
     def start(self) -> None:
         """The connection is open: the first update is sent at once."""
+        if not self._updates.places.take(self._request.user_id, self, self):
+            self.expire()
+            return
         # What was true of the token when the request came may not be any more: the first update has it looked at.
         self._cleanups.append(self._token.watch(self._doubt))
         self._cleanups.append(self._ending.subscribe(self._server_ends))
@@ -178,6 +195,7 @@ class Session:
     def closed(self) -> None:
         """The connection is gone: stop all work for it."""
         self._over = True
+        self._updates.places.leave(self._request.user_id, self)
         for cleanup in self._cleanups:
             cleanup()
         self._cleanups.clear()
@@ -298,6 +316,14 @@ class Session:
                 self._peer.send(error_frame(None, error))
                 self._close(TOKEN_ENDED, error.message)
         return not self._over
+
+    @property
+    def device_id(self) -> str | None:
+        return self._request.device_id
+
+    def expire(self) -> None:
+        """There are too many; this one makes room."""
+        self._close(REPLACED, "Too many connections; another one of this device took the place of this")
 
     def _server_ends(self) -> None:
         self._close(GOING_AWAY, "The server is stopping")

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer  # type: ignore[import-untyped]
 
 from homeserver.clientapi.websocket.frames import LONGEST_FRAME, SUBPROTOCOL, text_frame
-from homeserver.clientapi.websocket.session import GOING_AWAY, Peer, Session
+from homeserver.clientapi.websocket.session import GOING_AWAY, REPLACED, Peer, Session
 from homeserver.sync.long_poll import Clock
 
 PING_EVERY: Final = 54.0
@@ -27,7 +27,10 @@ PONG_WITHIN: Final = 60.0
 _CLOSE_WITHIN: Final = 10.0
 """Seconds a client has to answer a close, and to read what was sent before it."""
 _LEAVE_WITHIN: Final = 1.0
-"""The same when the server stops: one phone that sleeps must not hold that up, and loses nothing it cannot sync."""
+"""The same when the server stops: one phone that sleeps must not hold that up, and loses nothing it cannot sync. And
+for one that makes room for another, since all that linger are beyond what a user may have."""
+
+_HURRIED: Final = (GOING_AWAY, REPLACED)
 
 MakeSession = Callable[[Peer], Session]
 
@@ -169,7 +172,7 @@ class Wire(WebSocketServerProtocol):
         if self.state == self.STATE_OPEN:
             # `sendClose` is for applications and refuses a server's own codes, 1001 and 1011.
             self.sendCloseFrame(code=code, reasonUtf8=reason.encode(), isReply=False)
-            self._set_timer(_LEAVE_WITHIN if code == GOING_AWAY else _CLOSE_WITHIN, self._give_up)
+            self._set_timer(_LEAVE_WITHIN if code in _HURRIED else _CLOSE_WITHIN, self._give_up)
 
     # Liveness: one timer, for the next ping, its pong, or the answer to a close.
 

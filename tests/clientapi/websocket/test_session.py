@@ -13,9 +13,10 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from homeserver.clientapi.websocket.frames import Call
-from homeserver.clientapi.websocket.session import LONGEST_QUEUE, TRUST, UPDATE_EVERY, Session
+from homeserver.clientapi.websocket.session import LONGEST_QUEUE, REPLACED, TRUST, UPDATE_EVERY, Session
 from homeserver.errors import Forbidden, UnknownToken
 from homeserver.protocol.tokens import SyncToken
+from homeserver.stream.places import Places
 from homeserver.sync.request import SyncRequest, SyncResponse
 from homeserver.web.authentication import Requester
 from homeserver.web.signals import Signal
@@ -63,6 +64,7 @@ class FakePeer:
 class FakeUpdates:
     """Each request waits until it is answered."""
 
+    places: Places = field(default_factory=lambda: Places(2))
     asked: list[tuple[SyncRequest, float]] = field(default_factory=list)
     waiting: list[Deferred[SyncResponse]] = field(default_factory=list)
     cancelled: int = 0
@@ -341,3 +343,25 @@ def test_a_lost_connection_leaves_nothing_but_what_was_asked_for() -> None:
     connection.methods.slow[0].callback({})
     assert connection.peer.sent == [] and [call.id for call in connection.methods.called] == ["1"]
     assert connection.peer.closing is None
+
+
+def test_the_oldest_connection_of_a_device_makes_room() -> None:
+    """It ends with a code of its own, and its place is not given back a second time when it is gone."""
+    updates = FakeUpdates()
+    first, second, third = (Connection(updates=updates).open() for _ in range(3))
+    assert first.peer.closing is not None and first.peer.closing[0] == REPLACED
+    assert second.peer.closing is None and third.peer.closing is None
+    first.session.closed()
+    assert len(updates.places) == 2
+    second.session.closed()
+    third.session.closed()
+    assert len(updates.places) == 0
+
+
+def test_a_connection_that_finds_no_place_ends() -> None:
+    updates = FakeUpdates(Places(1))
+    assert updates.places.take(ALICE, "somebody else")
+    refused = Connection(updates=updates).open()
+    assert refused.peer.closing is not None and refused.peer.closing[0] == REPLACED
+    assert updates.asked == [] and refused.watchers == []
+    refused.session.closed()

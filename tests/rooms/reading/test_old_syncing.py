@@ -9,11 +9,12 @@ import orjson
 import pytest
 from twisted.internet.defer import Deferred
 
-from homeserver.errors import Forbidden
+from homeserver.errors import Forbidden, LimitExceeded
 from homeserver.protocol.tokens import TokenError
 from homeserver.rooms.reading import event_stream
 from homeserver.web.signals import Signal
 from storage.database import Database
+from tests.reactor import reactor
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, member, message
 from tests.rooms.reading.reading_fixture import Client, Kept, Reading, ids, visibility
 
@@ -33,6 +34,13 @@ async def events(
         )
     )
     return answer
+
+
+async def reactor_turn() -> None:
+    """Let others go on."""
+    turn: Deferred[None] = Deferred()
+    reactor.callLater(0.001, turn.callback, None)
+    await turn
 
 
 async def initial(reading: Reading, user: str, **options: Any) -> dict[str, Any]:
@@ -81,6 +89,27 @@ async def test_waiting_ends_with_news_time_or_the_server(database: Database) -> 
     ending.fire()
     assert (await waiting)["chunk"] == []
     assert len(reading.engine.stream.listeners) == 0
+
+
+async def test_one_user_cannot_wait_without_end(database: Database) -> None:
+    """A hundred times at once, and not once more, unless there is something to tell; and nobody else is concerned."""
+    reading = await Reading.open(database)
+    room = await reading.engine.new_room(visibility="world_readable")
+    token = (await events(reading, ALICE))["end"]
+    stream, ending = reading.engine.stream, Signal()
+    waiting = [
+        Deferred.fromCoroutine(events(reading, ALICE, token, timeout=60, ending=ending)) for _ in range(100)
+    ]
+    while len(stream.listeners.places) < 100:
+        await reactor_turn()
+    with pytest.raises(LimitExceeded):
+        await events(reading, ALICE, token, timeout=60, room_id=room.room_id)
+    other = Deferred.fromCoroutine(events(reading, BOB, timeout=60, room_id=room.room_id, ending=ending))
+    said = await reading.engine.send(room.room_id, ALICE, "news")
+    assert ids((await events(reading, ALICE, token, timeout=60))["chunk"]) == [said]
+    assert all([ids((await each)["chunk"]) == [said] for each in waiting])
+    assert ids((await other)["chunk"]) == [said]
+    assert len(stream.listeners) == 0 and len(stream.listeners.places) == 0
 
 
 async def test_one_hears_of_ones_own_invite_join_and_leave(database: Database) -> None:
