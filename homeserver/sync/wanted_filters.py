@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The filter a client names with each request, by id or as JSON: found and read once, then remembered.
 
-A filter's id is made of its content, so what is remembered of it never grows old.
+A filter's id is made of its content, so what is remembered of it never grows old. A large one is not remembered, but
+shared by those who use it (`large_filters`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import orjson
 from homeserver.errors import InvalidParam, NotFound, NotJson
 from homeserver.needs import Protocol
 from homeserver.protocol.filters import NO_FILTER, SyncFilter
+from homeserver.sync.large_filters import LargeFilters
 
 BUDGET = 8_000_000
 """Bytes of filters that are remembered, unless told otherwise."""
@@ -37,14 +39,18 @@ class WantedFilters:
         self._weight = 0
         self._read: OrderedDict[tuple[str, str], tuple[SyncFilter, int]] = OrderedDict()
         """With what each weighs."""
+        self._large = LargeFilters()
 
     @property
     def weight(self) -> int:
-        """About how many bytes it holds."""
+        """About how many bytes it remembers."""
         return self._weight
 
     async def find(self, user_id: str, text: str | None) -> SyncFilter:
-        """The filter of a `filter` parameter. Raises InvalidParam for an unknown id, NotJson, FilterError."""
+        """The filter of a `filter` parameter.
+
+        Raises InvalidParam for an unknown id, NotJson, FilterError, LimitExceeded for one of too many large ones.
+        """
         if not text:
             return NO_FILTER
         inline = text.startswith("{")
@@ -53,10 +59,14 @@ class WantedFilters:
         if known is not None:
             self._read.move_to_end(key)
             return known[0]
+        found = self._large.find(user_id, text)
+        if found is not None:
+            return found
         source = text if inline else await self._uploaded(user_id, text)
+        if len(source) > _LONGEST_REMEMBERED:
+            return self._large.share(user_id, text, source, _parsed)
         found = _parsed(source)
-        if len(source) <= _LONGEST_REMEMBERED:
-            self._remember(key, found, _weight_of(source))
+        self._remember(key, found, _weight_of(source))
         return found
 
     def _remember(self, key: tuple[str, str], found: SyncFilter, weight: int) -> None:

@@ -1,12 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which filters are remembered."""
+"""Which filters are remembered, which are shared while they are in use, and how much of those there may be."""
 
 from __future__ import annotations
+
+import gc
+import tracemalloc
 
 import orjson
 import pytest
 
+from homeserver.errors import LimitExceeded
+from homeserver.protocol.filters import FilterError, SyncFilter
+from homeserver.sync.large_filters import MOST, MOST_OF_ONE
 from homeserver.sync.wanted_filters import WantedFilters
+
+ALICE = "@alice:localhost"
+
+
+def definition(senders: int, server: str = "a.example") -> object:
+    return {"room": {"timeline": {"senders": [f"@{n}:{server}" for n in range(senders)]}}}
 
 
 class Uploaded:
@@ -21,12 +33,77 @@ class Uploaded:
         return orjson.dumps(self.definitions[filter_id]).decode()
 
 
-@pytest.mark.parametrize(("senders", "asked"), [(10, 1), (10_000, 2)])
+@pytest.mark.parametrize(("senders", "asked"), [(10, 1), (3_000, 2)])
 async def test_an_uploaded_filter_is_remembered_unless_it_is_large(senders: int, asked: int) -> None:
     """It is the definition that takes memory, not its id."""
-    uploaded = Uploaded(f1={"room": {"timeline": {"senders": [f"@{n}:a.example" for n in range(senders)]}}})
+    uploaded = Uploaded(f1=definition(senders))
     filters = WantedFilters(uploaded)
     for _ in range(2):
-        found = await filters.find("@alice:localhost", "f1")
-        assert len(found.timeline.senders or ()) == senders
+        assert len((await filters.find(ALICE, "f1")).timeline.senders or ()) == senders
     assert uploaded.asked == asked
+
+
+@pytest.mark.parametrize("inline", [False, True])
+async def test_a_large_filter_is_shared_while_it_is_in_use(inline: bool) -> None:
+    """By its id, or by its text; among the waits of one user, who are held to how much they use."""
+    uploaded = Uploaded(f1=definition(3_000))
+    text = orjson.dumps(definition(3_000)).decode() if inline else "f1"
+    filters = WantedFilters(uploaded)
+    waits = [await filters.find(ALICE, text) for _ in range(100)]
+    assert all(each is waits[0] for each in waits)
+    assert await filters.find("@bob:localhost", text) is not waits[0]
+    assert uploaded.asked == (0 if inline else 2)
+    assert filters._large.weight > 0
+    del waits
+    assert filters._large.weight == 0 and filters._large._used == {} and not filters._large._weights
+
+
+async def test_large_filters_in_use_have_a_bound() -> None:
+    """Of one user, and of all together; what is let go of makes room."""
+    uploaded = Uploaded(**{f"f{n}": definition(3_000, f"s{n}.example") for n in range(50)})
+    filters, used = WantedFilters(uploaded), dict[str, list[SyncFilter]]()
+    for number in range(20):
+        user_id = f"@u{number}:localhost"
+        held = used[user_id] = []
+        with pytest.raises(LimitExceeded) as refused:
+            for filter_id in uploaded.definitions:
+                held.append(await filters.find(user_id, filter_id))
+        assert refused.value.retry_after_ms > 0
+    weights = filters._large._weights
+    assert MOST_OF_ONE * 0.8 < max(weights.values()) <= MOST_OF_ONE
+    assert MOST * 0.95 < filters._large.weight <= MOST
+    assert await filters.find("@u0:localhost", "f0") is used["@u0:localhost"][0], "it is there"
+    small = await filters.find("@u19:localhost", '{"room":{"include_leave":true}}')
+    assert small.include_leave
+    del held, refused
+    used.clear()
+    assert filters._large.weight == 0
+    await filters.find("@u19:localhost", "f0")
+
+
+async def test_a_large_filter_that_makes_no_sense_weighs_nothing() -> None:
+    uploaded = Uploaded(f1={"room": [0] * 10_000})
+    filters = WantedFilters(uploaded)
+    with pytest.raises(FilterError):
+        await filters.find(ALICE, "f1")
+    assert filters._large.weight == 0
+
+
+@pytest.mark.parametrize("first", ["a", "\u0430", "\U0001d518"])
+async def test_large_filters_take_about_what_they_are_said_to(first: str) -> None:
+    """Short words in large numbers, in any alphabet."""
+    letters = [chr(ord(first) + number) for number in range(26)]
+    words = [a + b + c for a in letters for b in letters for c in letters]
+    names = words[: 60_000 // (3 * len(first.encode()) + 3)]
+    filters = WantedFilters(Uploaded(f1={"room": {"timeline": {"senders": names}}}))
+    await filters.find(ALICE, "f1")
+    gc.collect()
+    tracemalloc.start()
+    try:
+        found = await filters.find(ALICE, "f1")
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert found.timeline.senders == frozenset(names)
+    assert taken / 1.2 < filters._large.weight < taken * 4
