@@ -8,8 +8,9 @@ however often and wherever it comes. Its events and EDUs are handed on.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import orjson
@@ -26,9 +27,14 @@ MOST_PDUS: Final = 50
 MOST_EDUS: Final = 100
 LONGEST_TXN_ID: Final = 255
 MOST_AT_ONCE: Final = 64
-"""Transactions in the works in this process, waiting ones included: each may hold megabytes."""
+"""Transactions that are processed at a time by this process: each may hold megabytes."""
+MOST_IN_LINE: Final = 32
+"""Those that wait for the one before of the same server: they hold as much, and keep nobody else from a place."""
 MOST_OF_ORIGIN: Final = 4
 """The same of one server: one is processed, the others are repeats of it or come too early."""
+GRASP: Final = 2
+"""How many times as many places as are free one address may have: two thirds alone, the fewer the more others have. So
+some are left for who has none yet, however many names are made up behind one address."""
 LEASE: Final = 120.0
 """Seconds after which another process may take a transaction up whose process was not heard of again."""
 BUSY_MS: Final = 2000
@@ -57,6 +63,8 @@ class InboundTransactions:
         self._rooms = rooms
         self._edus = edus
         self._turns: dict[str, _Turns] = {}
+        self._places = _Places(MOST_AT_ONCE)
+        self._line = _Places(MOST_IN_LINE)
         self._in_the_works = 0
         self._under_way: set[Deferred[dict[str, dict[str, str]]]] = set()
         self._ended: list[Deferred[None]] = []
@@ -73,14 +81,14 @@ class InboundTransactions:
             self._ended.append(ended)
             await ended
 
-    async def receive(self, origin: str, txn_id: str, body: Mapping[str, Any]) -> bytes:
+    async def receive(self, origin: str, txn_id: str, body: Mapping[str, Any], *, address: str = "") -> bytes:
         """Process a transaction; the answer as JSON: `{"pdus": {event id: {} or {"error": …}}}`.
 
-        `origin` is who signed the request. Raises BadJson, InvalidParam, Forbidden, and LimitExceeded where too much
-        of that server, or altogether, is in the works.
+        `origin` is who signed the request, `address` whom it is counted for. Raises BadJson, InvalidParam, Forbidden,
+        and LimitExceeded where too much of that server, of that address, or altogether, is in the works.
         """
         pdus, edus = _parts(origin, txn_id, body)
-        async with self._turn(origin):
+        async with self._turn(origin, address):
             begun = await self._store.begin(origin, txn_id, LEASE)
             if begun.answer is not None:
                 return begun.answer.encode()
@@ -107,19 +115,24 @@ class InboundTransactions:
             self._under_way.discard(work)
 
     @asynccontextmanager
-    async def _turn(self, origin: str) -> AsyncIterator[None]:
-        """The server's turn, after those of its transactions that came before."""
+    async def _turn(self, origin: str, address: str) -> AsyncIterator[None]:
+        """The server's turn, after those of its transactions that came before, and a place among all."""
         turns = self._turns.setdefault(origin, _Turns())
-        if turns.count >= MOST_OF_ORIGIN or self._in_the_works >= MOST_AT_ONCE:
-            raise LimitExceeded(BUSY_MS, "Too many transactions are being processed")
+        if turns.count >= MOST_OF_ORIGIN:
+            raise _too_many()
         turns.count += 1
         self._in_the_works += 1
         try:
-            await turns.lock.acquire()
+            if turns.lock.locked:
+                with self._line.one(address):
+                    await turns.lock.acquire()
+            else:
+                await turns.lock.acquire()
             try:
                 if self._stopping:
                     raise _going_down()
-                yield
+                with self._places.one(address):
+                    yield
             finally:
                 turns.lock.release()
         finally:
@@ -172,6 +185,33 @@ class InboundTransactions:
 
 def _going_down() -> LimitExceeded:
     return LimitExceeded(BUSY_MS, "This server is being stopped")
+
+
+def _too_many() -> LimitExceeded:
+    return LimitExceeded(BUSY_MS, "Too many transactions are being processed")
+
+
+class _Places:
+    """A number of places, of which no address takes the last."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._of: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, address: str) -> Iterator[None]:
+        """Have one, or raise LimitExceeded."""
+        if self._of[address] >= GRASP * self._free:
+            raise _too_many()
+        self._free -= 1
+        self._of[address] += 1
+        try:
+            yield
+        finally:
+            self._free += 1
+            self._of[address] -= 1
+            if not self._of[address]:
+                del self._of[address]
 
 
 class _Turns:

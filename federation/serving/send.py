@@ -37,4 +37,8 @@ class SendEndpoint:
     async def send(self, request: MatrixRequest) -> Reply:
         """Answer with what became of each event."""
         body = request.json_object()
-        return JsonBytes(await self._transactions.receive(request.origin, request.param("txn_id"), body))
+        return JsonBytes(
+            await self._transactions.receive(
+                request.origin, request.param("txn_id"), body, address=request.counted_as
+            )
+        )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -62,6 +62,22 @@ async def test_a_transaction_over_http(site: FederationSite, hydra: RemoteServer
         answer = await site.signed(hydra, "PUT", target, body(hydra, event.pdu))
         assert (answer.status, answer.json) == (200, {"pdus": {event.event_id: {}}})
     assert event.event_id in inbound.intake.flags
+
+
+async def test_a_transaction_counts_for_the_address_it_came_from(
+    site: FederationSite, hydra: RemoteServer, inbound: Inbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may have as many names as it likes."""
+    counted: list[str] = []
+    receive = inbound.transactions.receive
+
+    async def counting(origin: str, txn_id: str, body: Mapping[str, Any], *, address: str) -> bytes:
+        counted.append(address)
+        return await receive(origin, txn_id, body, address=address)
+
+    monkeypatch.setattr(inbound.transactions, "receive", counting)
+    answer = await site.signed(hydra, "PUT", "/_matrix/federation/v1/send/1", body(hydra))
+    assert (answer.status, counted) == (200, ["127.0.0.1"])
 
 
 async def test_advisory_22_a_form_is_no_transaction(
