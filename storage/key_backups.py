@@ -1,24 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Server-side backups of room keys. Owns both tables, and which of two keys for a session is the better one."""
+"""Server-side backups of room keys. Owns both tables, and which of two keys for a session is the better one.
+
+How many keys a backup has, and how large they are, the database itself keeps beside it (triggers, migration 0035).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from storage.database import Database, JsonRows, Transaction
 
+PORTION: Final = 1000
+"""Keys that are read at once,"""
+PORTION_BYTES: Final = 2**20
+"""or so many bytes of session data, and one key: some ten milliseconds of the database's time, and one of ours."""
+
 
 class Backup(Struct, frozen=True):
-    """One backup. `auth_data` is JSON."""
+    """One backup. `auth_data` is JSON, `bytes` about what an answer with all its keys takes."""
 
     version: int
     algorithm: str
     auth_data: str
     etag: int
     count: int
+    bytes: int
+
+
+class Change(Struct, frozen=True):
+    """What a change of keys left: of the backup, and `bytes_of_all` of the user's backups together."""
+
+    etag: int
+    count: int
+    bytes: int
+    bytes_of_all: int
 
 
 class BackedUpKey(NamedTuple):
@@ -32,6 +50,23 @@ class BackedUpKey(NamedTuple):
     session_data: str
 
 
+class Place(NamedTuple):
+    """Of a key in the order of its backup."""
+
+    room_id: str
+    session_id: str
+
+
+class RoomPortion(NamedTuple):
+    """Keys of one room that follow each other: the last one's session, and the members of a JSON object."""
+
+    room_id: str
+    last_session_id: str
+    keys: int
+    session_bytes: int
+    members: str
+
+
 _LOCK_USER = "SELECT 1 FROM users WHERE user_id = %s FOR NO KEY UPDATE"
 _CREATE = """
 INSERT INTO key_backups (user_id, version, algorithm, auth_data)
@@ -39,9 +74,7 @@ SELECT %(user_id)s, coalesce(max(version), 0) + 1, %(algorithm)s, %(auth_data)s
 FROM key_backups WHERE user_id = %(user_id)s RETURNING version
 """
 _GET = """
-SELECT version, algorithm, auth_data, etag,
-    (SELECT count(*) FROM backed_up_keys k WHERE k.user_id = b.user_id AND k.version = b.version)
-FROM key_backups b WHERE user_id = %(user_id)s AND NOT deleted
+SELECT version, algorithm, auth_data, etag, keys, bytes FROM key_backups WHERE user_id = %(user_id)s AND NOT deleted
   AND version = coalesce(%(version)s::bigint,
     (SELECT max(version) FROM key_backups WHERE user_id = %(user_id)s AND NOT deleted))
 """
@@ -67,17 +100,38 @@ ON CONFLICT (user_id, version, room_id, session_id) DO UPDATE SET first_message_
 WHERE (NOT excluded.is_verified, excluded.first_message_index, excluded.forwarded_count)
     < (NOT k.is_verified, k.first_message_index, k.forwarded_count)
 """
-_KEYS = """
-SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data FROM backed_up_keys
-WHERE user_id = %(user_id)s AND version = %(version)s AND (%(room_id)s::text IS NULL OR room_id = %(room_id)s)
-  AND (%(session_id)s::text IS NULL OR session_id = %(session_id)s)
+_ENCODED = """
+concat('{"first_message_index":', first_message_index, ',"forwarded_count":', forwarded_count,
+    ',"is_verified":', to_json(is_verified), ',"session_data":', session_data, '}')
 """
+_KEY = f"""
+SELECT {_ENCODED} FROM backed_up_keys WHERE user_id = %s AND version = %s AND room_id = %s AND session_id = %s
+"""  # noqa: S608
+# What a key weighs is known without reading its text, so that a portion ends before more is read than it may have.
+_PORTION = f"""
+SELECT room_id, max(session_id), count(*), sum(size)::bigint,
+    string_agg(concat(to_json(session_id), ':', {_ENCODED}), ',')
+FROM (
+    SELECT room_id, session_id, first_message_index, forwarded_count, is_verified, session_data,
+        octet_length(session_data) AS size,
+        sum(octet_length(session_data)) OVER (ORDER BY room_id, session_id ROWS UNBOUNDED PRECEDING) AS upto
+    FROM backed_up_keys
+    WHERE user_id = %(user_id)s AND version = %(version)s AND (%(room_id)s::text IS NULL OR room_id = %(room_id)s)
+      AND (%(after_room)s::text IS NULL OR (room_id, session_id) > (%(after_room)s, %(after_session)s))
+    ORDER BY room_id, session_id LIMIT {PORTION}
+) AS k
+WHERE upto - size < {PORTION_BYTES} GROUP BY room_id ORDER BY room_id
+"""  # noqa: S608
 _REMOVE = """
 DELETE FROM backed_up_keys
 WHERE user_id = %(user_id)s AND version = %(version)s AND (%(room_id)s::text IS NULL OR room_id = %(room_id)s)
   AND (%(session_id)s::text IS NULL OR session_id = %(session_id)s)
 """
-_CHANGED = "UPDATE key_backups SET etag = etag + 1 WHERE user_id = %s AND version = %s"
+_CHANGED = """
+UPDATE key_backups b SET etag = etag + 1 WHERE user_id = %s AND version = %s
+RETURNING etag, keys, bytes,
+    (SELECT sum(o.bytes)::bigint FROM key_backups o WHERE o.user_id = b.user_id AND NOT o.deleted)
+"""
 
 
 class KeyBackupStore:
@@ -118,10 +172,10 @@ class KeyBackupStore:
         params = (auth_data, user_id, version, algorithm)
         return await self._database.execute("key_backups_update", _UPDATE, params) == 1
 
-    async def delete(self, user_id: str, version: int) -> bool:
+    async def delete_txn(self, txn: Transaction, user_id: str, version: int) -> bool:
         """Delete a backup with its keys; False if there is none."""
         params = {"user_id": user_id, "version": version}
-        return await self._database.execute("key_backups_delete", _DELETE, params) == 1
+        return await txn.execute("key_backups_delete", _DELETE, params) == 1
 
     async def forget_txn(self, txn: Transaction, user_id: str) -> None:
         """Delete all backups of a user, the numbers of deleted ones too."""
@@ -129,24 +183,47 @@ class KeyBackupStore:
 
     async def put_keys_txn(
         self, txn: Transaction, user_id: str, version: int, keys: Sequence[BackedUpKey]
-    ) -> None:
-        """Keep keys; where there is one for the session, the better one stays."""
+    ) -> Change | None:
+        """Keep keys; where there is one for the session, the better one stays. None if nothing changed by it."""
         rows = JsonRows([key._asdict() for key in keys])
-        if await txn.execute("key_backups_put", _PUT, (user_id, version, rows)):
-            await txn.execute("key_backups_changed", _CHANGED, (user_id, version))
-
-    async def keys(
-        self, user_id: str, version: int, room_id: str | None, session_id: str | None
-    ) -> list[BackedUpKey]:
-        """The keys of a backup, of a room or of a session."""
-        params = {"user_id": user_id, "version": version, "room_id": room_id, "session_id": session_id}
-        rows = await self._database.fetch("key_backups_keys", _KEYS, params)
-        return [BackedUpKey._make(row) for row in rows]
+        if not await txn.execute("key_backups_put", _PUT, (user_id, version, rows)):
+            return None
+        return await self._changed_txn(txn, user_id, version)
 
     async def remove_keys_txn(
         self, txn: Transaction, user_id: str, version: int, room_id: str | None, session_id: str | None
-    ) -> None:
-        """Delete them."""
+    ) -> Change | None:
+        """Delete them. None if there were none."""
         params = {"user_id": user_id, "version": version, "room_id": room_id, "session_id": session_id}
-        if await txn.execute("key_backups_remove", _REMOVE, params):
-            await txn.execute("key_backups_changed", _CHANGED, (user_id, version))
+        if not await txn.execute("key_backups_remove", _REMOVE, params):
+            return None
+        return await self._changed_txn(txn, user_id, version)
+
+    async def _changed_txn(self, txn: Transaction, user_id: str, version: int) -> Change:
+        row = await txn.fetch_one("key_backups_changed", _CHANGED, (user_id, version))
+        assert row is not None, "keys have a backup"
+        return Change(*row)
+
+    async def key(self, user_id: str, version: int, room_id: str, session_id: str) -> str | None:
+        """The key of a session, as JSON."""
+        row = await self._database.fetch_one("key_backups_key", _KEY, (user_id, version, room_id, session_id))
+        return None if row is None else str(row[0])
+
+    async def portion(
+        self, user_id: str, version: int, room_id: str | None, after: Place | None
+    ) -> tuple[list[RoomPortion], Place | None]:
+        """Keys of a backup or of a room, from after a place on; and that of the last one if there may be more."""
+        after_room, after_session = after or (None, None)
+        params = {
+            "user_id": user_id,
+            "version": version,
+            "room_id": room_id,
+            "after_room": after_room,
+            "after_session": after_session,
+        }
+        rows = await self._database.fetch("key_backups_portion", _PORTION, params)
+        found = [RoomPortion._make(row) for row in rows]
+        full = sum(each.keys for each in found) >= PORTION or (
+            sum(each.session_bytes for each in found) >= PORTION_BYTES
+        )
+        return found, Place(found[-1].room_id, found[-1].last_session_id) if full else None

@@ -9,9 +9,9 @@ import msgspec
 import orjson
 
 from homeserver.devices.backups import KeyBackups, Summary
-from homeserver.errors import InvalidParam, MissingParam, NotFound
+from homeserver.errors import InvalidParam, MissingParam
 from homeserver.web.bodies import Struct
-from homeserver.web.replies import Reply
+from homeserver.web.replies import JsonBytes, Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Route
 from storage.key_backups import BackedUpKey, Backup
@@ -58,16 +58,17 @@ class RoomKeyEndpoints:
 
     def routes(self) -> tuple[Route, ...]:
         one, keys = "/room_keys/version/{version}", "/room_keys/keys"
-        depths = (keys, keys + "/{room_id}", keys + "/{room_id}/{session_id}")
+        many, single = (keys, keys + "/{room_id}"), keys + "/{room_id}/{session_id}"
         return (
             Route("POST", "/room_keys/version", self.create),
             Route("GET", "/room_keys/version", self.current),
             Route("GET", one, self.get),
             Route("PUT", one, self.update),
             Route("DELETE", one, self.delete),
-            *(Route("PUT", template, self.put_keys, max_body=_MAX_BODY) for template in depths),
-            *(Route("GET", template, self.keys) for template in depths),
-            *(Route("DELETE", template, self.remove_keys) for template in depths),
+            *(Route("PUT", template, self.put_keys, max_body=_MAX_BODY) for template in many),
+            Route("PUT", single, self.put_keys),
+            *(Route("GET", template, self.keys, abandon=True) for template in (*many, single)),
+            *(Route("DELETE", template, self.remove_keys) for template in (*many, single)),
         )
 
     async def create(self, request: MatrixRequest) -> Reply:
@@ -122,18 +123,11 @@ class RoomKeyEndpoints:
 
     async def keys(self, request: MatrixRequest) -> Reply:
         """`GET /room_keys/keys…`."""
+        user_id, version = request.requester.user_id, _version(request)
         room_id, session_id = _place(request)
-        found = await self._backups.keys(request.requester.user_id, _version(request), room_id, session_id)
-        if session_id is not None:
-            if not found:
-                raise NotFound("There is no such key")
-            return _key(found[0])
-        rooms: dict[str, dict[str, object]] = {}
-        for key in found:
-            rooms.setdefault(key.room_id, {})[key.session_id] = _key(key)
-        if room_id is not None:
-            return {"sessions": rooms.get(room_id, {})}
-        return {"rooms": {room: {"sessions": sessions} for room, sessions in rooms.items()}}
+        if room_id is not None and session_id is not None:
+            return JsonBytes(await self._backups.key(user_id, version, room_id, session_id))
+        return JsonBytes(await self._backups.keys(user_id, version, room_id))
 
     async def remove_keys(self, request: MatrixRequest) -> Reply:
         """`DELETE /room_keys/keys…`."""
@@ -165,12 +159,3 @@ def _shown(backup: Backup) -> dict[str, object]:
 
 def _summary(summary: Summary) -> dict[str, object]:
     return {"count": summary.count, "etag": str(summary.etag)}
-
-
-def _key(key: BackedUpKey) -> dict[str, object]:
-    return {
-        "first_message_index": key.first_message_index,
-        "forwarded_count": key.forwarded_count,
-        "is_verified": key.is_verified,
-        "session_data": orjson.Fragment(key.session_data),
-    }

@@ -58,6 +58,22 @@ def test_a_backup_from_its_making_to_its_end(arrive: Arrive) -> None:
     assert alice.ok("POST", "/room_keys/version", made)["version"] not in {version, newer}
 
 
+def test_many_keys_come_back_whole(arrive: Arrive) -> None:
+    """Those of several rooms, and of one; more than are read at once."""
+    alice = arrive("alice")
+    version = alice.ok("POST", "/room_keys/version", {"algorithm": ALGORITHM, "auth_data": {}})["version"]
+    query = {"version": version}
+    rooms = {
+        name: {"sessions": {f"s{number}": session(number) for number in range(1500)}} for name in (ROOM, "!ö")
+    }
+    summary = alice.ok("PUT", "/room_keys/keys", {"rooms": rooms}, query=query)
+    assert summary["count"] == 3000
+    assert alice.ok("GET", "/room_keys/keys", query=query) == {"rooms": rooms}
+    assert alice.ok("GET", f"/room_keys/keys/{segment(ROOM)}", query=query) == rooms[ROOM]
+    shown = alice.ok("GET", "/room_keys/version")
+    assert (shown["count"], shown["etag"]) == (3000, summary["etag"])
+
+
 def test_of_two_keys_for_a_session_the_better_one_stays(arrive: Arrive) -> None:
     """Verified before not, then the lower index, then the lower count: whatever comes first."""
     alice = arrive("alice")
