@@ -53,7 +53,9 @@ class Telling:
         self._origin = origin
         self._others = others
         self._elsewhere = elsewhere
-        self._serial = siblings.told[siblings.number] if siblings.told else 0
+        # A process that was here before may have ended between notifying of a serial and writing it down: that one is
+        # left out, since who heard it would take ours for old.
+        self._serial = siblings.told[siblings.number] + 1 if siblings.told else 0
         self._news: list[tuple[str, str]] = []
         self._statements = Rounds(self._tell)
         """One at a time, so that serials are heard in their order."""

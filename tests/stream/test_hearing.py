@@ -211,6 +211,27 @@ def test_a_process_that_starts_again_goes_on_with_its_serials() -> None:
     os.close(page)
 
 
+def test_a_process_that_starts_again_uses_no_serial_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ended before it wrote down how far it told may have been heard nevertheless."""
+    page = shared_page()
+    first, second = Process(page, 0), Process(page, 1)
+    Deferred.fromCoroutine(first.telling.told())
+
+    async def sent_and_ended(notifications: Sequence[tuple[str, str]]) -> None:
+        first.sent += [payload for channel, payload in notifications if channel == CHANNEL]
+        await Deferred()
+
+    monkeypatch.setattr(first, "notify_each", sent_and_ended)
+    ended = Deferred.fromCoroutine(first.telling.told())
+    second.hearing.heard(first.sent[-1])
+    again = Process(page, 0)
+    Deferred.fromCoroutine(again.telling.told())
+    assert second.hearing.behind()
+    ended.addErrback(lambda _failure: None)
+    ended.cancel()
+    os.close(page)
+
+
 def test_of_other_machines_one_look_serves_all_who_wait_for_it(processes: tuple[Process, Process]) -> None:
     """Who comes while it is under way may have been told something since: those share the next."""
     here, _sibling = processes
