@@ -41,7 +41,23 @@ class _Room:
         if at and receipts[at - 1].position == receipt.position:
             return False
         receipts.insert(at, receipt)
+        if at + 1 < len(receipts):
+            self._drop_refused(receipt)
         return True
+
+    def _drop_refused(self, earlier: Receipt) -> None:
+        """What the database was asked for later without getting further than the earlier one was not written."""
+
+        def refused(later: Receipt) -> bool:
+            return (
+                later.position > earlier.position
+                and later.place <= earlier.place
+                and later.user_id == earlier.user_id
+                and later.private == earlier.private
+                and later.thread == earlier.thread
+            )
+
+        self.receipts = deque(receipt for receipt in self.receipts if not refused(receipt))
 
 
 class RecentReceipts:
@@ -73,9 +89,10 @@ class RecentReceipts:
             if receipt.position <= self._floor:
                 return False
             room = self._rooms[receipt.room] = _Room(self._floor)
+        before = len(room.receipts)
         if not room.add(receipt):
             return False
-        self._size += 1
+        self._size += len(room.receipts) - before
         self.latest = max(self.latest, receipt.position)
         if len(room.receipts) > PER_ROOM:
             room.floor = room.receipts.popleft().position

@@ -52,6 +52,25 @@ def test_nothing_is_missing_from_what_is_known(history: tuple[list[int], list[in
                 assert found.get(room, []) == wanted
 
 
+def test_what_was_refused_is_not_told() -> None:
+    """Of two at once the one that came later may be less far: it was not written, which is learned with the other's."""
+    board = RecentReceipts(0, lambda _room: ())
+    refused = Receipt(12, 1, "@a:b", False, "", "$50", 50, 0)
+    others = [
+        refused._replace(position=13, user_id="@c:b"),
+        refused._replace(position=14, private=True),
+        refused._replace(position=15, thread="main"),
+        refused._replace(position=16, event_id="$70", place=70),
+    ]
+    for receipt in (refused, *others):
+        board.add(receipt)
+    written = refused._replace(position=11, event_id="$60", place=60)
+    assert board.add(written)
+    assert board.since([1], 10, 20) == ({1: [written, *others]}, [])
+    assert board.since([1], 11, 12) == ({}, [])
+    assert board.size == 5
+
+
 def test_the_newest_are_known() -> None:
     """What just came is remembered: a live receipt is never called unknown."""
     board = RecentReceipts(10, lambda _room: ())
