@@ -130,7 +130,7 @@ WHERE user_id = %(user_id)s AND version = %(version)s AND (%(room_id)s::text IS 
 _CHANGED = """
 UPDATE key_backups b SET etag = etag + 1 WHERE user_id = %s AND version = %s
 RETURNING etag, keys, bytes,
-    (SELECT sum(o.bytes)::bigint FROM key_backups o WHERE o.user_id = b.user_id AND NOT o.deleted)
+    (SELECT coalesce(sum(o.bytes), 0)::bigint FROM key_backups o WHERE o.user_id = b.user_id AND NOT o.deleted)
 """
 
 

@@ -16,8 +16,16 @@ from homeserver.devices import backup_reading, backups
 from homeserver.devices.backup_reading import LargeReads
 from homeserver.devices.backups import KeyBackups, Summary
 from homeserver.errors import LimitExceeded, NotFound, TooLarge
-from storage.database import Database
-from storage.key_backups import PORTION, PORTION_BYTES, BackedUpKey, KeyBackupStore, Place, RoomPortion
+from storage.database import Database, Transaction
+from storage.key_backups import (
+    PORTION,
+    PORTION_BYTES,
+    BackedUpKey,
+    Change,
+    KeyBackupStore,
+    Place,
+    RoomPortion,
+)
 from tests.rooms.engine_fixture import ALICE, BOB
 
 _RECOUNT = """
@@ -35,6 +43,14 @@ class Store(KeyBackupStore):
         super().__init__(database)
         self.portions: list[tuple[int, int]] = []
         self.between: list[Any] = []
+        self.before_put: list[Any] = []
+
+    async def put_keys_txn(
+        self, txn: Transaction, user_id: str, version: int, keys: Sequence[BackedUpKey]
+    ) -> Change | None:
+        if self.before_put:
+            await self.before_put.pop()()
+        return await super().put_keys_txn(txn, user_id, version, keys)
 
     async def portion(
         self, user_id: str, version: int, room_id: str | None, after: Place | None
@@ -209,6 +225,29 @@ async def test_what_is_deleted_meanwhile_is_not_shown_in_part(database: Database
     world.store.between.append(lambda: world.backups.delete(ALICE, version))
     with pytest.raises(NotFound):
         await world.backups.keys(ALICE, version)
+
+
+async def test_a_deleted_backup_keeps_nothing(database: Database) -> None:
+    """Of an upload that was under way either."""
+    world = await World.open(database)
+    version = await world.create()
+    deleting: list[Deferred[None]] = []
+
+    async def delete() -> None:
+        """Until it is done, or waits for the upload."""
+        deleting.append(Deferred.fromCoroutine(world.backups.delete(ALICE, version)))
+        while not deleting[0].called:
+            row = await database.fetch_one(
+                "waits",
+                "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            )
+            if row is not None:
+                break
+
+    world.store.before_put.append(delete)
+    await world.put(version, key("!a", "1"))
+    await deleting[0]
+    assert await database.fetch("left", "SELECT FROM backed_up_keys") == []
 
 
 async def test_more_than_one_answer_holds_is_refused(
