@@ -11,9 +11,12 @@ from typing import Final
 import orjson
 
 from homeserver.web.replies import JSON
+from storage.database import DatabaseUnavailable, LockTimeout, StatementTimeout
 
+#: What says that the database did nothing, and may do it later. Of a transaction all is undone with the statement.
+NOT_DONE: Final = (DatabaseUnavailable, StatementTimeout, LockTimeout)
 _BUSY: Final = b'{"errcode":"M_LIMIT_EXCEEDED","error":"The server is busy","retry_after_ms":%d}'
-_UNAVAILABLE: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "The server cannot do this now"})
+_UNAVAILABLE: Final = {"errcode": "M_UNKNOWN", "error": "The server cannot do this now"}
 _AWAY_MS: Final = (2000, 5000)
 
 
@@ -30,4 +33,9 @@ def busy(milliseconds: int) -> tuple[bytes, dict[str, str]]:
 
 def unavailable() -> tuple[bytes, dict[str, str]]:
     """Body and headers of 503: the database is away. Jittered, as all who asked meanwhile come again."""
-    return _UNAVAILABLE, retry_after(random.randint(*_AWAY_MS))
+    return orjson.dumps(_UNAVAILABLE), retry_after(random.randint(*_AWAY_MS))
+
+
+def unavailable_frame() -> dict[str, object]:
+    """The same where there are no headers."""
+    return {**_UNAVAILABLE, "retry_after_ms": random.randint(*_AWAY_MS)}

@@ -52,7 +52,7 @@ from homeserver.web.door import Doorway
 from homeserver.web.exchange import BUSY_MS, COMMON, JSON_HEAD, Exchange
 from homeserver.web.hearing import Hearing, NoOthers
 from homeserver.web.kinds import Kind, is_long_poll
-from homeserver.web.putting_off import busy, retry_after, unavailable
+from homeserver.web.putting_off import NOT_DONE, busy, retry_after, unavailable
 from homeserver.web.query import Query
 from homeserver.web.rate_limits import RateLimits
 from homeserver.web.refusals import check_policy, refusal_of
@@ -62,7 +62,6 @@ from homeserver.web.routing import Auth, Match, Route, Router
 from homeserver.web.senders import Sender
 from homeserver.web.signals import Signal
 from homeserver.web.upgrades import WEBSOCKET_VERSION, handshake_problem, request_head
-from storage.database import DatabaseUnavailable, LockTimeout, StatementTimeout
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +77,6 @@ _UNPROVEN_BYTES: Final = 256 * 1024
 MOST_BUFFERED: Final = 256 * 1024 * 1024
 #: One part of how many of it is made free at once.
 _ROOM: Final = 8
-#: What says that the database did nothing, and may do it later. Of a transaction all is undone with the statement.
-_NOT_DONE: Final = (DatabaseUnavailable, StatementTimeout, LockTimeout)
 _INTERNAL: Final = orjson.dumps({"errcode": "M_UNKNOWN", "error": "Internal server error"})
 
 
@@ -505,7 +502,7 @@ class Site(ServerFactory):
             log.info("the stop cut a request off: %s %s: %r", exchange.method, exchange.label, error)
             self._record(exchange, _CLIENT_GONE, self.clock.seconds())
             return
-        if isinstance(error, _NOT_DONE):
+        if isinstance(error, NOT_DONE):
             log.warning("no database for %s %s: %s", exchange.method, exchange.label, error)
             self._finish(exchange, 503, *unavailable())
             return

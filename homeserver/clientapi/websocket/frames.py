@@ -13,6 +13,7 @@ from msgspec import Struct
 from homeserver.errors import BadJson, MatrixError, NotJson, Unknown
 from homeserver.protocol.errors import ProtocolError
 from homeserver.web.bodies import parse_json
+from homeserver.web.putting_off import NOT_DONE, unavailable_frame
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,9 @@ def error_frame(call_id: str | None, error: Exception) -> bytes:
         fields = error.as_dict()
     elif isinstance(error, ProtocolError):
         fields = {"errcode": error.errcode, "error": str(error)}
+    elif isinstance(error, NOT_DONE):
+        logger.warning("no database for a request over WebSocket: %s", error)
+        fields = unavailable_frame()
     else:
         logger.error("a request over WebSocket failed", exc_info=error)
         fields = {"errcode": "M_UNKNOWN", "error": "Internal server error"}

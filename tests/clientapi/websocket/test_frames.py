@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from homeserver.clientapi.websocket.frames import BadFrame, Call, error_frame, read_call, result_frame
 from homeserver.errors import Forbidden, LimitExceeded
 from homeserver.protocol.errors import CanonicalJsonError
+from storage.database import DatabaseUnavailable, LockTimeout, StatementTimeout
 
 
 @pytest.mark.parametrize(
@@ -70,5 +71,9 @@ def test_answers_have_the_id_and_a_result_or_an_error() -> None:
     }
     assert orjson.loads(error_frame("1", LimitExceeded(70)))["error"]["retry_after_ms"] == 70
     assert orjson.loads(error_frame("1", CanonicalJsonError("float")))["error"]["errcode"] == "M_BAD_JSON"
+    for late in (StatementTimeout("slow"), LockTimeout("locked"), DatabaseUnavailable("away")):
+        again = orjson.loads(error_frame("1", late))["error"]
+        assert (again["errcode"], again["error"]) == ("M_UNKNOWN", "The server cannot do this now")
+        assert 2000 <= again["retry_after_ms"] <= 5000
     hidden = orjson.loads(error_frame("1", ValueError("secret")))["error"]
     assert hidden == {"errcode": "M_UNKNOWN", "error": "Internal server error"}
