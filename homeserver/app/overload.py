@@ -52,7 +52,11 @@ def build_overload(reactor: Any, config: Config, core: Core, services: Services)
     most_memory = resident_bytes() + 2 * int(config.memory_budget) + _BODIES
 
     def looked(strained: bool) -> None:
-        admission.looked(strained, short_of_memory=strained and resident_bytes() > most_memory)
+        admission.looked(
+            strained,
+            short_of_memory=strained and resident_bytes() > most_memory,
+            database_wait=core.database.oldest_wait(),
+        )
 
     strain = Strain(
         reactor,

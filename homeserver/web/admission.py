@@ -12,8 +12,9 @@ False, and to look at it is all that a request pays. Under strain
   connections, or the refusals themselves would take the place of the work;
 - what is free goes by, as long as its user does not live on it.
 
-What has begun is carried out. A place is counted for a while only: a request that takes longer waits for something
-else, another server perhaps, and takes nobody's turn.
+What has begun is carried out. A place is counted for a while only: a request that takes longer, though the database is
+not that late, waits for something else, another server perhaps, and takes nobody's turn. But its user has begun no more
+than so many, or one who asks for what is slow would get places for ever more of it.
 """
 
 import logging
@@ -43,7 +44,11 @@ MOST_OF_USER: Final = {Kind.ORDINARY: 64, Kind.HEAVY: 64}
 PATIENCE: Final = {Kind.ORDINARY: 2.5, Kind.HEAVY: 15.0}
 """Seconds that a request may wait: beyond, whoever sent it is better served by knowing."""
 PLACE_SECONDS: Final = {Kind.ORDINARY: 2.0, Kind.HEAVY: 5.0}
-"""After which a request that runs takes no place any more."""
+"""After which a request that runs takes no place any more,"""
+_STATEMENTS: Final = 2
+"""and so many times what a statement waits for the database besides: what it has to ask may all have waited."""
+MOST_BEGUN_OF_USER: Final = {Kind.ORDINARY: 64, Kind.HEAVY: 8}
+"""Requests of one user that run, with a place or without: they may all be asking the database, as everybody must."""
 FREE_PER_SECOND: Final = 20
 """Of one user; what is beyond waits like all else."""
 PATIENT_REFUSALS: Final = 2
@@ -118,31 +123,44 @@ class _Lane:
         """With the time each began, the oldest first."""
         self._of: Counter[str] = Counter()
         """How many of them by user and by room."""
+        self._lapsed: set[Entry] = set()
+        """Those that run and take no place any more."""
+        self._begun: Counter[str] = Counter()
+        """How many run by user, these included."""
         self.rate = 0.0
-        """How many began per second lately; 0 while nobody knows."""
-        self.began = 0
+        """How many ended per second lately; 0 while nobody knows."""
+        self.ended = 0
 
     def has_place(self, entry: Entry) -> bool:
         """Whether there is one for this very user and room."""
         most = MOST_RUNNING[self.kind]
-        if len(self.running) >= most:
+        if len(self.running) >= most or self._begun[entry.user] >= MOST_BEGUN_OF_USER[self.kind]:
             return False
         return self._of[entry.user] < most // 2 and (entry.room is None or self._of[entry.room] < most // 2)
 
     def begins(self, entry: Entry, now: float) -> None:
         """It gets a place, if it takes one."""
-        self.began += 1
-        if entry.takes_place:
-            self.running[entry] = now
-            self._of[entry.user] += 1
-            if entry.room is not None:
-                self._of[entry.room] += 1
+        if not entry.takes_place:
+            self.ended += 1  # as far as the next is concerned
+            return
+        self.running[entry] = now
+        self._begun[entry.user] += 1
+        self._of[entry.user] += 1
+        if entry.room is not None:
+            self._of[entry.room] += 1
 
     def ends(self, entry: Entry) -> bool:
-        """Whether it had a place still, which is free now."""
-        if self.running.pop(entry, None) is None:
+        """Whether somebody may have its place, or one of its user's, now."""
+        if self.running.pop(entry, None) is not None:
+            self._vacate(entry)
+        elif entry in self._lapsed:
+            self._lapsed.discard(entry)
+        else:
             return False
-        self._vacate(entry)
+        self.ended += 1
+        self._begun[entry.user] -= 1
+        if not self._begun[entry.user]:
+            del self._begun[entry.user]
         return True
 
     def _vacate(self, entry: Entry) -> None:
@@ -156,17 +174,21 @@ class _Lane:
         """Nobody counts any more."""
         self.running.clear()
         self._of.clear()
+        self._lapsed.clear()
+        self._begun.clear()
         self.rate = 0.0
 
-    def too_long(self, user: str) -> str | None:
-        """Why one more request of the user would wait in vain."""
+    def too_long(self, user: str, *, at_once: bool = False) -> str | None:
+        """Why one more request of the user would wait in vain. `at_once`: there is a place that those who wait may not
+        have.
+        """
         waiting, most, own = len(self.turns), MOST_WAITING[self.kind], self.turns.waiting_of(user)
         # The last places in the queue are for those who have fewer than others, or a few greedy ones would fill it.
         if waiting >= most or (waiting >= most * 3 // 4 and own * self.turns.users >= waiting):
             return "queue"
         if own >= MOST_OF_USER[self.kind]:
             return "share"
-        return "share" if self.wait(user) > PATIENCE[self.kind] else None
+        return "share" if not at_once and self.wait(user) > PATIENCE[self.kind] else None
 
     def wait(self, user: str) -> float:
         """Seconds until one more request of the user would have its turn, about."""
@@ -177,12 +199,13 @@ class _Lane:
         # A user's turns are half of all at worst, and never after everything that waits.
         return min(2 * (own + 1) * users, len(self.turns) + 1) / self.rate
 
-    def lapse(self, now: float) -> None:
-        """Forget those that run for so long that they must wait for something."""
-        latest = now - PLACE_SECONDS[self.kind]
+    def lapse(self, now: float, database_wait: float) -> None:
+        """Give away the places of those that run for so long that they must wait for something else."""
+        latest = now - PLACE_SECONDS[self.kind] - _STATEMENTS * database_wait
         while self.running and next(iter(self.running.values())) < latest:
             entry, _ = self.running.popitem(last=False)
             self._vacate(entry)
+            self._lapsed.add(entry)
 
 
 class Admission(Collector):
@@ -234,10 +257,11 @@ class Admission(Collector):
         """Have it begun, now or in its turn, or refused."""
         entry.since = self._clock.seconds()
         lane = self._lane(entry)
-        if not len(lane.turns) and self._may_begin(lane) and lane.has_place(entry):
+        at_once = self._may_begin(lane) and lane.has_place(entry)
+        if at_once and not len(lane.turns):
             self._begin(lane, entry)
             return
-        reason = lane.too_long(entry.user)
+        reason = lane.too_long(entry.user, at_once=at_once)
         if reason is None and self._short_of_memory and lane is self._heavy:
             reason = "memory"
         if reason is None:
@@ -263,8 +287,11 @@ class Admission(Collector):
 
     # From those who measure
 
-    def looked(self, strained: bool, *, short_of_memory: bool = False) -> None:
-        """A look at the process; called many times a second while `busy`."""
+    def looked(self, strained: bool, *, short_of_memory: bool = False, database_wait: float = 0.0) -> None:
+        """A look at the process; called many times a second while `busy`.
+
+        `database_wait`: seconds that the oldest statement which waits for the database has waited.
+        """
         if strained is not self._strained:
             self._strained = strained
             log.info(
@@ -279,7 +306,7 @@ class Admission(Collector):
             self._forget()
             return
         for lane in (self._ordinary, self._heavy):
-            lane.lapse(now)
+            lane.lapse(now, database_wait)
         if now - self._counted_since >= 1.0:
             self._count(now)
         while self._held and self._held[0][0] <= now:
@@ -295,9 +322,9 @@ class Admission(Collector):
             self._told = refused
         for lane in (self._ordinary, self._heavy):
             if elapsed < 5.0:  # else it is the first second of a strain
-                rate = lane.began / elapsed
+                rate = lane.ended / elapsed
                 lane.rate = rate if lane.rate <= 0.0 else (lane.rate + rate) / 2
-            lane.began = 0
+            lane.ended = 0
         self._free.clear()
         self._refusals.clear()
         self._counted_since = now
@@ -336,13 +363,14 @@ class Admission(Collector):
 
     def _take(self, lane: _Lane) -> bool:
         """Begin the next, if it is still wanted; False if there is none that may."""
-        entry = lane.turns.take(lane.has_place)
+        patient = self._clock.seconds() - PATIENCE[lane.kind]
+        entry = lane.turns.take(lambda each: lane.has_place(each) or each.since < patient)
         if entry is None:
             return False
         if entry.gone():
             self._left += 1
             entry.refuse(LimitExceeded(1000))
-        elif self._clock.seconds() - entry.since > PATIENCE[lane.kind]:
+        elif entry.since < patient:
             self._refuse(lane, entry, "late")
         else:
             self._begin(lane, entry)

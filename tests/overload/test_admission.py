@@ -69,11 +69,11 @@ class Busy:
         for _ in range(count):
             self.admission.done(self.begun.pop(0))
 
-    def wait(self, seconds: float, *, strained: bool = True) -> None:
+    def wait(self, seconds: float, *, strained: bool = True, database: float = 0.0) -> None:
         """Let time pass, with the looks that come in it."""
         for _ in range(round(seconds / LOOK)):
             self.clock.advance(LOOK)
-            self.admission.looked(strained)
+            self.admission.looked(strained, database_wait=database)
 
     def asks(self) -> bool:
         """Whether requests must ask."""
@@ -254,6 +254,66 @@ def test_what_waits_for_something_else_takes_no_place() -> None:
     busy.ask("waits")
     busy.wait(PLACE_SECONDS[Kind.ORDINARY] + 2 * LOOK)
     assert busy.users[-1] == "waits"
+
+
+@pytest.mark.parametrize(("kind", "most"), [(Kind.ORDINARY, 64), (Kind.HEAVY, 8)])
+def test_who_asks_for_what_is_slow_gets_no_more_places_for_it(kind: Kind, most: int) -> None:
+    """It may all wait for the database, where others would then wait behind it. What ends makes room for the next."""
+    busy = Busy()
+    for _ in range(8):
+        for _ in range(50):
+            busy.ask("greedy", kind)
+        busy.ask("polite", kind)
+        assert busy.users[-1] == "polite"
+        busy.admission.done(busy.begun.pop())
+        busy.wait(PLACE_SECONDS[kind] + 2 * LOOK)
+    assert len(busy.begun) == most
+    busy.done(2)
+    for _ in range(3):
+        busy.ask("greedy", kind)
+    assert len(busy.begun) == most
+    assert busy.admission.statistics()["running"] == 2
+
+
+def test_who_has_too_much_begun_is_answered_in_time() -> None:
+    """What waits for one of one's own to end is refused when it has waited for long, and strains nobody any more."""
+    busy = Busy()
+    for _ in range(64):
+        busy.ask("greedy")
+    busy.wait(PLACE_SECONDS[Kind.ORDINARY] + 2 * LOOK)
+    busy.ask("greedy")
+    busy.wait(PATIENCE[Kind.ORDINARY] + 2 * LOOK, strained=False)
+    assert [user for user, _ in busy.refused] == ["greedy"]
+    assert not busy.asks()
+    busy.done(64)
+
+
+def test_what_waits_for_a_late_database_keeps_its_place() -> None:
+    """Or many users would have ever more of it wait there. What takes still longer waits for something else."""
+    busy = Busy()
+    busy.fill()
+    busy.ask("waits", Kind.ORDINARY)
+    busy.wait(PATIENCE[Kind.ORDINARY] - 2 * LOOK, database=2.0)
+    assert len(busy.begun) == MOST_RUNNING[Kind.ORDINARY]
+    busy.wait(2.0, database=2.0)
+    busy.wait(2.0, database=2.0)
+    busy.ask("waits", Kind.ORDINARY)
+    assert busy.users[-1] == "waits"
+
+
+def test_what_gave_its_place_away_moves_the_queue_no_faster() -> None:
+    """Who would wait too long is told so by what ends."""
+    busy = Busy()
+    for turn in range(3):
+        for number in range(MOST_RUNNING[Kind.ORDINARY]):
+            busy.ask(f"user {turn} {number}")
+        busy.wait(PLACE_SECONDS[Kind.ORDINARY] + 2 * LOOK)
+        busy.done(8)
+    busy.fill()
+    assert not busy.refused
+    for number in range(60):
+        busy.ask(f"late {number}")
+    assert 40 < len(busy.refused) < 60
 
 
 def test_free_ones_go_by_in_moderation() -> None:
