@@ -20,7 +20,7 @@ than so many, or one who asks for what is slow would get places for ever more of
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections import Counter, OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -31,24 +31,12 @@ from twisted.internet.defer import Deferred
 from homeserver.errors import LimitExceeded
 from homeserver.web.clock import Clock
 from homeserver.web.kinds import Kind
-from homeserver.web.turns import Turns
+from homeserver.web.lane import MOST_RUNNING, PATIENCE, Lane
 
 log = logging.getLogger(__name__)
 
-MOST_RUNNING: Final = {Kind.ORDINARY: 128, Kind.HEAVY: 8}
-"""Requests at a time; of ordinary ones enough that those of many rooms, and of a busy one, share their commits."""
 FEW_HEAVY: Final = 2
 """Heavy ones at a time while others wait."""
-MOST_WAITING: Final = {Kind.ORDINARY: 1000, Kind.HEAVY: 400}
-MOST_OF_USER: Final = {Kind.ORDINARY: 64, Kind.HEAVY: 64}
-PATIENCE: Final = {Kind.ORDINARY: 2.5, Kind.HEAVY: 15.0}
-"""Seconds that a request may wait: beyond, whoever sent it is better served by knowing."""
-PLACE_SECONDS: Final = {Kind.ORDINARY: 2.0, Kind.HEAVY: 5.0}
-"""After which a request that runs takes no place any more,"""
-_STATEMENTS: Final = 2
-"""and so many times what a statement waits for the database besides: what it has to ask may all have waited."""
-MOST_BEGUN_OF_USER: Final = {Kind.ORDINARY: 64, Kind.HEAVY: 8}
-"""Requests of one user that run, with a place or without: they may all be asking the database, as everybody must."""
 FREE_PER_SECOND: Final = 20
 """Of one user; what is beyond waits like all else."""
 PATIENT_REFUSALS: Final = 2
@@ -113,101 +101,6 @@ class _Turn(Entry):
         return self.come.called
 
 
-class _Lane:
-    """Requests of one kind: those that wait and those that run."""
-
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
-        self.turns: Turns[Entry] = Turns()
-        self.running: OrderedDict[Entry, float] = OrderedDict()
-        """With the time each began, the oldest first."""
-        self._of: Counter[str] = Counter()
-        """How many of them by user and by room."""
-        self._lapsed: set[Entry] = set()
-        """Those that run and take no place any more."""
-        self._begun: Counter[str] = Counter()
-        """How many run by user, these included."""
-        self.rate = 0.0
-        """How many ended per second lately; 0 while nobody knows."""
-        self.ended = 0
-
-    def has_place(self, entry: Entry) -> bool:
-        """Whether there is one for this very user and room."""
-        most = MOST_RUNNING[self.kind]
-        if len(self.running) >= most or self._begun[entry.user] >= MOST_BEGUN_OF_USER[self.kind]:
-            return False
-        return self._of[entry.user] < most // 2 and (entry.room is None or self._of[entry.room] < most // 2)
-
-    def begins(self, entry: Entry, now: float) -> None:
-        """It gets a place, if it takes one."""
-        if not entry.takes_place:
-            self.ended += 1  # as far as the next is concerned
-            return
-        self.running[entry] = now
-        self._begun[entry.user] += 1
-        self._of[entry.user] += 1
-        if entry.room is not None:
-            self._of[entry.room] += 1
-
-    def ends(self, entry: Entry) -> bool:
-        """Whether somebody may have its place, or one of its user's, now."""
-        if self.running.pop(entry, None) is not None:
-            self._vacate(entry)
-        elif entry in self._lapsed:
-            self._lapsed.discard(entry)
-        else:
-            return False
-        self.ended += 1
-        self._begun[entry.user] -= 1
-        if not self._begun[entry.user]:
-            del self._begun[entry.user]
-        return True
-
-    def _vacate(self, entry: Entry) -> None:
-        for key in (entry.user, entry.room):
-            if key is not None:
-                self._of[key] -= 1
-                if not self._of[key]:
-                    del self._of[key]
-
-    def clear(self) -> None:
-        """Nobody counts any more."""
-        self.running.clear()
-        self._of.clear()
-        self._lapsed.clear()
-        self._begun.clear()
-        self.rate = 0.0
-
-    def too_long(self, user: str, *, at_once: bool = False) -> str | None:
-        """Why one more request of the user would wait in vain. `at_once`: there is a place that those who wait may not
-        have.
-        """
-        waiting, most, own = len(self.turns), MOST_WAITING[self.kind], self.turns.waiting_of(user)
-        # The last places in the queue are for those who have fewer than others, or a few greedy ones would fill it.
-        if waiting >= most or (waiting >= most * 3 // 4 and own * self.turns.users >= waiting):
-            return "queue"
-        if own >= MOST_OF_USER[self.kind]:
-            return "share"
-        return "share" if not at_once and self.wait(user) > PATIENCE[self.kind] else None
-
-    def wait(self, user: str) -> float:
-        """Seconds until one more request of the user would have its turn, about."""
-        if self.rate <= 0.0:
-            return 0.0
-        own = self.turns.waiting_of(user)
-        users = self.turns.users + (own == 0)
-        # A user's turns are half of all at worst, and never after everything that waits.
-        return min(2 * (own + 1) * users, len(self.turns) + 1) / self.rate
-
-    def lapse(self, now: float, database_wait: float) -> None:
-        """Give away the places of those that run for so long that they must wait for something else."""
-        latest = now - PLACE_SECONDS[self.kind] - _STATEMENTS * database_wait
-        while self.running and next(iter(self.running.values())) < latest:
-            entry, _ = self.running.popitem(last=False)
-            self._vacate(entry)
-            self._lapsed.add(entry)
-
-
 class Admission(Collector):
     """One per process; also a collector of its figures."""
 
@@ -229,8 +122,8 @@ class Admission(Collector):
         self._figures = figures
         self._strained = False
         self._short_of_memory = False
-        self._ordinary = _Lane(Kind.ORDINARY)
-        self._heavy = _Lane(Kind.HEAVY)
+        self._ordinary = Lane[Entry](Kind.ORDINARY)
+        self._heavy = Lane[Entry](Kind.HEAVY)
         self._dispatching = False
         self._counted_since = 0.0
         self._free: dict[str, int] = {}
@@ -338,14 +231,14 @@ class Admission(Collector):
 
     # Turns
 
-    def _lane(self, entry: Entry) -> _Lane:
+    def _lane(self, entry: Entry) -> Lane[Entry]:
         return self._heavy if entry.kind is Kind.HEAVY else self._ordinary
 
-    def _may_begin(self, lane: _Lane) -> bool:
+    def _may_begin(self, lane: Lane[Entry]) -> bool:
         few = lane is self._heavy and len(self._ordinary.turns)
         return len(lane.running) < (FEW_HEAVY if few else MOST_RUNNING[lane.kind])
 
-    def _begin(self, lane: _Lane, entry: Entry) -> None:
+    def _begin(self, lane: Lane[Entry], entry: Entry) -> None:
         lane.begins(entry, self._clock.seconds())
         entry.begin()
 
@@ -361,7 +254,7 @@ class Admission(Collector):
         finally:
             self._dispatching = False
 
-    def _take(self, lane: _Lane) -> bool:
+    def _take(self, lane: Lane[Entry]) -> bool:
         """Begin the next, if it is still wanted; False if there is none that may."""
         patient = self._clock.seconds() - PATIENCE[lane.kind]
         entry = lane.turns.take(lambda each: lane.has_place(each) or each.since < patient)
@@ -376,7 +269,7 @@ class Admission(Collector):
             self._begin(lane, entry)
         return True
 
-    def _refuse(self, lane: _Lane, entry: Entry, reason: str) -> None:
+    def _refuse(self, lane: Lane[Entry], entry: Entry, reason: str) -> None:
         key = (lane.kind.name.lower(), reason)
         self._refused[key] = self._refused.get(key, 0) + 1
         wait = min(max(lane.wait(entry.user), 1.0), _LONGEST_RETRY)

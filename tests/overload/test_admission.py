@@ -14,16 +14,12 @@ from homeserver.web.admission import (
     FEW_HEAVY,
     FREE_PER_SECOND,
     HOLD,
-    MOST_OF_USER,
-    MOST_RUNNING,
-    MOST_WAITING,
-    PATIENCE,
     PATIENT_REFUSALS,
-    PLACE_SECONDS,
     Admission,
     Entry,
 )
 from homeserver.web.kinds import Kind
+from homeserver.web.lane import MOST_OF_USER, MOST_RUNNING, MOST_WAITING, PATIENCE, PLACE_SECONDS
 from homeserver.web.strain import LOOK
 
 

@@ -10,9 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from homeserver.spooling import SpoolRoom
-from homeserver.web.admission import MOST_OF_USER, Admission
+from homeserver.web.admission import Admission
 from homeserver.web.authentication import Requester
 from homeserver.web.kinds import Kind
+from homeserver.web.lane import MOST_OF_USER
 from homeserver.web.replies import Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route

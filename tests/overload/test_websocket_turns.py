@@ -9,9 +9,9 @@ from twisted.python.failure import Failure
 from homeserver.clientapi.websocket.frames import Call
 from homeserver.clientapi.websocket.methods import Methods, MethodServices
 from homeserver.errors import LimitExceeded
-from homeserver.web.admission import MOST_OF_USER
 from homeserver.web.authentication import Requester
 from homeserver.web.kinds import Kind
+from homeserver.web.lane import MOST_OF_USER
 from homeserver.web.rate_limits import RateLimits
 from tests.overload.test_admission import Busy
 
