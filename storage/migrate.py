@@ -11,16 +11,22 @@ comment line of its own, `-- oldest code: NNNN`: code knowing only migrations be
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg2
 from msgspec import Struct
 from psycopg2.extensions import connection
 
+if TYPE_CHECKING:  # who migrates need not load what a server serves with
+    from storage.database import Database
+
 _FILE_NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 _OLDEST_CODE = re.compile(r"^-- oldest code: (\d{4})\s*$", re.MULTILINE)
+_APPLIED = "SELECT coalesce(max(number), 0), coalesce(max(oldest_code), 0) FROM schema_version"
 _OTHERS_LIVE = "SELECT EXISTS (SELECT FROM server_processes WHERE until > now())"
 _DIRECTORY = Path(__file__).with_name("migrations")
 _ADVISORY_LOCK = 0x6C61726573  # "lares"
@@ -35,6 +41,10 @@ class MigrationError(Exception):
 
 class DatabaseTooNew(MigrationError):
     """A newer release changed the database in a way this code can't work with."""
+
+
+class DatabaseTooOld(MigrationError):
+    """Migrations of this code have not been applied."""
 
 
 class Migration(Struct, frozen=True):
@@ -63,6 +73,29 @@ def load_migrations(directory: Path | None = None) -> list[Migration]:
         if migration.number != expected:
             raise MigrationError(f"migration {expected:04} is missing or its number is used twice")
     return found
+
+
+def known_version(directory: Path | None = None) -> int:
+    """The number of the newest migration of `directory`, by default the package's own. Reads none of them."""
+    names = map(_FILE_NAME.fullmatch, os.listdir(directory or _DIRECTORY))
+    return max((int(match["number"]) for match in names if match is not None), default=0)
+
+
+async def check_version(database: Database, known: int | None = None) -> None:
+    """Raise `DatabaseTooOld` or `DatabaseTooNew` unless code that knows so many migrations, by default this one, can
+    work with the schema as it is. Nothing is applied.
+    """
+    if known is None:
+        known = known_version()
+    row = await database.fetch_one("schema_version", _APPLIED)
+    assert row is not None
+    version, oldest_code = row
+    _refuse_newer(version, oldest_code, known)
+    if version < known:
+        raise DatabaseTooOld(
+            f"it is at version {version}, and the code on disk knows {known}: reload the server or start it anew, "
+            "which applies what is missing"
+        )
 
 
 class OthersLeftBehind(MigrationError):
@@ -96,19 +129,13 @@ def migrate(dsn: str, migrations: list[Migration] | None = None, *, others_serve
                 " oldest_code integer NOT NULL,"
                 " applied_at timestamptz NOT NULL DEFAULT now())"
             )
-            cursor.execute(
-                "SELECT coalesce(max(number), 0), coalesce(max(oldest_code), 0) FROM schema_version"
-            )
+            cursor.execute(_APPLIED)
             row = cursor.fetchone()
         assert row is not None
         version: int = row[0]
         oldest_code: int = row[1]
         known = len(migrations)
-        if oldest_code > known:
-            raise DatabaseTooNew(
-                f"the database is at version {version} and needs a release that knows at least version {oldest_code}; "
-                f"this one knows {known}. Start the newer release, or restore the backup made before the upgrade."
-            )
+        _refuse_newer(version, oldest_code, known)
         missing = migrations[version:]
         if any(migration.oldest_code > version for migration in missing):
             if others_serve:
@@ -124,6 +151,14 @@ def migrate(dsn: str, migrations: list[Migration] | None = None, *, others_serve
         for migration in missing:
             _apply(conn, migration)
         return max(version, known)
+
+
+def _refuse_newer(version: int, oldest_code: int, known: int) -> None:
+    if oldest_code > known:
+        raise DatabaseTooNew(
+            f"the database is at version {version} and needs a release that knows at least version {oldest_code}; "
+            f"this one knows {known}. Start the newer release, or restore the backup made before the upgrade."
+        )
 
 
 def _others_live(conn: connection) -> bool:

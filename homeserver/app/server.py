@@ -42,6 +42,7 @@ from homeserver.web.clock import Clock
 from homeserver.web.fair_port import Crowd
 from homeserver.web.listeners import WebServer
 from storage.database import DatabaseFailure
+from storage.migrate import MigrationError, check_version
 from storage.storage_report import StorageStore
 
 if TYPE_CHECKING:  # loaded where it is switched on: a twelfth of the memory of a server that nobody uses
@@ -132,6 +133,14 @@ class Server:
         config, reactor, company = self._config, self._reactor, self._company
         signing_key = self._secrets.signing_key
         ground = Ground.open(reactor, self._dsn, None if company is None else company.siblings)
+        if company is not None:
+            # Their parent brought the schema up to date when it started. The code on disk may be newer by now, where
+            # this worker follows one that died before the server was reloaded.
+            try:
+                await check_version(ground.database)
+            except MigrationError:
+                await ground.database.close()
+                raise
         http = self._http = make_client(reactor, config.federation)
         REGISTRY.register(http.metrics)
         reach = None
@@ -275,6 +284,8 @@ def refusal(failure: Failure) -> StartRefused:
     error = failure.value
     if isinstance(error, StartRefused):
         return error
+    if isinstance(error, MigrationError):
+        return StartRefused(f"the database cannot be used: {error}")
     if isinstance(error, DatabaseFailure | psycopg2.Error):
         return StartRefused(f"the database does not work: {sentence(error)}")
     logger.critical("the server could not start", exc_info=error)

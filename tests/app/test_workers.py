@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psycopg2
 import pytest
 import yaml
 
@@ -25,7 +27,7 @@ from homeserver.app.workers.backoff import LONGEST, SETTLED, Backoff
 from homeserver.app.workers.figures import merged
 from tests.app.looking import database_processes, figures, figures_by_worker, resident_mib
 from tests.app.websockets import FEW, GOING_AWAY, Follower
-from tests.serving import CHECKOUT, ServerProcess, free_port, serving
+from tests.serving import CHECKOUT, ServerProcess, as_url, free_port, serving
 from tests.waiting import wait_until
 
 WORKERS = 3
@@ -156,6 +158,41 @@ def test_a_worker_that_dies_is_followed_by_another(server: ServerProcess) -> Non
     settle(server)
     assert victim not in server.worker_pids()
     assert figures(server)["lares_worker_restarts_total"] == before + 1
+
+
+def test_a_worker_waits_for_the_migrations_of_its_code(tmp_path: Path, database_url: str) -> None:
+    """A release was put in place and not taken up: who dies is not followed by code whose tables are not there.
+
+    The other goes on serving, and the log says what is to be done. That the database is behind is played by its
+    forgetting the newest migration.
+    """
+    url = as_url(database_url)
+    with (
+        serving(tmp_path, database_url=url, workers=2) as server,
+        closing(psycopg2.connect(url)) as connection,
+    ):
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "DELETE FROM schema_version WHERE number = (SELECT max(number) FROM schema_version)"
+                " RETURNING number, name, oldest_code"
+            )
+            forgotten = cursor.fetchone()
+            serves = "homeserver.app.workers.child serving"
+            wait_until(lambda: server.log().count(serves) == 2, "both have said so")
+            os.kill(server.worker_pids()[0], signal.SIGKILL)
+            said = "a worker died: the database cannot be used: it is at version"
+            wait_until(lambda: server.log().count(said) >= 2, said)
+            assert (
+                "reload the server or start it anew, which applies what is missing; another is"
+                in server.log()
+            )
+            assert server.log().count(serves) == 2
+            assert server.call("GET", "/_matrix/client/versions").status == 200
+            cursor.execute(
+                "INSERT INTO schema_version (number, name, oldest_code) VALUES (%s, %s, %s)", forgotten
+            )
+        wait_until(lambda: figures(server)["lares_workers"] == 2, "both serve")
 
 
 def test_the_pauses_grow_and_end() -> None:
