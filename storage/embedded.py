@@ -48,6 +48,7 @@ _SOCKET = f".s.PGSQL.{_PORT}"
 _SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path on Linux, without the closing NUL
 _LOG_LIMIT = 8 * 1024 * 1024
 _START_TIMEOUT = 300.0  # crash recovery replays the log since the last checkpoint, which may take minutes
+_STATUS_LINE = 7  # of postmaster.pid, counted from 0: how far the server is, as pg_ctl reads it, too
 _STOP_TIMEOUT = 60.0
 
 SETTINGS: Mapping[str, str] = {
@@ -117,6 +118,8 @@ class EmbeddedPostgres:
         self._binaries = _binaries()
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._revived_by: float | None = None
+        """Until when a server that was started again has to answer; None unless one is starting."""
         self._socket_dir: Path | None = None
 
     @property
@@ -155,14 +158,19 @@ class EmbeddedPostgres:
             raise
         return self._dsn(DATABASE)
 
-    def revive_if_dead(self, meanwhile: Callable[[], None] = lambda: None) -> bool:
-        """Start the server again if it ended without being told to; True if it had. Blocks, as `start` does, and calls
-        `meanwhile` now and then.
+    def revive(self) -> bool:
+        """A look at the server: one that ended without being told to is started again. True once it answers then.
 
-        Postgres recovers what was committed from its log; the connection string stays the same.
+        Does not wait for that, since Postgres recovers what was committed from its log, which may take minutes: to be
+        called every second or so, in the main thread. The connection string stays the same. Raises OSError and
+        `subprocess.SubprocessError` where the machine has no process to give now, after which another look may do
+        better, and `EmbeddedPostgresError` where the server does not start.
         """
-        process = self._process
-        if process is None or process.poll() is None:
+        if self._process is None:
+            return False
+        if self._revived_by is not None:
+            return self._has_come_back(self._process, self._revived_by)
+        if self._process.poll() is None:
             return False
         account = _choose_account(self._cluster, self._binaries)
         self._stop_leftovers()
@@ -172,12 +180,12 @@ class EmbeddedPostgres:
             if account.uid is not None and account.gid is not None:
                 os.chown(self._socket_dir, account.uid, account.gid)
         self._launch(account)
-        self._await_ready(meanwhile)
-        return True
+        self._revived_by = time.monotonic() + _START_TIMEOUT
+        return False
 
     def stop(self) -> None:
         """Shut down: open connections are ended, everything is written. Idempotent."""
-        process, self._process = self._process, None
+        process, self._process, self._revived_by = self._process, None, None
         if process is not None:
             _end(process.pid, process.poll)
         if self._socket_dir is not None and self._socket_dir != self._cluster:
@@ -341,14 +349,31 @@ class EmbeddedPostgres:
                 psycopg2.connect(self._dsn("postgres")).close()
             except psycopg2.OperationalError as error:
                 if self._process.poll() is not None:
-                    raise EmbeddedPostgresError(
-                        f"Postgres ended at once. The end of {self._log_path}:\n{_tail(self._log_path)}"
-                    ) from None
+                    raise self._ended_at_once() from None
                 if time.monotonic() > deadline:
                     raise EmbeddedPostgresError(f"Postgres does not answer: {error}") from error
                 time.sleep(0.01)
             else:
                 return
+
+    def _has_come_back(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
+        """Whether a server that was started again answers. It is not asked: the answer might keep us waiting."""
+        if process.poll() is not None:
+            raise self._ended_at_once()
+        lines: list[str] = []
+        with suppress(FileNotFoundError):  # it has not begun to write it
+            lines = (self._cluster / "postmaster.pid").read_text(errors="replace").splitlines()
+        if lines[:1] == [str(process.pid)] and [line.strip() for line in lines[_STATUS_LINE:]] == ["ready"]:
+            self._revived_by = None
+            return True
+        if time.monotonic() > deadline:
+            raise EmbeddedPostgresError(f"Postgres does not answer within {_START_TIMEOUT:.0f} s")
+        return False
+
+    def _ended_at_once(self) -> EmbeddedPostgresError:
+        return EmbeddedPostgresError(
+            f"Postgres ended at once. The end of {self._log_path}:\n{_tail(self._log_path)}"
+        )
 
     def _create_database(self) -> None:
         with closing(psycopg2.connect(self._dsn("postgres"))) as connection:

@@ -7,6 +7,8 @@ its revival, its end. Blocks, and needs no reactor: it is used by the one proces
 
 from __future__ import annotations
 
+import logging
+import subprocess
 from collections.abc import Callable
 
 import psycopg2
@@ -20,6 +22,8 @@ from homeserver.protocol.signing import SigningKey
 from storage.embedded import SETTINGS, EmbeddedPostgres, EmbeddedPostgresError
 from storage.interruptible import interruptible
 from storage.migrate import MigrationError, migrate
+
+logger = logging.getLogger(__name__)
 
 _CONNECTIONS_EACH = 10
 """Of one process to the database, with one to spare."""
@@ -42,6 +46,8 @@ class Premises:
         self._config = config
         self._check = check
         self._embedded: EmbeddedPostgres | None = None
+        self._obstacle: str | None = None
+        """What keeps the embedded database from being started again, as it was told last."""
 
     def open(self) -> tuple[Secrets, str]:
         """The secrets, and the connection string of a database that is up to date. Raises StartRefused."""
@@ -56,20 +62,32 @@ class Premises:
         """Whether the database is this server's own, so that `revive` has something to do."""
         return self._embedded is not None
 
-    def revive(self, meanwhile: Callable[[], None]) -> bool:
-        """Start an embedded database again that has ended; whether it had. Raises StartRefused.
+    def revive(self) -> None:
+        """A look at the embedded database, if there is one: it is started again if it has ended. Raises StartRefused.
 
-        Blocks, and calls `meanwhile` now and then. The database may have been killed; what it had committed is in its
-        files.
+        To be called every second or so; waits for nothing. The database may have been killed; what it had committed is
+        in its files.
         """
         if self._embedded is None:
-            return False
+            return
         try:
-            return self._embedded.revive_if_dead(meanwhile)
+            revived = self._embedded.revive()
         except EmbeddedPostgresError as error:
             raise StartRefused(
                 f"the embedded database had ended and does not start again: {error}"
             ) from error
+        except (OSError, subprocess.SubprocessError) as error:
+            # No memory or no process to be had: that passes, and the server is of use again when it has.
+            if self._obstacle != str(error):
+                self._obstacle = str(error)
+                logger.critical(
+                    "the embedded database has ended and cannot be started now: %s; it is tried again every second",
+                    error,
+                )
+            return
+        if revived:
+            self._obstacle = None
+            logger.critical("the embedded database had ended; it was started again")
 
     def close(self) -> None:
         """End the embedded database, if there is one. Nobody may need it any more."""

@@ -145,8 +145,7 @@ class _Process:
         if self._stopping:
             return
         try:
-            if self._premises.revive(self._manager.alive):
-                logger.critical("the embedded database had ended; it was started again")
+            self._premises.revive()
         except StartRefused as error:
             self._end(error)
 

@@ -174,8 +174,7 @@ class _Parent:
         if now >= self._watch_at:
             self._watch_at = now + WATCH
             try:
-                if self._premises.revive(self._manager.alive):
-                    logger.critical("the embedded database had ended; it was started again")
+                self._premises.revive()
             except StartRefused as error:
                 self._fail(crew, reloading, error)
 
@@ -183,7 +182,7 @@ class _Parent:
         """Until a signal, a child or the clock wants something."""
         if self._stopping and crew.gone:
             return
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # which takes no descriptor, of which there may be none
             selector.register(self._signals.woken, selectors.EVENT_READ)
             for control in (*crew.controls(), *reloading.controls()):
                 selector.register(control, selectors.EVENT_READ)
