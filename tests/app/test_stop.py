@@ -23,7 +23,7 @@ from twisted.internet.task import Clock
 from homeserver.app.server import GRACE, attempt
 from tests.app.looking import database_processes, figures
 from tests.app.websockets import CLOSE, GOING_AWAY, close_back, frame, websocket
-from tests.serving import Account, Answer, ServerProcess, postgres, serving
+from tests.serving import Account, Answer, ServerProcess, as_url, postgres, serving
 from tests.waiting import wait_until
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
@@ -118,6 +118,24 @@ def test_a_second_signal_changes_nothing(tmp_path: Path, number: signal.Signals)
 def listens(server: ServerProcess) -> bool:
     with closing(socket.socket()) as probe:
         return probe.connect_ex(("127.0.0.1", server.port)) == 0
+
+
+def test_workers_that_stop_leave_nobody_waiting(tmp_path: Path, database_url: str) -> None:
+    """While one answers what it has in hand, who comes is refused, not connected to a socket that nobody reads."""
+    url = as_url(database_url)
+    with serving(tmp_path, database_url=url, workers=2) as server, closing(psycopg2.connect(url)) as holder:
+        alice = server.register("alice")
+        with holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE profiles IN EXCLUSIVE MODE")
+        path = f"/_matrix/client/v3/profile/{alice.user_id}/displayname"
+        call = Call(server, "PUT", path, body={"displayname": "Alice"}, token=alice.access_token)
+        wait_until(lambda: waits_for_a_lock(url), "the request waits")
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: not listens(server), "nobody listens")
+        assert server.running
+        holder.rollback()
+        assert server.wait_exit() == 0
+        assert call.answer.status == 200
 
 
 @pytest.mark.parametrize("answers", [True, False], ids=["polite", "asleep"])

@@ -138,7 +138,7 @@ class _Parent:
             finally:
                 reloading.give_up()
                 crew.kill()  # nobody is left, but for an error of our own
-                crew.close()
+                crew.close()  # as after a stop that never began
         finally:
             listening.close()
             self._premises.close()
@@ -210,6 +210,9 @@ class _Parent:
             self._manager.stopping()
             reloading.give_up()
             crew.stop(now)
+            # Each worker closes its own as it stops to accept. Who comes then is refused at once, and can go elsewhere,
+            # rather than be connected to a socket that nobody accepts on any more.
+            crew.close()
 
     def _fail(self, crew: Crew, reloading: Reloading, failure: StartRefused) -> None:
         self._failure = self._failure or failure
