@@ -23,7 +23,6 @@ import pytest
 import yaml
 
 from homeserver.app.server import LINGER
-from homeserver.app.workers.backoff import LONGEST, SETTLED, Backoff
 from homeserver.app.workers.figures import merged
 from tests.app.looking import database_processes, figures, figures_by_worker, resident_mib
 from tests.app.websockets import FEW, GOING_AWAY, Follower
@@ -193,16 +192,6 @@ def test_a_worker_waits_for_the_migrations_of_its_code(tmp_path: Path, database_
                 "INSERT INTO schema_version (number, name, oldest_code) VALUES (%s, %s, %s)", forgotten
             )
         wait_until(lambda: figures(server)["lares_workers"] == 2, "both serve")
-
-
-def test_the_pauses_grow_and_end() -> None:
-    """A worker that dies at once each time must not keep the machine busy."""
-    backoff, now, pauses = Backoff(), 0.0, []
-    for _ in range(9):
-        pauses.append(backoff.died(now))
-        now = backoff.ready_at + 1
-    assert pauses == [0, 1, 2, 4, 8, 16, 32, LONGEST, LONGEST]
-    assert backoff.died(now + SETTLED) == 0
 
 
 class Load:

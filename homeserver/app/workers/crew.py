@@ -191,7 +191,7 @@ class Crew:
             self._give_up(self._former, why)
         else:
             self._roster.count_restart()
-            pause = self._backoff.died(now)
+            pause = self._backoff.died(now, member.started)
             logger.critical(
                 "a worker died: %s; %s",
                 why,

@@ -107,6 +107,7 @@ class Member:
         self.number = orders.number
         self.edition = edition
         self.state = State.STARTING
+        self.started = now
         self.deadline = now + longest
         """When it is killed: as long as it starts, and from when it was told to end."""
         self.told: dict[str, Any] = {}
