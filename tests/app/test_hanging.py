@@ -3,26 +3,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from homeserver.app.service_manager import ServiceManager
-from homeserver.app.workers.crew import Crew
-from homeserver.app.workers.listening import Listening
-from homeserver.app.workers.members import Edition
-from homeserver.app.workers.orders import ConfigText
 from homeserver.app.workers.pulse import Pulse
-from tests.serving import as_url, configuration, free_port, serving, workers_of
+from tests.app.crews import advance, serving_crew_of
+from tests.serving import as_url, serving, workers_of
 from tests.waiting import wait_until
 
 PATIENCE = 60.0
@@ -40,43 +35,6 @@ def test_time_in_which_nobody_looked_counts_for_little() -> None:
     assert [pulse.stopped(2, 5010.0 + second) for second in range(10)].index(True) == 9
 
 
-@contextmanager
-def crew_of_two(directory: Path, url: str) -> Iterator[Crew]:
-    """Real workers, that serve."""
-    (directory / "data").mkdir()
-    listening = Listening.open([("127.0.0.1", 0)])
-    settings = configuration(
-        directory, port=free_port(), server_name="localhost", database_url=as_url(url), workers=2
-    )
-    text = ConfigText(json.dumps(settings), "a test", str(directory))
-    crew = Crew(Edition(text, 2, listening), dsn=url, seats=4, patience=PATIENCE)
-    try:
-        advance(crew, lambda: crew.opened)
-        yield crew
-    finally:
-        crew.kill()
-        crew.close()
-
-
-def advance(crew: Crew, reached: Callable[[], bool], *, begin: float = 0.0, pace: float = 0.0) -> float:
-    """Look after the workers as their parent does, until something is so.
-
-    `begin`: by how many seconds its clock is ahead of the machine's; gives what it is in the end. With a `pace` the
-    clock goes by so many seconds with each look, and not by itself.
-    """
-    ahead, began = begin, time.monotonic()
-
-    def step() -> bool:
-        nonlocal ahead
-        ahead += pace
-        crew.advance((began if pace else time.monotonic()) + ahead)
-        assert crew.failure is None, crew.failure
-        return reached()
-
-    wait_until(step, "the crew has got there")
-    return ahead
-
-
 def test_workers_that_hang_are_replaced(
     tmp_path: Path, database_url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -86,7 +44,7 @@ def test_workers_that_hang_are_replaced(
     parent's clock is fast: a machine that gives others no processor for seconds makes nobody hang.
     """
     hang, ended = "a worker has done nothing for 60 s", "a worker died: it ended by "
-    with crew_of_two(tmp_path, database_url) as crew:
+    with serving_crew_of(2, tmp_path, database_url, patience=PATIENCE) as crew:
         able, unable = workers_of(os.getpid())
         for pid in (able, unable):
             os.kill(pid, signal.SIGSTOP)

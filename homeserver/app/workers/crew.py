@@ -221,11 +221,24 @@ class Crew:
             if len(self._members) >= self._seats:
                 return
             number = min(set(range(self._seats)) - {member.number for member in self._members})
-            member = Member(
-                self._orders(number), self._edition, now=now, longest=START, patience=self._patience
-            )
+            try:
+                member = Member(
+                    self._orders(number), self._edition, now=now, longest=START, patience=self._patience
+                )
+            except OSError as error:  # no memory, no process, no Python: those who serve go on
+                self._not_started(error, now)
+                return
             self._roster.seat(number, member.pid)
             self._members.append(member)
+
+    def _not_started(self, error: OSError, now: float) -> None:
+        if not self.opened:
+            self.failure = self.failure or StartRefused(f"a worker cannot be started: {error}")
+        elif self._former is not None and not self._proven:
+            self._give_up(self._former, f"no process can be started: {error}")
+        else:
+            pause = self._backoff.died(now, started=now)
+            logger.critical("a worker cannot be started: %s; it is tried again in %.0f s", error, pause)
 
     def _orders(self, number: int) -> Orders:
         edition = self._edition

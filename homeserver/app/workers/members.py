@@ -53,7 +53,7 @@ class Child:
     def __init__(
         self, module: str, arguments: Sequence[str], descriptors: Sequence[int], first: bytes
     ) -> None:
-        """`first` is what it is told at once. It inherits `descriptors`."""
+        """`first` is what it is told at once. It inherits `descriptors`. Raises OSError if it cannot be started."""
         ours, theirs = socket.socketpair()
         with ours as opened, theirs:
             command = [sys.executable, *_path_option(), "-m", module, *arguments]
@@ -102,7 +102,10 @@ class Member:
     def __init__(
         self, orders: Orders, edition: Edition, *, now: float, longest: float, patience: float
     ) -> None:
-        """It has `longest` seconds to be ready in, and hangs when it has not turned for `patience` seconds."""
+        """It has `longest` seconds to be ready in, and hangs when it has not turned for `patience` seconds.
+
+        Raises OSError if there is no process to be had.
+        """
         descriptors = (*orders.sockets, orders.siblings, orders.roster, orders.limits)
         self.number = orders.number
         self.edition = edition
@@ -173,4 +176,7 @@ class Member:
 
 def _path_option() -> list[str]:
     """`-P` unless this process itself looks for modules in its folder: where a checkout is run that isn't installed."""
-    return [] if sys.path[0] in {"", str(Path.cwd())} else ["-P"]
+    places = {""}
+    with contextlib.suppress(FileNotFoundError):  # the folder is gone, and nothing is found in it any more
+        places.add(str(Path.cwd()))
+    return [] if sys.path[0] in places else ["-P"]

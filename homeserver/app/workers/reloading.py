@@ -56,7 +56,10 @@ class Reloading:
         """Ask."""
         logger.info("SIGHUP: reading the configuration again")
         first = json.dumps(self._question).encode() + b"\n"
-        self._child = Child("homeserver.app.workers.preparation", [], [], first)
+        try:
+            self._child = Child("homeserver.app.workers.preparation", [], [], first)
+        except OSError as error:
+            _stays(f"no process can be started to look at it: {error}")
         self._deadline = now + LONGEST
 
     def advance(self, now: float, present: Edition) -> Edition | None:
@@ -101,7 +104,11 @@ class Reloading:
 
 def check_certificates(text: ConfigText) -> None:
     """Raise StartRefused if a certificate that a configuration names cannot be used. Blocks while a Python starts."""
-    child = Child("homeserver.app.workers.preparation", [], [], json.dumps(asdict(text)).encode() + b"\n")
+    first = json.dumps(asdict(text)).encode() + b"\n"
+    try:
+        child = Child("homeserver.app.workers.preparation", [], [], first)
+    except OSError as error:
+        raise StartRefused(f"no process can be started to look at the certificates: {error}") from error
     try:
         child.process.wait()
         for answer in child.heard():
