@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from homeserver.app.workers.backoff import LONGEST, SETTLED, Backoff
+from homeserver.app.workers.crew import Crew
 from homeserver.app.workers.listening import Listening
 from homeserver.app.workers.members import Edition, _path_option
 from homeserver.app.workers.orders import ConfigText
@@ -123,3 +125,42 @@ def test_a_folder_that_is_gone_is_nobodys(tmp_path: Path, monkeypatch: pytest.Mo
     assert _path_option() == []
     place.rmdir()
     assert _path_option() == ["-P"]
+
+
+# Fewer.
+
+
+def seen(crew: Crew, reached: Callable[[], bool]) -> list[int]:
+    """How many processes there were at each look until something is so."""
+    counts: list[int] = []
+
+    def look() -> bool:
+        counts.append(len(own_workers()))
+        return reached()
+
+    advance(crew, look)
+    return counts
+
+
+def test_fewer_that_cannot_serve_take_nobodys_place(
+    tmp_path: Path, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two are to be followed by one, which refuses: both are there still."""
+    with serving_crew_of(2, tmp_path, database_url) as crew:
+        before, listening = own_workers(), crew.edition.listening
+        crew.replace(Edition(ConfigText('{"wokers": 1}', "a test", str(tmp_path)), 1, listening))
+        advance(crew, lambda: not crew.replacing)
+        assert "the workers stay as they are" in caplog.text
+        advance(crew, lambda: len(own_workers()) == 2)
+        assert own_workers() == before
+
+
+def test_fewer_serve_before_any_goes(tmp_path: Path, database_url: str) -> None:
+    """Two are followed by one: there are three of them before there is one, and it is another."""
+    with serving_crew_of(2, tmp_path, database_url) as crew:
+        before, edition = own_workers(), crew.edition
+        crew.replace(Edition(edition.config, 1, edition.listening))
+        counts = seen(crew, lambda: not crew.replacing and len(own_workers()) == 1)
+        assert max(counts) == 3
+        assert counts == sorted(counts, reverse=True)
+        assert own_workers().isdisjoint(before)

@@ -139,6 +139,8 @@ class Crew:
         if self._wants_more():
             if now >= self._backoff.ready_at:
                 self._start(now)
+        elif self._untried:
+            return  # nobody who serves goes for an edition of which nobody has served yet
         elif self._lacking() < 0 and not self._count(State.STARTING):
             self._release(now)
         elif self._former is not None and not self._outdated:
@@ -204,16 +206,25 @@ class Crew:
     def _count(self, state: State) -> int:
         return sum(member.state is state for member in self._members)
 
+    @property
+    def _untried(self) -> bool:
+        """Whether an edition is to take the place of another, and no worker of it has served."""
+        return self._former is not None and not self._proven
+
     def _lacking(self) -> int:
         """How many are missing; below 0, how many there are too many."""
         return self._edition.workers - sum(member.state is not State.LEAVING for member in self._members)
 
     def _wants_more(self) -> bool:
-        """Whether one is to be started: there are too few, or the next of those outdated is to be replaced."""
+        """Whether one is to be started: there are too few, or the next of those outdated is to be replaced.
+
+        The first of an edition is, even where there are to be fewer than there were.
+        """
         if self._stopping or self.failure is not None or len(self._members) >= self._seats:
             return False
         lacking = self._lacking()
-        return lacking > 0 or (lacking == 0 and bool(self._outdated) and not self._count(State.STARTING))
+        next_one = lacking == 0 or self._untried
+        return lacking > 0 or (next_one and bool(self._outdated) and not self._count(State.STARTING))
 
     def _start(self, now: float) -> None:
         """As many as are missing, or one for one that is outdated."""
