@@ -25,7 +25,7 @@ from federation.inbound.reading import PduReader, Read
 from homeserver.needs import Protocol
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
-from storage.database import ConnectionLost, DatabaseUnavailable
+from storage.database import ConnectionLost, DatabaseUnavailable, LockTimeout
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ servers that do not. Who names more of them holds his place no longer for it."""
 ARRIVAL_PATIENCE: Final = 10.0
 """Seconds that the first events of a room that is being joined are held; then it is slow, and all are kept at once."""
 
-_NO_DATABASE: Final = (ConnectionLost, DatabaseUnavailable)
+_NO_DATABASE: Final = (ConnectionLost, DatabaseUnavailable, LockTimeout)
 
 Errors = dict[str, str | None]
 """Event id → why it was not taken, None if it was."""

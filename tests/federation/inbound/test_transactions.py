@@ -20,7 +20,7 @@ from homeserver.protocol.errors import SignatureError
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming
-from storage.database import Database, DatabaseUnavailable
+from storage.database import ConnectionLost, Database, DatabaseFailure, DatabaseUnavailable, LockTimeout
 from storage.inbound_transactions import InboundTransactionStore
 from tests.federation.inbound.forging import KnownKeys
 from tests.federation.inbound.in_memory import Inbound
@@ -428,6 +428,24 @@ async def test_lasting_edus_come_again_where_they_could_not_be_kept(
     heard.clear()
     assert await send(made, one, edus=edus) == {one.event_id: {}}
     assert heard == [0, 1, 2]
+
+
+@pytest.mark.parametrize("trouble", [DatabaseUnavailable, ConnectionLost, LockTimeout])
+async def test_events_come_again_where_the_database_could_not_take_them(
+    database: Database, trouble: type[DatabaseFailure]
+) -> None:
+    """They were not looked at, so nothing is said of them: the transaction fails and is sent again."""
+    made, one = inbound(database), event("a")
+    troubles = [trouble()]
+
+    async def before(room_id: str, events: Sequence[Incoming]) -> None:
+        if troubles:
+            raise troubles.pop()
+
+    made.intake.before = before
+    with pytest.raises(trouble):
+        await send(made, one)
+    assert await send(made, one) == {one.event_id: {}}
 
 
 async def test_what_is_under_way_at_a_stop_may_come_again_at_once(database: Database) -> None:
