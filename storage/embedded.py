@@ -357,15 +357,19 @@ class EmbeddedPostgres:
                 return
 
     def _has_come_back(self, process: subprocess.Popen[bytes], deadline: float) -> bool:
-        """Whether a server that was started again answers. It is not asked: the answer might keep us waiting."""
-        if process.poll() is not None:
-            raise self._ended_at_once()
+        """Whether a server that was started again has answered. It is not asked: that might keep us waiting.
+
+        One that has and was killed since the last look has come back, too; the next look starts it again.
+        """
+        ended = process.poll() is not None
         lines: list[str] = []
         with suppress(FileNotFoundError):  # it has not begun to write it
             lines = (self._cluster / "postmaster.pid").read_text(errors="replace").splitlines()
         if lines[:1] == [str(process.pid)] and [line.strip() for line in lines[_STATUS_LINE:]] == ["ready"]:
             self._revived_by = None
             return True
+        if ended:
+            raise self._ended_at_once()
         if time.monotonic() > deadline:
             raise EmbeddedPostgresError(f"Postgres does not answer within {_START_TIMEOUT:.0f} s")
         return False

@@ -174,6 +174,36 @@ def test_a_server_that_recovers_is_not_waited_for(data_dir: Path) -> None:
         server.stop()
 
 
+def test_a_server_may_die_again_before_anybody_looked(data_dir: Path) -> None:
+    """It served in between, so that nothing keeps it from starting."""
+    server = EmbeddedPostgres(data_dir)
+    try:
+        dsn = server.start()
+        kill(server)
+        assert not server.revive()
+        wait_until(lambda: answers(dsn), "it answers")
+        kill(server)
+        assert server.revive()
+        assert not server.revive()
+        wait_until(server.revive, "it answers again")
+        assert ask(dsn, "SELECT 1") == 1
+    finally:
+        server.stop()
+
+
+def kill(server: EmbeddedPostgres) -> None:
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    wait_until_ended(server.pid)
+
+
+def answers(dsn: str) -> bool:
+    try:
+        return bool(ask(dsn, "SELECT 1") == 1)
+    except psycopg2.OperationalError:
+        return False
+
+
 def test_a_server_that_does_not_come_back_says_why(data_dir: Path) -> None:
     """What keeps Postgres from starting at all is no better at the next look."""
     server = EmbeddedPostgres(data_dir)
