@@ -53,9 +53,9 @@ class ServiceManager:
         if self._place is None:
             return
         place = "\0" + self._place[1:] if self._place.startswith("@") else self._place
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as teller:
-            teller.settimeout(patience)
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as teller:
+                teller.settimeout(patience)
                 teller.sendto(message.encode(), place)
-            except OSError:  # what it did not hear it acts upon
-                return
+        except OSError:  # what it did not hear it acts upon; there may be no descriptor left to tell it
+            return

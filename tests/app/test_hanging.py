@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import signal
@@ -120,3 +121,17 @@ def test_only_who_is_asked_tells(tmp_path: Path) -> None:
     nobody = ServiceManager.take_from({})
     nobody.ready()
     nobody.alive()
+
+
+def test_nobody_ends_because_systemd_cannot_be_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not even for want of a descriptor to tell it by."""
+
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    manager = ServiceManager(str(tmp_path / "nobody"), 2.0)
+    manager.ready()
+    monkeypatch.setattr(socket, "socket", none_left)
+    manager.ready()
+    manager.alive()
+    manager.stopping()
