@@ -60,8 +60,8 @@ async def test_the_two_ways_of_scheduling(rooms: RoomSite) -> None:
     path = f"/rooms/{room_id}"
     message = await delayed(rooms, f"{path}/send/m.room.message/1", {"body": "later"})
     assert await delayed(rooms, f"{path}/send/m.room.message/1", {"body": "later"}) == message
-    state = await delayed(rooms, f"{path}/state/{CALL}/{KEY}", {})
-    again = await delayed(rooms, f"{path}/state/{CALL}/{KEY}", {})
+    state = await delayed(rooms, f"{path}/state/{CALL}/{KEY}", {}, 700_000)
+    again = await delayed(rooms, f"{path}/state/{CALL}/{KEY}", {}, 800_000)
     assert len({message, state, again}) == 3
     own = f"{UNSTABLE}{path}/delayed_event"
     body = {"delay": 5000, "content": {"body": "later"}}
