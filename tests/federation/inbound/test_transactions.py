@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
@@ -14,7 +13,6 @@ from twisted.internet.task import Clock, deferLater
 from federation.inbound.assembly import FORGET_AFTER
 from federation.inbound.edus import EduDispatcher
 from federation.inbound.rooms import KEY_PATIENCE
-from federation.inbound.transactions import MOST_AT_ONCE, MOST_IN_LINE
 from homeserver.errors import BadJson, Forbidden, LimitExceeded
 from homeserver.protocol.errors import SignatureError
 from homeserver.protocol.events import Event
@@ -23,43 +21,9 @@ from homeserver.rooms.intake.incoming import Incoming
 from storage.database import ConnectionLost, Database, DatabaseFailure, DatabaseUnavailable, LockTimeout
 from storage.inbound_transactions import InboundTransactionStore
 from tests.federation.inbound.forging import KnownKeys
-from tests.federation.inbound.in_memory import Inbound
+from tests.federation.inbound.transacting import EVIL, HYDRA, OTHER, ROOM, event, inbound, send
 from tests.federation.servers import RemoteServer
 from tests.reactor import reactor
-
-HYDRA, EVIL = RemoteServer("hydra.test"), RemoteServer("evil.test")
-ROOM, OTHER = "!room:hydra.test", "!other:hydra.test"
-
-
-def inbound(database: Database, **how: Any) -> Inbound:
-    """With two rooms that this server and both others are in."""
-    made = Inbound(database, HYDRA, EVIL, **how)
-    for room_id in (ROOM, OTHER):
-        made.intake.room(room_id, "11", HYDRA.name, EVIL.name)
-    return made
-
-
-def event(body: str = "hello", *, room_id: str = ROOM, by: RemoteServer = HYDRA, **more: Any) -> Event:
-    return by.pdu(version="11", room_id=room_id, content={"body": body}, **more).event
-
-
-async def send(
-    inbound: Inbound,
-    *events: Event | Mapping[str, Any],
-    txn_id: str = "1",
-    by: RemoteServer = HYDRA,
-    edus: Sequence[object] = (),
-    address: str = "192.0.2.1",
-) -> dict[str, Any]:
-    """What the events of the answer got."""
-    pdus = [each.pdu if isinstance(each, Event) else each for each in events]
-    body = {"origin": by.name, "origin_server_ts": 1, "pdus": pdus, "edus": list(edus)}
-    answer: dict[str, Any] = orjson.loads(
-        await inbound.transactions.receive(by.name, txn_id, body, address=address)
-    )
-    assert set(answer) == {"pdus"}
-    results: dict[str, Any] = answer["pdus"]
-    return results
 
 
 async def test_good_events_are_in_their_rooms_when_the_answer_comes(database: Database) -> None:
@@ -156,108 +120,6 @@ async def test_repeats_while_it_is_processed_wait_for_its_answer(database: Datab
     assert list(await gatherResults(attempts)) == [{one.event_id: {}}] * 3
     assert made.intake.received == [[one.event_id]]
     assert await send(beside, one) == {one.event_id: {}}
-
-
-async def test_too_many_at_once_of_one_server_are_refused(database: Database) -> None:
-    """Which does not touch the others."""
-    made = inbound(database)
-    begun: Deferred[None] = Deferred()
-    going_on: Deferred[None] = Deferred()
-
-    async def before(room_id: str, events: Sequence[Incoming]) -> None:
-        if not begun.called:
-            begun.callback(None)
-            await going_on
-
-    made.intake.before = before
-    attempts = [
-        Deferred.fromCoroutine(send(made, event(str(number)), txn_id=str(number))) for number in range(4)
-    ]
-    await begun
-    with pytest.raises(LimitExceeded):
-        await send(made, event("5"), txn_id="5")
-    theirs = event("theirs", by=EVIL, room_id=OTHER)
-    assert await send(made, theirs, by=EVIL) == {theirs.event_id: {}}
-    going_on.callback(None)
-    assert len(list(await gatherResults(attempts))) == 4
-
-
-class Held:
-    """Rooms that take nothing in until they are let."""
-
-    def __init__(self, made: Inbound) -> None:
-        self.began: list[str] = []
-        self._going_on: Deferred[None] = Deferred()
-        self._rooms, made.transactions._rooms = made.transactions._rooms, self
-
-    async def take_in(
-        self, origin: str, room_id: str, pdus: Sequence[Mapping[str, Any]]
-    ) -> dict[str, str | None]:
-        self.began.append(origin)
-        if origin.endswith(".evil.test"):
-            waiting: Deferred[None] = Deferred()
-            self._going_on.addCallback(lambda _: waiting.callback(None))
-            await waiting
-        return await self._rooms.take_in(origin, room_id, pdus)
-
-    async def has(self, count: int) -> None:
-        """Until so many have begun."""
-        while len(self.began) < count:
-            await deferLater(reactor, 0)
-
-    def go_on(self) -> None:
-        """Let them."""
-        self._going_on.callback(None)
-
-
-async def test_what_waits_for_its_servers_turn_takes_no_place(database: Database) -> None:
-    """Sixteen servers that send all they may shut nobody out; and what waits is bounded as well."""
-    made = inbound(database)
-    held = Held(made)
-    names = [RemoteServer(f"s{number}.evil.test") for number in range(17)]
-    attempts = [
-        Deferred.fromCoroutine(send(made, event(by=name), txn_id=str(number), by=name, address=name.name))
-        for number in range(4)
-        for name in names
-    ]
-    await held.has(17)
-    theirs = event("theirs")
-    assert await send(made, theirs) == {theirs.event_id: {}}
-    refused = [each for each in attempts if each.called]
-    assert len(refused) == 17 * 3 - MOST_IN_LINE
-    for each in refused:
-        with pytest.raises(LimitExceeded):
-            await each
-    held.go_on()
-    await gatherResults([each for each in attempts if each not in refused])
-    assert await send(made, event("more", by=names[0]), txn_id="5", by=names[0]) != {}
-    assert made.transactions._turns == {}
-
-
-async def test_names_of_one_address_leave_places_to_others(database: Database) -> None:
-    """Where others ask; there are a lot for it all the same, as many honest servers may share one."""
-    made = inbound(database)
-    held = Held(made)
-    names = [RemoteServer(f"s{number}.evil.test") for number in range(MOST_AT_ONCE)]
-    attempts = [Deferred.fromCoroutine(send(made, event(by=name), by=name)) for name in names]
-    refused = [each for each in attempts if each.called]
-    assert len(refused) == 21
-    await held.has(43)
-    others = [RemoteServer(f"other{number}.evil.test") for number in range(14)]
-    attempts += [
-        Deferred.fromCoroutine(send(made, event(by=name), by=name, address="2001:db8::/64"))
-        for name in others
-    ]
-    await held.has(57)
-    theirs = event("theirs")
-    assert await send(made, theirs, address="192.0.2.2") == {theirs.event_id: {}}
-    for each in refused:
-        with pytest.raises(LimitExceeded):
-            await each
-    held.go_on()
-    await gatherResults([each for each in attempts if each not in refused])
-    assert await send(made, event(by=names[-1]), by=names[-1]) != {}
-    assert made.transactions._turns == {}
 
 
 async def test_a_failure_of_ours_is_not_remembered(database: Database) -> None:
