@@ -25,7 +25,7 @@ from federation.inbound.reading import PduReader, Read
 from homeserver.needs import Protocol
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
-from storage.database import ConnectionLost, DatabaseUnavailable, LockTimeout
+from storage.database import ConnectionLost, DatabaseUnavailable, LockTimeout, StatementTimeout, is_retryable
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ servers that do not. Who names more of them holds his place no longer for it."""
 ARRIVAL_PATIENCE: Final = 10.0
 """Seconds that the first events of a room that is being joined are held; then it is slow, and all are kept at once."""
 
-_NO_DATABASE: Final = (ConnectionLost, DatabaseUnavailable, LockTimeout)
+_NO_DATABASE: Final = (ConnectionLost, DatabaseUnavailable, LockTimeout, StatementTimeout)
 
 Errors = dict[str, str | None]
 """Event id → why it was not taken, None if it was."""
@@ -248,8 +248,9 @@ class InboundRooms:
         try:
             verdicts = await self._intake.receive(room_id, events)
         except Exception as error:
-            if len(events) == 1 or isinstance(error, (*_NO_DATABASE, CancelledError)):
-                if not isinstance(error, _NO_DATABASE):
+            later = _is_for_later(error)
+            if len(events) == 1 or later or isinstance(error, CancelledError):
+                if not later:
                     log.exception("taking in %s failed", events[0].event.event_id)
                 return {}, {each.event.event_id: error for each in events}
         else:
@@ -261,6 +262,13 @@ class InboundRooms:
             outcomes |= one
             failures |= failed
         return outcomes, failures
+
+
+def _is_for_later(error: Exception) -> bool:
+    """Whether the database was at fault: nothing is known against the event. One that is too slow for it by itself has
+    gone to those that wait long before.
+    """
+    return isinstance(error, _NO_DATABASE) or is_retryable(error)
 
 
 class _Job:
@@ -278,7 +286,7 @@ class _Job:
 
     def settle(self, event_id: str, outcome: Outcome, failure: Exception | None) -> None:
         self.left -= 1
-        if isinstance(failure, _NO_DATABASE):
+        if failure is not None and _is_for_later(failure):
             if not self.done.called:
                 self.done.errback(failure)
             return

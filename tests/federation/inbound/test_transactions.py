@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psycopg2.errors
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
@@ -18,7 +19,7 @@ from homeserver.protocol.errors import SignatureError
 from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming
-from storage.database import ConnectionLost, Database, DatabaseFailure, DatabaseUnavailable, LockTimeout
+from storage.database import ConnectionLost, Database, DatabaseUnavailable, LockTimeout, StatementTimeout
 from storage.inbound_transactions import InboundTransactionStore
 from tests.federation.inbound.forging import KnownKeys
 from tests.federation.inbound.transacting import EVIL, HYDRA, OTHER, ROOM, event, inbound, send
@@ -135,6 +136,10 @@ async def test_a_failure_of_ours_is_not_remembered(database: Database) -> None:
         await send(made, one)
     made.transactions._rooms = rooms
     assert await send(made, one) == {one.event_id: {}}
+
+
+class _Deadlock(psycopg2.errors.DeadlockDetected):
+    pgcode = "40P01"
 
 
 class _Door:
@@ -292,9 +297,11 @@ async def test_lasting_edus_come_again_where_they_could_not_be_kept(
     assert heard == [0, 1, 2]
 
 
-@pytest.mark.parametrize("trouble", [DatabaseUnavailable, ConnectionLost, LockTimeout])
+@pytest.mark.parametrize(
+    "trouble", [DatabaseUnavailable, ConnectionLost, LockTimeout, StatementTimeout, _Deadlock]
+)
 async def test_events_come_again_where_the_database_could_not_take_them(
-    database: Database, trouble: type[DatabaseFailure]
+    database: Database, trouble: type[Exception]
 ) -> None:
     """They were not looked at, so nothing is said of them: the transaction fails and is sent again."""
     made, one = inbound(database), event("a")
