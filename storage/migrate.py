@@ -3,7 +3,8 @@
 
 Migrations are the files `storage/migrations/NNNN_name.sql`, numbered from 1 without gaps, applied in order, each in
 one transaction with the note that it was, never changed once released, never undone. Two processes that start
-together are serialized by an advisory lock; the later finds nothing to do.
+together are serialized by an advisory lock; the later finds nothing to do. One that gets into the way of a server that
+goes on meanwhile, by a deadlock or a lock that is not given up, is tried again a few times.
 
 A migration must leave a schema that the release before still works with, or raise the oldest version that does by a
 comment line of its own, `-- oldest code: NNNN`: code knowing only migrations below NNNN then refuses to start.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 from msgspec import Struct
+from psycopg2.errors import DeadlockDetected, LockNotAvailable
 from psycopg2.extensions import connection
 
 if TYPE_CHECKING:  # who migrates need not load what a server serves with
@@ -33,6 +35,8 @@ _ADVISORY_LOCK = 0x6C61726573  # "lares"
 _WAIT_FOR_OTHERS = "10min"
 _LOCK_TIMEOUT = "10s"
 _STATEMENT_TIMEOUT = "1h"
+_ATTEMPTS = 4
+"""As a lock is waited for in each, what queues behind it goes on between two."""
 
 
 class MigrationError(Exception):
@@ -186,6 +190,20 @@ def _require_utf8(conn: connection) -> None:
 
 
 def _apply(conn: connection, migration: Migration) -> None:
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            _try(conn, migration)
+            return
+        except psycopg2.Error as error:
+            if left and isinstance(error, DeadlockDetected | LockNotAvailable):
+                continue
+            raise MigrationError(
+                f"migration {migration.number:04}_{migration.name} failed and was undone: {str(error).strip()}"
+            ) from error
+
+
+def _try(conn: connection, migration: Migration) -> None:
+    """All of it, or none. Raises psycopg2.Error."""
     try:
         with conn.cursor() as cursor:
             cursor.execute("BEGIN")
@@ -195,10 +213,8 @@ def _apply(conn: connection, migration: Migration) -> None:
                 (migration.number, migration.name, migration.oldest_code),
             )
             cursor.execute("COMMIT")
-    except psycopg2.Error as error:
+    except psycopg2.Error:
         if not conn.closed:
             with conn.cursor() as cursor:
                 cursor.execute("ROLLBACK")
-        raise MigrationError(
-            f"migration {migration.number:04}_{migration.name} failed and was undone: {str(error).strip()}"
-        ) from error
+        raise

@@ -24,6 +24,7 @@ from storage.migrate import (
     load_migrations,
     migrate,
 )
+from tests.waiting import wait_until
 
 
 def steps(*statements: str, oldest_code: int = 0) -> list[Migration]:
@@ -61,6 +62,48 @@ def test_a_failing_migration_leaves_no_trace(empty_database_url: str) -> None:
         migrate(empty_database_url, steps("CREATE TABLE a (x int)", "CREATE TABLE b (x int); SELECT 1/0"))
     assert ask(empty_database_url, "SELECT to_regclass('a')::text, to_regclass('b')::text") == [("a", None)]
     assert migrate(empty_database_url, steps("CREATE TABLE a (x int)", "CREATE TABLE b (x int)")) == 2
+
+
+@pytest.mark.parametrize("state", ["40P01", "55P03"], ids=["deadlock", "lock timeout"])
+def test_a_migration_that_is_in_the_way_of_others_is_tried_again(empty_database_url: str, state: str) -> None:
+    """It was undone whole; but not for ever."""
+    step = f"""INSERT INTO a VALUES (nextval('tries'));
+        DO $$ BEGIN
+            IF currval('tries') <> 4 THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{state}'; END IF;
+        END $$"""
+    first = "CREATE SEQUENCE tries; CREATE TABLE a (x int)"
+    assert migrate(empty_database_url, steps(first, step)) == 2
+    assert ask(empty_database_url, "SELECT x FROM a") == [(4,)]
+    with pytest.raises(MigrationError, match="0003_step3 failed and was undone: not now"):
+        migrate(empty_database_url, steps(first, step, step))
+    assert ask(empty_database_url, "SELECT x FROM a") == [(4,)]
+    assert ask(empty_database_url, "SELECT last_value FROM tries") == [(8,)]
+
+
+def test_a_deadlock_with_a_server_that_goes_on_costs_nobody_anything(empty_database_url: str) -> None:
+    """Which locks the same tables the other way round. It is the migration that the database gives up on."""
+    first = (
+        "CREATE TABLE a (x int); CREATE TABLE b (x int); INSERT INTO a VALUES (1); INSERT INTO b VALUES (1)"
+    )
+    both = "ALTER TABLE a ADD COLUMN y int; ALTER TABLE b ADD COLUMN y int"
+    waits = """SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""
+    migrate(empty_database_url, steps(first))
+    with (
+        ThreadPoolExecutor(1) as threads,
+        closing(psycopg2.connect(empty_database_url)) as server,
+        server.cursor() as cursor,
+    ):
+        cursor.execute("SET deadlock_timeout = '1h'")
+        server.commit()
+        cursor.execute("DELETE FROM b")
+        migrating = threads.submit(migrate, empty_database_url, steps(first, both))
+        wait_until(lambda: ask(empty_database_url, waits) == [(True,)], "the migration waits for the server")
+        cursor.execute("UPDATE a SET x = 2")
+        server.commit()
+        assert migrating.result() == 2
+    assert ask(empty_database_url, "SELECT x, y FROM a") == [(2, None)]
+    assert ask(empty_database_url, "SELECT x, y FROM b") == []
 
 
 def test_those_who_serve_are_not_left_behind(empty_database_url: str) -> None:
