@@ -303,6 +303,10 @@ class Site(ServerFactory):
             elif type(reply) is dict:
                 body = orjson.dumps(reply)
             else:
+                if entry is not None and isinstance(reply, FileReply):
+                    # From here on it goes as slowly as its client reads, who keeps nobody waiting by that.
+                    self._admission.done(entry)
+                    entry = None
                 await self._send(exchange, reply)
                 return
             if len(body) < compression.SMALLEST:

@@ -4,6 +4,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -13,8 +14,8 @@ from homeserver.spooling import SpoolRoom
 from homeserver.web.admission import Admission
 from homeserver.web.authentication import Requester
 from homeserver.web.kinds import Kind
-from homeserver.web.lane import MOST_OF_USER
-from homeserver.web.replies import Reply
+from homeserver.web.lane import MOST_BEGUN_OF_USER, MOST_OF_USER
+from homeserver.web.replies import FileReply, Reply
 from homeserver.web.request import MatrixRequest
 from homeserver.web.routing import Auth, Route
 from storage.database import DatabaseOverloaded, LockTimeout, StatementTimeout
@@ -30,7 +31,8 @@ USERS = {name: Requester(user_id=f"@{name}:test", device_id="D") for name in ("a
 class Handlers:
     """Endpoints that note who came, and answer when the test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.sent: list[str] = []
         self.answers: list[Deferred[None]] = []
 
@@ -50,8 +52,12 @@ class Handlers:
     async def slow_database(self, request: MatrixRequest) -> Reply:
         raise {"lock": LockTimeout, "statement": StatementTimeout}[request.param("what")]("canceled by 57014")
 
+    async def file(self, request: MatrixRequest) -> Reply:
+        return FileReply(self.path, int(request.param("size")), {"Content-Type": "text/plain"})
+
     def routes(self) -> list[Route]:
         return [
+            Route("GET", "/file/{size}", self.file),
             Route("PUT", "/rooms/{room_id}/send/{event_type}/{txn_id}", self.send, limit="messages"),
             Route("GET", "/account/whoami", self.at_once),
             Route("POST", "/upload", self.at_once, spool=True, limit="uploads"),
@@ -62,7 +68,7 @@ class Handlers:
 
 class World:
     def __init__(self, directory: Path) -> None:
-        self.handlers = Handlers()
+        self.handlers = Handlers(directory / "file")
         # However long the test takes, nobody has waited too long.
         self.admission = Admission(Clock(), remembered=lambda token: f"@{token}:test")
         self.site = Loopback(
@@ -95,11 +101,15 @@ def world(tmp_path: Path) -> Iterator[World]:
     run(made.end())
 
 
+async def _a_moment() -> None:
+    turn: Deferred[None] = Deferred()
+    reactor.callLater(0.001, turn.callback, None)
+    await turn
+
+
 async def _until_waiting(world: World, count: int) -> None:
     while world.admission.statistics()["waiting"] < count:
-        turn: Deferred[None] = Deferred()
-        reactor.callLater(0.001, turn.callback, None)
-        await turn
+        await _a_moment()
 
 
 async def test_a_request_waits_for_its_turn(world: World) -> None:
@@ -126,9 +136,7 @@ async def test_nothing_is_sent_for_who_hung_up_before(
     await _until_waiting(world, 2)
     hang_up(gone)
     while len(world.site.open.site.connections) > 1:
-        turn: Deferred[None] = Deferred()
-        reactor.callLater(0.001, turn.callback, None)
-        await turn
+        await _a_moment()
     world.free(2)
     assert world.handlers.sent == ["@bob:test 2"]
 
@@ -196,3 +204,29 @@ async def test_places_are_given_back(world: World) -> None:
     for path in ("/no_database", "/account/whoami"):
         await world.site.request("GET", "/_matrix/client/v3" + path, token="alice")
     assert world.admission.statistics()["running"] == 0
+
+
+async def test_who_reads_a_file_slowly_keeps_nobody_waiting(world: World) -> None:
+    """Not even the others of one address: what is left is the client's to do, and the place is given back once."""
+    size, most = 64 * 2**20, MOST_BEGUN_OF_USER[Kind.ORDINARY]
+    with world.handlers.path.open("wb") as file:
+        file.truncate(size)
+    world.admission.looked(True)
+    running = world.site.open.site.running
+    slow = await world.site.connect()
+    transport: Any = slow.transport
+    transport.pauseProducing()
+    slow.send(request_bytes("GET", f"/_matrix/client/v3/file/{size}", token="alice"))
+    while not running:
+        await _a_moment()
+    assert world.admission.statistics()["running"] == 0
+    for number in range(most):
+        connection = await world.site.connect()
+        connection.send(request_bytes("PUT", f"{SEND}{number}", body=b"{}", token="alice"))
+    while len(world.handlers.sent) < most:
+        await _a_moment()
+    assert len(running) == most + 1
+    slow.drop()
+    while len(running) > most:
+        await _a_moment()
+    assert world.admission.statistics()["running"] == most
