@@ -127,6 +127,24 @@ def test_a_folder_that_is_gone_is_nobodys(tmp_path: Path, monkeypatch: pytest.Mo
     assert _path_option() == ["-P"]
 
 
+def test_one_of_before_that_does_not_come_back_is_no_obstacle(
+    tmp_path: Path, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker of the former edition that dies while it starts says nothing against the next edition."""
+    with serving_crew_of(2, tmp_path, database_url) as crew:
+        before, former = own_workers(), crew.edition
+        os.kill(min(before), signal.SIGKILL)
+        advance(crew, lambda: bool(own_workers() - before))
+        (starting,) = own_workers() - before
+        edition = Edition(former.config, 2, former.listening)
+        crew.replace(edition)
+        os.kill(starting, signal.SIGKILL)
+        advance(crew, lambda: not crew.replacing)
+        assert crew.edition is edition
+        assert caplog.text.count("a worker died: it ended by SIGKILL") == 2
+        assert own_workers().isdisjoint({*before, starting})
+
+
 # Fewer.
 
 

@@ -189,7 +189,12 @@ class Crew:
             self.failure = self.failure or StartRefused(
                 member.refused or f"a worker ended {end} before the server was ready; the log above says why"
             )
-        elif not was_serving and self._former is not None and not self._proven:
+        elif (
+            not was_serving
+            and member.edition is self._edition
+            and self._former is not None
+            and not self._proven
+        ):
             self._give_up(self._former, why)
         else:
             self._roster.count_restart()
