@@ -50,6 +50,7 @@ _LOG_LIMIT = 8 * 1024 * 1024
 _START_TIMEOUT = 300.0  # crash recovery replays the log since the last checkpoint, which may take minutes
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0: how far the server is, as pg_ctl reads it, too
 _STOP_TIMEOUT = 60.0
+_ORPHANS_TIMEOUT = 5.0  # backends without their postmaster end by themselves once their statement lets them
 
 SETTINGS: Mapping[str, str] = {
     # What is acknowledged survives a crash of server, database and machine.
@@ -120,6 +121,10 @@ class EmbeddedPostgres:
         self._process: subprocess.Popen[bytes] | None = None
         self._revived_by: float | None = None
         """Until when a server that was started again has to answer; None unless one is starting."""
+        self._orphans_since: float | None = None
+        """When something was first seen that a server which died left running; None unless something does run."""
+        self._account: _Account | None = None
+        """As `start` chose it: to look it up again takes what the machine may lack just then."""
         self._socket_dir: Path | None = None
 
     @property
@@ -141,7 +146,7 @@ class EmbeddedPostgres:
         except OSError as error:
             raise _unwritable(error) from error
         try:
-            account = _choose_account(self._cluster, self._binaries)
+            account = self._account = _choose_account(self._cluster, self._binaries)
             self._stop_leftovers()
             self._initialise(account)
             check()
@@ -163,18 +168,18 @@ class EmbeddedPostgres:
 
         Does not wait for that, since Postgres recovers what was committed from its log, which may take minutes: to be
         called every second or so, in the main thread. The connection string stays the same. Raises OSError and
-        `subprocess.SubprocessError` where the machine has no process to give now, after which another look may do
-        better, and `EmbeddedPostgresError` where the server does not start.
+        `subprocess.SubprocessError` where the machine has no process to give now or ended the one it gave, after which
+        another look may do better, and `EmbeddedPostgresError` where the server does not start.
         """
         if self._process is None:
             return False
         if self._revived_by is not None:
             return self._has_come_back(self._process, self._revived_by)
-        if self._process.poll() is None:
+        if self._process.poll() is None or not self._have_orphans_ended():
             return False
-        account = _choose_account(self._cluster, self._binaries)
+        account = self._account
         self._stop_leftovers()
-        assert self._socket_dir is not None
+        assert account is not None and self._socket_dir is not None
         if not self._socket_dir.exists():  # it went with what the crash left
             self._socket_dir.mkdir(mode=0o700)
             if account.uid is not None and account.gid is not None:
@@ -185,7 +190,8 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Shut down: open connections are ended, everything is written. Idempotent."""
-        process, self._process, self._revived_by = self._process, None, None
+        process, self._process = self._process, None
+        self._revived_by = self._orphans_since = None
         if process is not None:
             _end(process.pid, process.poll)
         if self._socket_dir is not None and self._socket_dir != self._cluster:
@@ -229,18 +235,29 @@ class EmbeddedPostgres:
         postmaster = int(lines[0]) if lines and lines[0].strip().isdigit() else 0
         if postmaster in running:
             _end(postmaster, lambda: None if postmaster in _processes_in(self._cluster) else 0)
-        deadline = time.monotonic() + 5.0
+        deadline = time.monotonic() + _ORPHANS_TIMEOUT
         while running := _processes_in(self._cluster):
-            # Backends without their postmaster end by themselves once they look up from the statement at hand.
             if time.monotonic() > deadline:
-                for pid in running:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                _kill(running)
             time.sleep(0.01)
         for path in left:
             path.unlink(missing_ok=True)
         if len(lines) > 4 and Path(lines[4]).name.startswith("lares-"):
             shutil.rmtree(lines[4], ignore_errors=True)
+
+    def _have_orphans_ended(self) -> bool:
+        """Whether nothing is left of a server that died. It is not waited for: one that the kernel holds may stay."""
+        running = _processes_in(self._cluster) if Path("/proc/self/cwd").exists() else set()
+        if not running:
+            self._orphans_since = None
+            return True
+        now = time.monotonic()
+        self._orphans_since = self._orphans_since or now
+        if now - self._orphans_since > _ORPHANS_TIMEOUT:
+            _kill(running)
+        if now - self._orphans_since > _STOP_TIMEOUT:
+            raise subprocess.SubprocessError(f"processes of it do not end: {sorted(running)}")
+        return False
 
     # --- the directory
 
@@ -369,10 +386,24 @@ class EmbeddedPostgres:
             self._revived_by = None
             return True
         if ended:
-            raise self._ended_at_once()
+            if not self._was_killed(process):
+                raise self._ended_at_once()
+            self._revived_by = None
+            raise subprocess.SubprocessError("it was killed before it answered")
         if time.monotonic() > deadline:
             raise EmbeddedPostgresError(f"Postgres does not answer within {_START_TIMEOUT:.0f} s")
         return False
+
+    def _was_killed(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether a server that ended did so because of a signal, as where memory is short, and may start yet.
+
+        Where the signal met the process that recovers, its postmaster ends with a code of its own and logs why.
+        """
+        if process.returncode <= 0:  # 0: it was told to end
+            return True
+        told = f"[{process.pid}] LOG:  startup process "
+        killed = f"was terminated by signal {int(signal.SIGKILL)}"
+        return any(told in line and killed in line for line in _tail(self._log_path).splitlines())
 
     def _ended_at_once(self) -> EmbeddedPostgresError:
         return EmbeddedPostgresError(
@@ -528,6 +559,12 @@ def _processes_in(directory: Path) -> set[int]:
         ):
             found.add(int(entry))
     return found
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _end(pid: int, ended: Callable[[], int | None]) -> None:

@@ -53,6 +53,19 @@ def test_a_stop_does_not_wait_for_it(tmp_path: Path, workers: int) -> None:
         assert server.wait_exit() == 0
 
 
+def test_one_that_is_killed_while_it_recovers_is_followed_by_another(tmp_path: Path) -> None:
+    """As by a machine that is short of memory: that says nothing of the database, and the server goes on."""
+    with serving(tmp_path) as server:
+        alice = server.register("alice")
+        reviving = stopped_while_it_starts(server)
+        revived = server.log().count(REVIVED)
+        os.kill(reviving, signal.SIGKILL)
+        wait_until(lambda: server.log().count(REVIVED) > revived, REVIVED)
+        assert f"{OBSTACLE}: it was killed before it answered" in server.log()
+        answer = server.call("GET", "/_matrix/client/v3/account/whoami", token=alice.access_token)
+        assert answer.status == 200
+
+
 def refuses(server: ServerProcess) -> bool:
     """Whether nobody listens. One who does without ever accepting has room for some, and lets others wait."""
     with socket.socket() as probe:
@@ -66,7 +79,7 @@ def stopped_while_it_starts(server: ServerProcess) -> int:
     One that was ready before it could be stopped dies, too.
     """
     while True:
-        before = postmaster(server)[:1]
+        before, revived = postmaster(server)[:1], server.log().count(REVIVED)
         server.kill_database()
         while (lines := postmaster(server))[:1] in ([], before):
             assert server.running, server.log()[-8000:]
@@ -74,7 +87,6 @@ def stopped_while_it_starts(server: ServerProcess) -> int:
         os.kill(pid, signal.SIGSTOP)
         if postmaster(server)[7:] != ["ready"]:
             return pid
-        revived = server.log().count(REVIVED)
         os.kill(pid, signal.SIGCONT)
         wait_until(lambda: server.log().count(REVIVED) > revived, REVIVED)  # noqa: B023
 

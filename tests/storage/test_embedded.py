@@ -159,19 +159,111 @@ def test_a_server_that_recovers_is_not_waited_for(data_dir: Path) -> None:
     server = EmbeddedPostgres(data_dir)
     try:
         dsn = server.start()
-        died = server.pid
-        assert died is not None
-        os.kill(died, signal.SIGKILL)
-        wait_until_ended(died)
-        assert not server.revive()
-        assert server.pid not in {None, died}
-        os.kill(server.pid or 0, signal.SIGSTOP)
+        kill(server)
+        held = hold(data_dir, "postmaster.opts")
+        begin_to_revive(server)
         assert not any(server.revive() for _ in range(20))
-        os.kill(server.pid or 0, signal.SIGCONT)
+        assert held.read_text()
         wait_until(server.revive, "it answers")
         assert ask(dsn, "SELECT 1") == 1
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("held_by", ["postmaster.opts", "backup_label"])
+def test_a_server_that_is_killed_while_it_recovers_is_started_again(data_dir: Path, held_by: str) -> None:
+    """A machine that is short of memory ends what it likes: the server itself, or the process of it that recovers.
+
+    The first file is written by the server before it has other processes, the other one is read by that one.
+    """
+    server = EmbeddedPostgres(data_dir)
+    try:
+        dsn = server.start()
+        kill(server)
+        held = hold(data_dir, held_by)
+        begin_to_revive(server)
+        assert server.pid is not None
+        if held_by == "backup_label":
+            wait_until(lambda: bool(recovering(server)), "it recovers")
+            os.kill(recovering(server)[0], signal.SIGKILL)
+            wait_until_ended(server.pid)
+        else:
+            kill(server)
+        with pytest.raises(subprocess.SubprocessError, match="it was killed"):
+            server.revive()
+        held.unlink()
+        wait_until(server.revive, "it answers")
+        assert ask(dsn, "SELECT 1") == 1
+    finally:
+        server.stop()
+
+
+def test_what_a_server_that_died_left_running_is_not_waited_for(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gets a while to end by itself, and is killed then; until it is gone no other is started, and nobody waits."""
+    server = EmbeddedPostgres(data_dir)
+    try:
+        dsn = server.start()
+        died = server.pid
+        with closing(psycopg2.connect(dsn)) as connection:
+            backend = connection.info.backend_pid
+            os.kill(backend, signal.SIGSTOP)
+            kill(server)
+            monkeypatch.setattr(embedded, "_ORPHANS_TIMEOUT", 3600.0)
+            assert not server.revive()
+            assert not ended(backend)
+            assert server.pid == died
+            monkeypatch.setattr(server, "_orphans_since", time.monotonic() - 2 * 3600.0)
+            with pytest.raises(subprocess.SubprocessError, match=f"do not end: .*{backend}"):
+                server.revive()
+            assert server.pid == died
+            wait_until_ended(backend)
+        wait_until(server.revive, "it answers")
+        assert ask(dsn, "SELECT 1") == 1
+    finally:
+        server.stop()
+
+
+def test_a_revival_looks_up_no_user(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a free descriptor there seems to be none, and that passes."""
+    server = EmbeddedPostgres(data_dir)
+    try:
+        server.start()
+        kill(server)
+
+        def nobody(key: object) -> None:
+            raise KeyError(key)
+
+        monkeypatch.setattr("pwd.getpwuid", nobody)
+        monkeypatch.setattr("pwd.getpwnam", nobody)
+        wait_until(server.revive, "it answers")
+    finally:
+        server.stop()
+
+
+def hold(data_dir: Path, name: str) -> Path:
+    """A server that opens this file of its directory stands still until it is opened at the other end, too."""
+    cluster = data_dir / "postgres"
+    path, owner = cluster / name, cluster.stat()
+    path.unlink(missing_ok=True)
+    os.mkfifo(path, 0o600)
+    os.chown(path, owner.st_uid, owner.st_gid)
+    return path
+
+
+def recovering(server: EmbeddedPostgres) -> list[int]:
+    """The process of the server that replays its log."""
+    found = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return [int(pid) for pid in found if title(pid).startswith("postgres: startup")]
+
+
+def title(pid: str) -> str:
+    """What a process calls itself; nothing once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def test_a_server_may_die_again_before_anybody_looked(data_dir: Path) -> None:
@@ -180,7 +272,7 @@ def test_a_server_may_die_again_before_anybody_looked(data_dir: Path) -> None:
     try:
         dsn = server.start()
         kill(server)
-        assert not server.revive()
+        begin_to_revive(server)
         wait_until(lambda: answers(dsn), "it answers")
         kill(server)
         assert server.revive()
@@ -195,6 +287,12 @@ def kill(server: EmbeddedPostgres) -> None:
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
     wait_until_ended(server.pid)
+
+
+def begin_to_revive(server: EmbeddedPostgres) -> None:
+    """Look at one that died until what it left running has ended, and another is started."""
+    died = server.pid
+    wait_until(lambda: not server.revive() and server.pid != died, "another is started")
 
 
 def answers(dsn: str) -> bool:
