@@ -21,7 +21,12 @@ WITH added AS (
 UPDATE key_backups SET etag = etag + 1 WHERE user_id = %(user_id)s AND version = %(version)s
 """
 _SIZES = "SELECT user_id, version, keys, bytes FROM key_backups ORDER BY user_id, version"
-_WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock')"
+_WAITS = """
+SELECT EXISTS (
+    SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+"""
 _KEY_BYTES = 128 + len("!ö".encode()) + len("s1")
 
 
@@ -54,8 +59,9 @@ def test_keys_that_are_there_are_counted(before: str) -> None:
         ]
 
 
-def test_so_are_those_that_come_meanwhile(before: str) -> None:
+def test_so_are_those_that_come_meanwhile(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a process of the release before, which goes on; then, too, when the migration is done."""
+    monkeypatch.setattr("storage.migrate._LOCK_TIMEOUT", "10min")  # however long this machine stands
     with closing(psycopg2.connect(before)) as old, closing(psycopg2.connect(before)) as looking:
         looking.autocommit = True
         with old.cursor() as cursor, looking.cursor() as asked:
