@@ -22,6 +22,7 @@ from homeserver.protocol.redaction import redact
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.protocol.signing import required_signing_domains
 from homeserver.rooms.intake.incoming import Incoming
+from homeserver.web.clock import Clock
 
 PORTION: Final = 50
 """PDUs taken apart before others get the reactor: some 200 µs each, a few milliseconds if they are large."""
@@ -34,7 +35,7 @@ class EventVerifier(Protocol):
     """Checks signatures; knows or fetches the keys."""
 
     async def verify_events(
-        self, events: Sequence[Event], *, asker: str | None = None, fetch_keys: bool = True
+        self, events: Sequence[Event], *, asker: str | None = None, clock: Clock | None = None
     ) -> list[SignatureError | None]:
         """For each event, why its signatures do not hold; None if they do. For the rest see `PduReader.read`."""
         ...
@@ -72,13 +73,13 @@ class PduReader:
         *,
         room_id: str | None = None,
         asker: str | None = None,
-        fetch_keys: bool = True,
+        clock: Clock | None = None,
     ) -> list[Read]:
         """One answer per PDU, in their order; with `room_id`, events of other rooms are refused. Never raises for what
         a PDU is.
 
         `asker`: the server that sends them of its own accord, which shares in the turns of fetching keys as one.
-        `fetch_keys`: False to make do with those that are here.
+        `clock`: to ask others for keys for no longer than one who holds a place may; without one, as long as it takes.
         """
         reads: list[Read] = []
         for start in range(0, len(pdus), PORTION):
@@ -88,7 +89,7 @@ class PduReader:
         unproven = [(place, read.incoming) for place, read in enumerate(reads) if read.incoming is not None]
         if unproven:
             errors = await self._verifier.verify_events(
-                [incoming.event for _, incoming in unproven], asker=asker, fetch_keys=fetch_keys
+                [incoming.event for _, incoming in unproven], asker=asker, clock=clock
             )
             for (place, incoming), error in zip(unproven, errors, strict=True):
                 if error is not None:

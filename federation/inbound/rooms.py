@@ -21,7 +21,7 @@ from twisted.internet.defer import TimeoutError as TookTooLong
 from federation.inbound.early import Strays
 from federation.inbound.live_rooms import Arrivals, LiveRoom, LiveRooms
 from federation.inbound.ordering import by_prev, named_first
-from federation.inbound.reading import PduReader, Read
+from federation.inbound.reading import PduReader
 from homeserver.needs import Protocol
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming, Outcome, Verdict
@@ -37,9 +37,6 @@ MOST_QUEUED: Final = 500
 """Events queued for one room in memory; what comes beyond waits in the backlog."""
 PATIENCE: Final = 10.0
 """Seconds until events that their room has not taken are left to the backlog."""
-KEY_PATIENCE: Final = 30.0
-"""Seconds until events are judged by the keys that are here: enough for a notary that does not answer and for dozens of
-servers that do not. Who names more of them holds his place no longer for it."""
 ARRIVAL_PATIENCE: Final = 10.0
 """Seconds that the first events of a room that is being joined are held; then it is slow, and all are kept at once."""
 
@@ -116,7 +113,11 @@ class InboundRooms:
     ) -> tuple[dict[str, Incoming], Errors]:
         errors: Errors = {}
         good: dict[str, Incoming] = {}
-        for read in await self._read_in_time(origin, room_id, version, pdus):
+        # Not 429 where keys are long in coming: whoever has his servers join a room by way of another would stop all
+        # that the other sends here.
+        for read in await self._reader.read(
+            version, pdus, room_id=room_id, asker=origin, clock=self._reactor
+        ):
             if read.incoming is not None:
                 good[read.incoming.event.event_id] = read.incoming
                 errors[read.incoming.event.event_id] = None
@@ -125,21 +126,6 @@ class InboundRooms:
                 log.info("%s from %s is refused: %s", read.event_id, origin, read.refusal)
             _EVENTS.labels("good" if read.incoming is not None else "refused").inc()
         return good, errors
-
-    async def _read_in_time(
-        self, origin: str, room_id: str, version: RoomVersion, pdus: Sequence[Mapping[str, Any]]
-    ) -> list[Read]:
-        """Not 429 where keys are long in coming: whoever has his servers join a room by way of another would stop all
-        that the other sends here.
-        """
-        reading = Deferred.fromCoroutine(self._reader.read(version, pdus, room_id=room_id, asker=origin))
-        if not reading.called:
-            reading.addTimeout(KEY_PATIENCE, self._reactor)
-        try:
-            return await reading
-        except TookTooLong:
-            log.info("events of %s are judged by what keys are here", origin)
-            return await self._reader.read(version, pdus, room_id=room_id, fetch_keys=False)
 
     async def _arrived(self, room_id: str) -> None:
         """Wait for the room to be joined, if it is and was not seen to be slow."""

@@ -23,6 +23,7 @@ from federation.keys.fetch_turns import Fetches, FetchTurns
 from federation.keys.fetching import BATCH, fetch_direct, fetch_notarised, log_failure
 from federation.keys.known import MOST_KNOWN, Attempts, KnownKeys, Need
 from federation.keys.own import OwnKeys
+from federation.keys.patience import FOR_SERVERS, DatabaseUse, for_each_notary, in_time
 from federation.keys.published import LONGEST_MS, Published
 from federation.keys.verification import Claim, Task, Verification
 from homeserver.outgoing.errors import Overloaded
@@ -37,6 +38,7 @@ from homeserver.protocol.signing import (
     required_signing_domains,
     signing_key_ids,
 )
+from homeserver.web.clock import Clock
 from storage.server_keys import KeyAnswer, ServerKeyStore
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class Keyring:
         self._loads: dict[int, set[str]] = {}
         """Servers whose keys are being read, by the number of the load."""
         self._begun_loads = 0
+        self._database_use = DatabaseUse()
         self._attempts = Attempts()
         self._fetches = Fetches(_MOST_WAITING)
         self._turns = FetchTurns(_AT_ONCE)
@@ -93,7 +96,7 @@ class Keyring:
     # Events
 
     async def verify_events(
-        self, events: Sequence[Event], *, asker: str | None = None, fetch_keys: bool = True
+        self, events: Sequence[Event], *, asker: str | None = None, clock: Clock | None = None
     ) -> list[SignatureError | None]:
         """For each event, why its signatures do not hold; None if those of all servers that must have signed do.
 
@@ -101,8 +104,8 @@ class Keyring:
         at `origin_server_ts` where the room version enforces that. Of a server's signatures those by unknown keys are
         passed over, as long as one is left.
 
-        All calls of one `asker` fetch keys by the same turns; one without has turns of its own. Without `fetch_keys`
-        those in memory must do.
+        All calls of one `asker` fetch keys by the same turns; one without has turns of its own. With a `clock` others
+        are asked for no longer than `patience` says, and the keys that have come must do.
         """
         read = [self._needs(event) for event in events]
         readable = [need for needs in read if not isinstance(needs, SignatureError) for need in needs]
@@ -111,8 +114,7 @@ class Keyring:
         names = {need.server_name for need in readable}
         self._known.hold(names)
         try:
-            if fetch_keys:
-                await self._obtain(readable, self._turns, asker or object())
+            await self._obtain(readable, self._turns, asker or object(), clock)
             for place, (event, needs) in enumerate(zip(events, read, strict=True)):
                 task = needs if isinstance(needs, SignatureError) else self._task(event, needs)
                 if isinstance(task, SignatureError):
@@ -234,8 +236,10 @@ class Keyring:
         due = [name for name in set(server_names) if is_valid_server_name(name) and self.may_renew(name)]
         await self._ask_servers(due, self._request_turns, object())
 
-    async def _obtain(self, needs: Iterable[Need], turns: FetchTurns, asker: Hashable) -> None:
-        """Have what can be had of these keys in memory."""
+    async def _obtain(
+        self, needs: Iterable[Need], turns: FetchTurns, asker: Hashable, clock: Clock | None = None
+    ) -> None:
+        """Have what can be had of these keys in memory. `clock`: see `verify_events`."""
         needs = [need for need in self._unmet(needs) if is_valid_server_name(need.server_name)]
         if not needs:
             return
@@ -247,11 +251,21 @@ class Keyring:
         names = {need.server_name for need in needs}
         crowd = len(names) >= CROWD
         if crowd:
-            await self._ask_notaries(needs)
+            await self._ask_notaries(needs, clock)
             needs = self._unmet(needs)
-        await self._ask_servers({need.server_name for need in needs}, turns, asker)
+        names = {need.server_name for need in needs}
+        await self._patiently(self._ask_servers(names, turns, asker), names, FOR_SERVERS, clock)
         if not crowd:
-            await self._ask_notaries(self._unmet(needs))
+            await self._ask_notaries(self._unmet(needs), clock)
+
+    async def _patiently(
+        self, asking: Coroutine[Any, Any, None], names: Collection[str], seconds: float, clock: Clock | None
+    ) -> None:
+        """Ask as long as it may take by the clock, if there is one; but what was answered is kept and read."""
+        if clock is None:
+            await asking
+        else:
+            await in_time(asking, clock, seconds, lambda: self._database_use.concerns(names))
 
     def _unmet(self, needs: Iterable[Need]) -> list[Need]:
         own = self._own.server_name
@@ -263,7 +277,8 @@ class Keyring:
         number = self._begun_loads = self._begun_loads + 1
         wanted = self._loads[number] = set(server_names)
         try:
-            keys = await self._store.get(server_names)
+            with self._database_use.of(server_names):
+                keys = await self._store.get(server_names)
         finally:
             del self._loads[number]
         # An answer that comes late may be of before the keys were kept that a later load has found.
@@ -300,23 +315,27 @@ class Keyring:
         now = self._now()
         encoded = encode_canonical(published.answer, strict=False)
         answer = KeyAnswer(server_name, encoded.decode(), published.valid_until_ts, now)
-        await self._store.keep_direct(
-            server_name, published.keys, answer if len(encoded) <= _MOST_KEPT else None, now
-        )
+        with self._database_use.of([server_name]):
+            await self._store.keep_direct(
+                server_name, published.keys, answer if len(encoded) <= _MOST_KEPT else None, now
+            )
         await self._load([server_name])
         self._attempts.answered(server_name, now)
 
-    async def _ask_notaries(self, needs: Sequence[Need]) -> None:
+    async def _ask_notaries(self, needs: Sequence[Need], clock: Clock | None = None) -> None:
         """Ask one after the other, each about what is still missing."""
+        seconds = for_each_notary(len(self._notaries))
         for notary in self._notaries:
             needs = [need for need in self._unmet(needs) if need.server_name != notary]
             if not needs:
                 return
-            keys = (await self.keys_for([notary]))[notary]
-            if keys:
-                await self._ask_notary(notary, keys, needs)
+            names = {notary, *(need.server_name for need in needs)}
+            await self._patiently(self._ask_notary(notary, needs), names, seconds, clock)
 
-    async def _ask_notary(self, notary: str, keys: Mapping[str, VerifyKey], needs: Sequence[Need]) -> None:
+    async def _ask_notary(self, notary: str, needs: Sequence[Need]) -> None:
+        keys = (await self.keys_for([notary]))[notary]
+        if not keys:
+            return
         names = list(dict.fromkeys(need.server_name for need in needs))
         for start in range(0, len(names), BATCH):
             batch = set(names[start : start + BATCH])
@@ -332,8 +351,10 @@ class Keyring:
         if not answers:
             return
         keys = [key for published in answers for key in published.keys]
-        await self._store.keep_notarised(keys, self._now())
-        await self._load({published.server_name for published in answers})
+        names = {published.server_name for published in answers}
+        with self._database_use.of(names):
+            await self._store.keep_notarised(keys, self._now())
+        await self._load(names)
 
 
 def _started(work: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Deferred[None]:

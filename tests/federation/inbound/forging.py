@@ -12,6 +12,7 @@ from homeserver.protocol.hashes import content_hash
 from homeserver.protocol.room_versions import room_version
 from homeserver.protocol.signing import VerifyKey, check_event_signatures
 from homeserver.protocol.unpadded_base64 import encode_base64
+from homeserver.web.clock import Clock
 from tests.federation.servers import RemoteServer
 
 
@@ -30,7 +31,7 @@ class KnownKeys:
         self.batches: list[int] = []
 
     async def verify_events(
-        self, events: Sequence[Event], *, asker: str | None = None, fetch_keys: bool = True
+        self, events: Sequence[Event], *, asker: str | None = None, clock: Clock | None = None
     ) -> list[SignatureError | None]:
         self.batches.append(len(events))
         outcomes: list[SignatureError | None] = []

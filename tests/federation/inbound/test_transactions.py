@@ -9,19 +9,15 @@ from typing import Any
 import psycopg2.errors
 import pytest
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import deferLater
 
 from federation.inbound.assembly import FORGET_AFTER
 from federation.inbound.edus import EduDispatcher
-from federation.inbound.rooms import KEY_PATIENCE
 from homeserver.errors import BadJson, Forbidden, LimitExceeded
-from homeserver.protocol.errors import SignatureError
-from homeserver.protocol.events import Event
 from homeserver.protocol.room_versions import RoomVersion
 from homeserver.rooms.intake.incoming import Incoming
 from storage.database import ConnectionLost, Database, DatabaseUnavailable, LockTimeout, StatementTimeout
 from storage.inbound_transactions import InboundTransactionStore
-from tests.federation.inbound.forging import KnownKeys
 from tests.federation.inbound.transacting import EVIL, HYDRA, OTHER, ROOM, event, inbound, send
 from tests.federation.servers import RemoteServer
 from tests.reactor import reactor
@@ -396,36 +392,6 @@ async def test_a_slow_room_holds_up_no_other(database: Database, monkeypatch: py
     going_on.callback(None)
     await made.backlog.idle()
     assert slow.event_id in made.intake.flags
-
-
-async def test_keys_that_do_not_come_hold_up_no_other_event(database: Database) -> None:
-    """What the keys that are here suffice for is in its room, the rest is an error; nothing has to come again."""
-    made = inbound(database)
-    clock, begun = Clock(), Deferred[None]()
-
-    class Slow(KnownKeys):
-        async def verify_events(
-            self, events: Sequence[Event], *, asker: str | None = None, fetch_keys: bool = True
-        ) -> list[SignatureError | None]:
-            if fetch_keys:
-                assert asker == HYDRA.name
-                begun.callback(None)
-                await Deferred()
-            return await super().verify_events(events)
-
-    made.rooms._reactor = clock
-    made.reader._verifier = Slow(HYDRA)
-    good, unproven = event("good"), event("unproven", by=EVIL)
-    sending = Deferred.fromCoroutine(send(made, good, unproven))
-    await begun
-    await deferLater(reactor, 0)
-    clock.advance(KEY_PATIENCE)
-    while good.event_id not in made.intake.flags:
-        await deferLater(reactor, 0)
-    results = await sending
-    assert results.pop(good.event_id) == {}
-    assert set(results.pop(unproven.event_id)) == {"error"}
-    assert results == {}
 
 
 async def test_servers_take_turns_in_a_room(database: Database) -> None:
