@@ -14,7 +14,7 @@ False, and to look at it is all that a request pays. Under strain
 
 What has begun is carried out. A place is counted for a while only: a request that takes longer, though the database is
 not that late, waits for something else, another server perhaps, and takes nobody's turn. But its user has begun no more
-than so many, or one who asks for what is slow would get places for ever more of it.
+than so many, fewer while the database is late, or one who asks for what is slow would get places for ever more of it.
 """
 
 import logging

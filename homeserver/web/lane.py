@@ -22,7 +22,12 @@ PLACE_SECONDS: Final = {Kind.ORDINARY: 2.0, Kind.HEAVY: 5.0}
 _STATEMENTS: Final = 2
 """and so many times what a statement waits for the database besides: what it has to ask may all have waited."""
 MOST_BEGUN_OF_USER: Final = {Kind.ORDINARY: 64, Kind.HEAVY: 8}
-"""Requests of one user that run, with a place or without: they may all be asking the database, as everybody must."""
+"""Requests of one user that run, with a place or without, while statements wait for the database: they may all be
+asking it, as everybody must;"""
+_LATE: Final = 0.25
+"""seconds from which they do;"""
+_ELSEWHERE: Final = 4
+"""and so many times as many while they do not: what runs for so long waits for something that is no one else's."""
 
 
 class Asking(Protocol):
@@ -53,6 +58,7 @@ class Lane(Generic[E]):
         """Those that run and take no place any more."""
         self._begun: Counter[str] = Counter()
         """How many run by user, these included."""
+        self._database_late = False
         self.rate = 0.0
         """How many ended per second lately; 0 while nobody knows."""
         self.ended = 0
@@ -60,9 +66,15 @@ class Lane(Generic[E]):
     def has_place(self, entry: E) -> bool:
         """Whether there is one for this very user and room."""
         most = MOST_RUNNING[self.kind]
-        if len(self.running) >= most or self._begun[entry.user] >= MOST_BEGUN_OF_USER[self.kind]:
+        if len(self.running) >= most:
+            return False
+        if entry.takes_place and self._begun[entry.user] >= self._most_begun():
             return False
         return self._of[entry.user] < most // 2 and (entry.room is None or self._of[entry.room] < most // 2)
+
+    def _most_begun(self) -> int:
+        most = MOST_BEGUN_OF_USER[self.kind]
+        return most if self._database_late else _ELSEWHERE * most
 
     def begins(self, entry: E, now: float) -> None:
         """It gets a place, if it takes one."""
@@ -102,6 +114,7 @@ class Lane(Generic[E]):
         self._of.clear()
         self._lapsed.clear()
         self._begun.clear()
+        self._database_late = False
         self.rate = 0.0
 
     def too_long(self, user: str, *, at_once: bool = False) -> str | None:
@@ -127,6 +140,7 @@ class Lane(Generic[E]):
 
     def lapse(self, now: float, database_wait: float) -> None:
         """Give away the places of those that run for so long that they must wait for something else."""
+        self._database_late = database_wait >= _LATE
         latest = now - PLACE_SECONDS[self.kind] - _STATEMENTS * database_wait
         while self.running and next(iter(self.running.values())) < latest:
             entry, _ = self.running.popitem(last=False)

@@ -252,17 +252,25 @@ def test_what_waits_for_something_else_takes_no_place() -> None:
     assert busy.users[-1] == "waits"
 
 
-@pytest.mark.parametrize(("kind", "most"), [(Kind.ORDINARY, 64), (Kind.HEAVY, 8)])
-def test_who_asks_for_what_is_slow_gets_no_more_places_for_it(kind: Kind, most: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "late", "most"),
+    [
+        (Kind.ORDINARY, 0.3, 64),
+        (Kind.ORDINARY, 0.0, 256),
+        (Kind.HEAVY, 0.3, 8),
+        (Kind.HEAVY, 0.0, 32),
+    ],
+)
+def test_who_asks_for_what_is_slow_gets_no_more_places_for_it(kind: Kind, late: float, most: int) -> None:
     """It may all wait for the database, where others would then wait behind it. What ends makes room for the next."""
     busy = Busy()
-    for _ in range(8):
+    for _ in range(10):
         for _ in range(50):
             busy.ask("greedy", kind)
         busy.ask("polite", kind)
         assert busy.users[-1] == "polite"
         busy.admission.done(busy.begun.pop())
-        busy.wait(PLACE_SECONDS[kind] + 2 * LOOK)
+        busy.wait(PLACE_SECONDS[kind] + 2 * late + 2 * LOOK, database=late)
     assert len(busy.begun) == most
     busy.done(2)
     for _ in range(3):
@@ -271,14 +279,39 @@ def test_who_asks_for_what_is_slow_gets_no_more_places_for_it(kind: Kind, most: 
     assert busy.admission.statistics()["running"] == 2
 
 
+def test_what_waits_for_another_server_shuts_its_user_out_of_nothing() -> None:
+    """Thumbnails of one that is away, twenty seconds each, leave places to whoever wants to read a room besides."""
+    busy = Busy()
+    for _ in range(4):
+        for _ in range(MOST_RUNNING[Kind.HEAVY] // 2):
+            busy.ask("alice", Kind.HEAVY)
+        busy.wait(PLACE_SECONDS[Kind.HEAVY] + 2 * LOOK)
+    assert len(busy.begun) == 16
+    busy.ask("alice", Kind.HEAVY)
+    assert len(busy.begun) == 17
+    assert not busy.refused
+
+
+def test_long_polls_do_not_wait_for_what_is_slow() -> None:
+    """They ask nobody for anything, however much else of their user is under way."""
+    busy = Busy()
+    late = 0.3
+    for _ in range(64):
+        busy.ask("greedy")
+    busy.wait(PLACE_SECONDS[Kind.ORDINARY] + 2 * late + 2 * LOOK, database=late)
+    busy.ask("greedy", takes_place=False)
+    assert len(busy.begun) == 65
+
+
 def test_who_has_too_much_begun_is_answered_in_time() -> None:
     """What waits for one of one's own to end is refused when it has waited for long, and strains nobody any more."""
     busy = Busy()
+    late = 0.3
     for _ in range(64):
         busy.ask("greedy")
-    busy.wait(PLACE_SECONDS[Kind.ORDINARY] + 2 * LOOK)
+    busy.wait(PLACE_SECONDS[Kind.ORDINARY] + 2 * late + 2 * LOOK, database=late)
     busy.ask("greedy")
-    busy.wait(PATIENCE[Kind.ORDINARY] + 2 * LOOK, strained=False)
+    busy.wait(PATIENCE[Kind.ORDINARY] + 2 * LOOK, strained=False, database=late)
     assert [user for user, _ in busy.refused] == ["greedy"]
     assert not busy.asks()
     busy.done(64)
