@@ -23,7 +23,6 @@ Unix socket.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib.util
 import os
@@ -38,8 +37,18 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg2
-from msgspec import Struct
 from psycopg2.extensions import make_dsn
+
+from storage.embedded_process import (
+    STOP_TIMEOUT,
+    Account,
+    EmbeddedPostgresError,
+    become,
+    choose_account,
+    end,
+    kill,
+    processes_in,
+)
 
 VERSION = "18"
 DATABASE = ROLE = "lares"
@@ -49,7 +58,6 @@ _SOCKET_PATH_LIMIT = 107  # bytes in sockaddr_un.sun_path on Linux, without the 
 _LOG_LIMIT = 8 * 1024 * 1024
 _START_TIMEOUT = 300.0  # crash recovery replays the log since the last checkpoint, which may take minutes
 _STATUS_LINE = 7  # of postmaster.pid, counted from 0: how far the server is, as pg_ctl reads it, too
-_STOP_TIMEOUT = 60.0
 _ORPHANS_TIMEOUT = 5.0  # backends without their postmaster end by themselves once their statement lets them
 
 SETTINGS: Mapping[str, str] = {
@@ -85,21 +93,8 @@ SETTINGS: Mapping[str, str] = {
 }
 
 
-class EmbeddedPostgresError(Exception):
-    """The private server can't be initialised, started or stopped; the message says why and what to do."""
-
-
 class DataDirectoryInUse(EmbeddedPostgresError):
     """Another process runs on the same `data_dir`."""
-
-
-class _Account(Struct, frozen=True):
-    """Whom the server runs as: None for whoever we are."""
-
-    uid: int | None
-    gid: int | None
-    reach: bool
-    """Whether it needs the capability to pass directories that its user can't."""
 
 
 class EmbeddedPostgres:
@@ -123,7 +118,7 @@ class EmbeddedPostgres:
         """Until when a server that was started again has to answer; None unless one is starting."""
         self._orphans_since: float | None = None
         """When something was first seen that a server which died left running; None unless something does run."""
-        self._account: _Account | None = None
+        self._account: Account | None = None
         """As `start` chose it: to look it up again takes what the machine may lack just then."""
         self._socket_dir: Path | None = None
 
@@ -146,7 +141,7 @@ class EmbeddedPostgres:
         except OSError as error:
             raise _unwritable(error) from error
         try:
-            account = self._account = _choose_account(self._cluster, self._binaries)
+            account = self._account = choose_account(self._cluster, self._binaries)
             self._stop_leftovers()
             self._initialise(account)
             check()
@@ -193,7 +188,7 @@ class EmbeddedPostgres:
         process, self._process = self._process, None
         self._revived_by = self._orphans_since = None
         if process is not None:
-            _end(process.pid, process.poll)
+            end(process.pid, process.poll)
         if self._socket_dir is not None and self._socket_dir != self._cluster:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
         self._socket_dir = None
@@ -231,14 +226,14 @@ class EmbeddedPostgres:
         if not any(path.exists() for path in left) or not Path("/proc/self/cwd").exists():
             return  # without /proc, Postgres' own checks decide
         lines = pid_file.read_text().splitlines() if pid_file.exists() else []
-        running = _processes_in(self._cluster)
+        running = processes_in(self._cluster)
         postmaster = int(lines[0]) if lines and lines[0].strip().isdigit() else 0
         if postmaster in running:
-            _end(postmaster, lambda: None if postmaster in _processes_in(self._cluster) else 0)
+            end(postmaster, lambda: None if postmaster in processes_in(self._cluster) else 0)
         deadline = time.monotonic() + _ORPHANS_TIMEOUT
-        while running := _processes_in(self._cluster):
+        while running := processes_in(self._cluster):
             if time.monotonic() > deadline:
-                _kill(running)
+                kill(running)
             time.sleep(0.01)
         for path in left:
             path.unlink(missing_ok=True)
@@ -247,21 +242,21 @@ class EmbeddedPostgres:
 
     def _have_orphans_ended(self) -> bool:
         """Whether nothing is left of a server that died. It is not waited for: one that the kernel holds may stay."""
-        running = _processes_in(self._cluster) if Path("/proc/self/cwd").exists() else set()
+        running = processes_in(self._cluster) if Path("/proc/self/cwd").exists() else set()
         if not running:
             self._orphans_since = None
             return True
         now = time.monotonic()
         self._orphans_since = self._orphans_since or now
         if now - self._orphans_since > _ORPHANS_TIMEOUT:
-            _kill(running)
-        if now - self._orphans_since > _STOP_TIMEOUT:
+            kill(running)
+        if now - self._orphans_since > STOP_TIMEOUT:
             raise subprocess.SubprocessError(f"processes of it do not end: {sorted(running)}")
         return False
 
     # --- the directory
 
-    def _initialise(self, account: _Account) -> None:
+    def _initialise(self, account: Account) -> None:
         version = self._cluster / "PG_VERSION"
         if version.exists():
             found = version.read_text().strip()
@@ -289,7 +284,7 @@ class EmbeddedPostgres:
             stderr=subprocess.STDOUT,
             cwd="/",
             env=_environment(),
-            preexec_fn=_become(account, None),
+            preexec_fn=become(account, None),
             check=False,
         )
         if result.returncode != 0:
@@ -317,7 +312,7 @@ class EmbeddedPostgres:
             path.chmod(0o600)
             os.chown(path, owner.st_uid, owner.st_gid)
 
-    def _choose_socket_dir(self, account: _Account) -> Path:
+    def _choose_socket_dir(self, account: Account) -> Path:
         """The database directory, or a directory of ours under /tmp if that would make too long a path."""
         if len(os.fsencode(self._cluster / f"{_SOCKET}.lock")) <= _SOCKET_PATH_LIMIT:
             return self._cluster
@@ -331,7 +326,7 @@ class EmbeddedPostgres:
 
     # --- the process
 
-    def _launch(self, account: _Account) -> None:
+    def _launch(self, account: Account) -> None:
         with suppress(FileNotFoundError):
             if self._log_path.stat().st_size > _LOG_LIMIT:
                 self._log_path.replace(self._log_path.with_name(self._log_path.name + ".1"))
@@ -354,7 +349,7 @@ class EmbeddedPostgres:
                 cwd="/",
                 env=_environment(),
                 start_new_session=True,  # a Ctrl-C in our terminal is ours to handle: the database ends after us
-                preexec_fn=_become(account, signal.SIGINT),  # noqa: PLW1509 (runs before any thread)
+                preexec_fn=become(account, signal.SIGINT),  # noqa: PLW1509 (runs before any thread)
             )
 
     def _await_ready(self, check: Callable[[], None]) -> None:
@@ -448,138 +443,6 @@ def _environment() -> dict[str, str]:
     """No PG* variable of ours reaches the server; messages come in English, as the log's readers expect."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))}
     return {**kept, "LC_ALL": "C"}
-
-
-def _choose_account(cluster: Path, binaries: Path) -> _Account:
-    if os.geteuid() != 0:
-        return _Account(None, None, False)
-    entry: pwd.struct_passwd | None = None
-    with suppress(FileNotFoundError, KeyError):
-        owner = cluster.stat().st_uid
-        if owner != 0:
-            entry = pwd.getpwuid(owner)
-    for name in ("lares", "postgres", "nobody"):
-        if entry is None:
-            with suppress(KeyError):
-                entry = pwd.getpwnam(name)
-    if entry is None:
-        raise EmbeddedPostgresError(
-            "Postgres does not run as root, and there is no other user: create one named lares, or run as one"
-        )
-    reachable = all(
-        _may_pass(path.resolve(), entry.pw_uid, entry.pw_gid)
-        for path in (cluster.parent, binaries, binaries / "postgres")
-    )
-    return _Account(entry.pw_uid, entry.pw_gid, not reachable)
-
-
-def _may_pass(path: Path, uid: int, gid: int) -> bool:
-    """Whether that user may enter (execute) a path and every directory above it, by their permission bits."""
-    for place in (path, *path.parents):
-        status = place.stat()
-        shift = 6 if status.st_uid == uid else 3 if status.st_gid == gid else 0
-        if not (status.st_mode >> shift) & 0o1:
-            return False
-    return True
-
-
-_PR_SET_PDEATHSIG, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 1, 8, 47, 2
-_PR_CAPBSET_READ = 23
-_PR_GET_SECUREBITS, _PR_SET_SECUREBITS, _NO_SETUID_FIXUP = 27, 28, 4
-_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
-_CAPABILITY_VERSION_3 = 0x20080522
-
-
-def _become(account: _Account, parent_death_signal: int | None) -> Callable[[], None]:
-    """What a child does between fork and exec: take the account, and ask for a signal if we die.
-
-    Everything that imports or allocates widely happens before the fork.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    has_prctl = hasattr(libc, "prctl")
-    capability = 0
-    if account.reach:
-        available = [
-            cap
-            for cap in (_CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE)
-            if has_prctl and libc.prctl(_PR_CAPBSET_READ, cap, 0, 0, 0) == 1
-        ]
-        if not available:
-            raise EmbeddedPostgresError(
-                "Postgres runs as an unprivileged user, who can't reach data_dir or the program's files. Put both "
-                "where every user may pass, or run the server as an unprivileged user itself."
-            )
-        capability = 1 << available[0]
-    secure_bits = libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0) if capability else 0
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    sets = (ctypes.c_uint32 * 6)(capability, capability, capability, 0, 0, 0)
-    parent = os.getpid()
-
-    def child() -> None:
-        if account.uid is not None and account.gid is not None:
-            if capability:
-                libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
-                # Or access(2), by which Postgres looks for its own programs, would leave the capability out. What else
-                # the process then keeps of root's capabilities goes with `capset`.
-                libc.prctl(_PR_SET_SECUREBITS, secure_bits | _NO_SETUID_FIXUP, 0, 0, 0)
-            os.setgroups([])
-            os.setgid(account.gid)
-            os.setuid(account.uid)
-            if capability and (
-                libc.capset(header, sets) != 0
-                or libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability.bit_length() - 1, 0, 0) != 0
-            ):
-                os._exit(126)
-        if parent_death_signal is not None and has_prctl:
-            libc.prctl(_PR_SET_PDEATHSIG, parent_death_signal, 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(126)
-        os.umask(0o077)
-
-    return child
-
-
-def _processes_in(directory: Path) -> set[int]:
-    """Postgres processes whose working directory, which a server sets to its data, is `directory`."""
-    status = directory.stat()
-    found = set()
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
-            continue
-        try:
-            place = os.stat(f"/proc/{entry}/cwd")
-            name = Path(f"/proc/{entry}/comm").read_text().strip()
-            state = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:  # gone meanwhile, or another user's, which ours never is
-            continue
-        if (
-            (place.st_dev, place.st_ino) == (status.st_dev, status.st_ino)
-            and name == "postgres"
-            and state != "Z"
-        ):
-            found.add(int(entry))
-    return found
-
-
-def _kill(pids: set[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _end(pid: int, ended: Callable[[], int | None]) -> None:
-    """Fast shutdown, then an immediate one if that takes too long, then the axe; each safe for the data."""
-    for number, patience in ((signal.SIGINT, _STOP_TIMEOUT), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)):
-        if ended() is not None:
-            return
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            if ended() is not None:
-                return
-            time.sleep(0.01)
-    raise EmbeddedPostgresError(f"Postgres (process {pid}) can't be stopped")
 
 
 def _sync_directory(path: Path) -> None:

@@ -19,7 +19,8 @@ from homeserver.config import Config, StartRefused
 from homeserver.config import registration_secret as registration_secrets
 from homeserver.config import signing_key as signing_keys
 from homeserver.protocol.signing import SigningKey
-from storage.embedded import SETTINGS, EmbeddedPostgres, EmbeddedPostgresError
+from storage.embedded import SETTINGS, EmbeddedPostgres
+from storage.embedded_process import EmbeddedPostgresError
 from storage.interruptible import interruptible
 from storage.migrate import MigrationError, migrate
 

@@ -20,7 +20,8 @@ import psycopg2
 import pytest
 
 from storage import embedded
-from storage.embedded import DataDirectoryInUse, EmbeddedPostgres, EmbeddedPostgresError
+from storage.embedded import DataDirectoryInUse, EmbeddedPostgres
+from storage.embedded_process import EmbeddedPostgresError
 from tests.waiting import wait_until
 
 
