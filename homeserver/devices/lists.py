@@ -9,7 +9,7 @@ other servers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -105,9 +105,11 @@ class DeviceLists:
             return NOTHING
         standings = await self._user_rooms.of(user_id)
         joined = {room for room, standing in standings.items() if standing.membership == "join"}
-        found = self._news.lists_since(user_id, joined, since)
-        if found is None:
+        moved = self._news.lists_since(user_id, joined, since)
+        if moved is None:
             found = set(await self._store.changed(user_id, sorted(joined), since))
+        else:
+            found = await self._still_together(moved)
         await self._member_moves.read_up(joined, since)
         rooms = [room for room in joined if self._member_moves.may_have_changed(room, since)]
         if not rooms and not any(standing.since > since for standing in standings.values()):
@@ -123,6 +125,23 @@ class DeviceLists:
             elif not shared.throughout:
                 found.add(shared.user_id)
         return DeviceListNews(found, left)
+
+    async def _still_together(self, moved: Mapping[str, Set[int] | None]) -> set[str]:
+        """Who of them is in one of the rooms still. Who left while a change was on its way to its position is
+        remembered with the rooms of before: that they left may have been told already, and would not be told again.
+        """
+        found, unsure = set(), []
+        for other, rooms in moved.items():
+            known = [True] if rooms is None else [self._member_moves.is_joined(room, other) for room in rooms]
+            if True in known:
+                found.add(other)
+            elif None in known:
+                unsure.append(other)
+        if unsure:
+            for other, now in (await self._store.rooms_of(unsure)).items():
+                if not now.isdisjoint(moved[other] or ()):
+                    found.add(other)
+        return found
 
     def none_since(self, since: int, rooms: Iterable[int]) -> bool:
         """Whether memory tells that nothing moved after a position for a user in whose rooms, of which only those

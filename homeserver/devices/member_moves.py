@@ -66,6 +66,11 @@ class MemberMoves:
             return True
         return self._latest.may_have_changed(room, since)
 
+    def is_joined(self, room: int, user_id: str) -> bool | None:
+        """Whether somebody is in a room now; None: that would have to be read."""
+        held = self._rooms.held_key(room)
+        return None if held is None or held.stale else held.head.is_joined(user_id)
+
     def _read(self, key: int, upto: int) -> bool:
         """Find out what became of the members of a room that was written elsewhere; whether that is known."""
         room = self._rooms.held_key(key)

@@ -94,24 +94,29 @@ class DeviceNews:
         """The position above which no list changed."""
         return self._lists[-1].position if self._lists else self._floor
 
-    def lists_since(self, user_id: str, rooms: Set[int], since: int) -> set[str] | None:
-        """Users whose lists changed after a position, as far as they concern who is in those rooms.
+    def lists_since(self, user_id: str, rooms: Set[int], since: int) -> dict[str, Set[int] | None] | None:
+        """Users whose lists changed after a position, as far as they concern who is in those rooms: each with those of
+        the rooms they were in, as of a moment before the change had its position; None where that does not matter.
 
-        None: that is not known here.
+        None altogether: that is not known here.
         """
         if since < self._floor:
             return None
-        found: set[str] = set()
+        found: dict[str, Set[int] | None] = {}
         for moved in reversed(self._lists):
             if moved.position <= since:
                 break
             if moved.kind == "signed":
                 if moved.user_id == user_id:
-                    found.add(moved.detail)
+                    found[moved.detail] = None
             elif moved.rooms is None:
                 return None
-            elif moved.user_id == user_id or not moved.rooms.isdisjoint(rooms):
-                found.add(moved.user_id)
+            elif moved.user_id == user_id:
+                found[user_id] = None
+            elif not moved.rooms.isdisjoint(rooms):
+                known = found.get(moved.user_id, frozenset())
+                if known is not None:
+                    found[moved.user_id] = known | (moved.rooms & rooms)
         return found
 
     def listening_since(self, position: int) -> None:

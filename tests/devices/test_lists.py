@@ -13,12 +13,24 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from homeserver.protocol.tokens import SyncToken
+from homeserver.stream.changes import Change
 from storage.database import Database
 from storage.stream import StreamStore
 from tests.devices.devices_fixture import Process
 from tests.rooms.engine_fixture import ALICE, BOB, CAROL, member
 
 NOTHING: tuple[set[str], set[str]] = (set(), set())
+
+
+class Noting:
+    """Where the stream got to, step by step."""
+
+    def __init__(self, positions: list[int]) -> None:
+        self._positions = positions
+
+    def changed(self, change: Change) -> tuple[str, ...]:
+        self._positions.append(change.position)
+        return ()
 
 
 async def leave(process: Process, room_id: str, user: str) -> None:
@@ -40,6 +52,38 @@ async def test_a_change_is_told_to_those_who_share_a_room_and_to_oneself(databas
     await process.engine.send(room.room_id, BOB, "hello")
     for user in (ALICE, BOB):
         assert await process.changed(user, later) == NOTHING
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_who_leaves_while_a_change_is_on_its_way_is_not_told_to_have_changed(
+    database: Database, monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    """Or whoever has heard that they left would track them for ever: from memory, and where the room is not there."""
+    process = await Process.open(database)
+    room = await process.engine.new_room()
+    for user in (BOB, CAROL):
+        await process.engine.join(room.room_id, user)
+    phone = await process.log_in(BOB, "PHONE")
+    since = process.position
+    rooms_of = process.devices.lists._store.rooms_of
+
+    async def slowly(users: list[str]) -> dict[str, set[int]]:
+        rooms = await rooms_of(users)
+        monkeypatch.undo()
+        await leave(process, room.room_id, BOB)
+        assert await process.changed(CAROL, since) == (set(), {BOB})
+        return rooms
+
+    monkeypatch.setattr(process.devices.lists._store, "rooms_of", slowly)
+    told: list[int] = []
+    process.engine.stream.subscribe(Noting(told))
+    await process.upload(phone)
+    left = told[0]
+    assert process.position > left
+    if not held:
+        monkeypatch.setattr(process.engine.cache, "held_key", lambda _key: None)
+    assert await process.changed(CAROL, left) == NOTHING
+    assert await process.changed(BOB, left) == ({BOB}, set())
 
 
 async def test_renaming_and_deleting_a_device_changes_the_list(database: Database) -> None:

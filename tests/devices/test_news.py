@@ -32,7 +32,7 @@ def test_changes_of_lists_are_forgotten_by_how_many_rooms_they_name() -> None:
         news.landed([Moved("lists", position, f"@u{position}:localhost", rooms=everywhere)])
     assert news.list_weight <= 1_000_000
     assert news.lists_since(ALICE, {1}, 10) is None  # not known, and not: nothing
-    assert news.lists_since(ALICE, {1}, 108) == {"@u109:localhost", "@u110:localhost"}
+    assert news.lists_since(ALICE, {1}, 108) == {"@u109:localhost": {1}, "@u110:localhost": {1}}
     news.changed(Change(before=110, count=0, foreign=True, unknown=True))
     assert news.list_weight == 0
 
