@@ -141,6 +141,7 @@ async def memory_of(filters: WantedFilters) -> int:
     try:
         found = await filters.find(ALICE, "f1")
         gc.collect()
+        assert found is not None
         return tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
